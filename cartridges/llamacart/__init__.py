@@ -1,0 +1,3 @@
+"""llamacart: knowledge and style cartridges for llama.cpp."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,207 @@
+"""One llama.cpp context: decode batches, read logits, manage the KV cache."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import llama_cpp
+import numpy as np
+
+from llamacart.errors import ContextOverflowError, EngineError, InputError
+from llamacart.model import default_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+    from llamacart.model import Model
+
+MAX_SEQUENCES = 256
+"""`LLAMA_MAX_SEQ`: sequences that one context can hold."""
+
+
+class EvalHook(Protocol):
+    """What a context needs of a hook on the graph's nodes."""
+
+    @property
+    def callback(self) -> Any:
+        """A `ggml_backend_sched_eval_callback`, alive as long as the context."""
+        ...
+
+    @property
+    def user_data(self) -> int:
+        """Address passed back to the callback."""
+        ...
+
+    def begin(self, n_rows: int, output_rows: NDArray[np.int32]) -> None:
+        """Called before each decode with the batch's rows and those with outputs, in order."""
+        ...
+
+    def end(self, status: int) -> None:
+        """Called after each decode with its status; raises what the hook has to raise."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows for one decode: parallel lists of one entry a row.
+
+    Attributes:
+        tokens: Token ids.
+        positions: Position of each row in its sequence.
+        sequences: Sequence id of each row, below the context's `n_seq_max`.
+        outputs: Whether logits are wanted after each row.
+    """
+
+    tokens: Sequence[int]
+    positions: Sequence[int]
+    sequences: Sequence[int]
+    outputs: Sequence[bool]
+
+
+class Context:
+    """A KV cache and a compute graph for one model.
+
+    The KV cache is unified, so that a batch is split into ubatches in batch order and any
+    sequence may use any free cell, and sliding-window layers keep all cells, so that a
+    range can be removed wherever it lies.
+
+    Args:
+        model: The model; must outlive the context.
+        n_ctx: KV cells, shared by all sequences.
+        n_batch: Most rows in one decode.
+        n_ubatch: Most rows computed at once.
+        n_seq_max: Sequences, at most 256.
+        n_outputs: Most rows with logits in one decode (default `n_batch`). llama.cpp reserves
+            n_outputs × n_vocab floats twice, so a large vocabulary wants this small.
+        n_threads: Threads for compute; None means all processors of the process.
+        hook: Called for the graph's nodes.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int,
+        n_batch: int = 512,
+        n_ubatch: int | None = None,
+        n_seq_max: int = 1,
+        n_outputs: int | None = None,
+        n_threads: int | None = None,
+        hook: EvalHook | None = None,
+    ) -> None:
+        if not 1 <= n_seq_max <= MAX_SEQUENCES:
+            raise InputError(
+                f"n_seq_max has value {n_seq_max}; llama.cpp holds 1 to {MAX_SEQUENCES} sequences"
+            )
+        self.model = model
+        self.n_batch = n_batch
+        self.n_outputs = min(n_outputs or n_batch, n_batch)
+        self.n_seq_max = n_seq_max
+        self._hook = hook
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = n_ctx
+        params.n_batch = n_batch
+        params.n_ubatch = n_ubatch or n_batch
+        params.n_seq_max = n_seq_max
+        # llama.cpp sizes its output buffer for at least n_seq_max rows and asserts on it.
+        params.n_outputs_max = max(self.n_outputs, n_seq_max)
+        params.n_outputs_max_per_seq = self.n_outputs
+        params.n_threads = params.n_threads_batch = n_threads or default_threads()
+        params.kv_unified = True
+        params.swa_full = True
+        params.no_perf = True
+        if hook is not None:
+            params.cb_eval = hook.callback
+            params.cb_eval_user_data = hook.user_data
+        self._handle = llama_cpp.llama_init_from_model(model.handle, params)
+        if not self._handle:
+            raise EngineError(
+                f"llama.cpp cannot make a context of {n_ctx} cells and {n_batch} rows a batch"
+            )
+        self.n_ctx = int(llama_cpp.llama_n_ctx(self._handle))
+        self._memory = llama_cpp.llama_get_memory(self._handle)
+        self._batch = llama_cpp.llama_batch_init(n_batch, 0, 1)
+
+    @property
+    def handle(self) -> Any:
+        """The `llama_context *`."""
+        return self._handle
+
+    def close(self) -> None:
+        """Free the KV cache and the compute buffers."""
+        if self._handle:
+            llama_cpp.llama_batch_free(self._batch)
+            llama_cpp.llama_free(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def decode(self, batch: Batch) -> None:
+        """Run the rows; afterwards `logits` answers for those with outputs.
+
+        Raises:
+            ContextOverflowError: No free KV cells; nothing was added to the cache.
+            EngineError: llama.cpp failed, or the hook lost track of rows.
+        """
+        n_rows = len(batch.tokens)
+        if not 0 < n_rows <= self.n_batch:
+            raise EngineError(f"a batch of {n_rows} rows was given; 1 to {self.n_batch} fit")
+        raw = self._batch
+        raw.n_tokens = n_rows
+        _view(raw.token, n_rows, np.int32)[:] = batch.tokens
+        _view(raw.pos, n_rows, np.int32)[:] = batch.positions
+        _view(raw.n_seq_id, n_rows, np.int32)[:] = 1
+        outputs = np.asarray(batch.outputs, bool)
+        if outputs.sum() > self.n_outputs:
+            raise EngineError(f"{outputs.sum()} rows want logits, the context has {self.n_outputs}")
+        _view(raw.logits, n_rows, np.int8)[:] = outputs
+        for i, sequence in enumerate(batch.sequences):
+            raw.seq_id[i][0] = sequence
+        if self._hook is not None:
+            self._hook.begin(n_rows, np.flatnonzero(outputs).astype(np.int32))
+        status = int(llama_cpp.llama_decode(self._handle, raw))
+        if self._hook is not None:
+            self._hook.end(status)
+        if status == 1:
+            raise ContextOverflowError(
+                f"no {n_rows} free cells are left in a context of {self.n_ctx}"
+            )
+        if status != 0:
+            raise EngineError(f"llama_decode failed with status {status} on {n_rows} rows")
+
+    def logits(self, row: int) -> NDArray[np.float32]:
+        """Logits [n_vocab] after batch row `row`, a view valid until the next decode."""
+        pointer = llama_cpp.llama_get_logits_ith(self._handle, row)
+        if not pointer:
+            raise EngineError(f"row {row} of the last batch has no logits")
+        return np.ctypeslib.as_array(pointer, (self.model.n_vocab,))
+
+    def clear(self) -> None:
+        """Forget every sequence."""
+        llama_cpp.llama_memory_clear(self._memory, False)  # noqa: FBT003
+
+    def remove(self, sequence: int, start: int = 0, stop: int = -1) -> None:
+        """Free the cells of `sequence` at positions start..stop-1 (-1 = to the end)."""
+        if not llama_cpp.llama_memory_seq_rm(self._memory, sequence, start, stop):
+            raise EngineError(f"positions {start}..{stop} of sequence {sequence} cannot be removed")
+
+
+def _view(pointer: Any, count: int, dtype: type[np.generic]) -> NDArray[Any]:
+    address = ctypes.cast(pointer, ctypes.c_void_p).value
+    size = np.dtype(dtype).itemsize * count
+    return np.frombuffer((ctypes.c_char * size).from_address(address or 0), dtype)

@@ -1,0 +1,122 @@
+"""Every error the project raises on purpose, as one tree.
+
+    LlamacartError
+    ├── InputError                 400, exit 2: what was asked cannot be done as asked
+    │   ├── AlphaError             α is not finite or beyond ±10
+    │   ├── ContextOverflowError   the tokens do not fit the context
+    │   ├── RecipeError            a recipe or its data set cannot be used
+    │   └── CartridgeError         a cartridge cannot be used
+    │       ├── CartridgeFormatError     the file breaks a rule of FORMAT.md
+    │       └── CartridgeMismatchError   made for another model
+    ├── NotFoundError              404, exit 2: no such cartridge or model
+    ├── ModelError                 500, exit 2: a model cannot be loaded
+    │   └── UnsupportedModelError        llama.cpp names no gated product in its FFN
+    ├── OverloadedError            503: queue caps are reached, or the server drains
+    └── EngineError                500: llama.cpp failed or the hook lost track of rows
+
+Each class carries the HTTP status and the machine-readable code that the server
+answers with, so that no caller chooses a status from the text of a message.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LlamacartError(Exception):
+    """Base of all errors below.
+
+    Args:
+        message: One sentence that names the thing and the value.
+        param: The request field or setting at fault, if there is one.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    type: ClassVar[str] = "server_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InputError(LlamacartError):
+    """What was asked for cannot be done as asked."""
+
+    status = 400
+    code = "invalid_value"
+    type = "invalid_request_error"
+
+
+class AlphaError(InputError):
+    """α is not a finite number within ±10."""
+
+    code = "invalid_alpha"
+
+
+class ContextOverflowError(InputError):
+    """The prompt and what is to be generated do not fit the context."""
+
+    code = "context_length_exceeded"
+
+
+class RecipeError(InputError):
+    """A recipe, or the data set it names, cannot be used."""
+
+    code = "invalid_recipe"
+
+
+class CartridgeError(InputError):
+    """A cartridge cannot be used."""
+
+    code = "invalid_cartridge"
+
+
+class CartridgeFormatError(CartridgeError):
+    """A file breaks a rule of cartridges/FORMAT.md; `rule` is that rule's name."""
+
+    code = "invalid_cartridge_file"
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(f"{message} [{rule}]")
+        self.rule = rule
+
+
+class CartridgeMismatchError(CartridgeError):
+    """The cartridge was made for another model."""
+
+    code = "cartridge_model_mismatch"
+
+
+class NotFoundError(LlamacartError):
+    """No cartridge or model has that name."""
+
+    status = 404
+    code = "not_found"
+    type = "invalid_request_error"
+
+
+class ModelError(LlamacartError):
+    """A model cannot be found or loaded."""
+
+    code = "model_error"
+
+
+class UnsupportedModelError(ModelError):
+    """llama.cpp names no gated FFN product in this architecture's graph."""
+
+    code = "unsupported_architecture"
+
+
+class OverloadedError(LlamacartError):
+    """The server takes no more requests at present."""
+
+    status = 503
+    code = "overloaded"
+
+
+class EngineError(LlamacartError):
+    """llama.cpp failed, or the hook and the batch disagree about rows."""
+
+    code = "engine_error"

@@ -1,0 +1,42 @@
+"""A hash that tells two fine-tunes apart without reading the whole file."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WINDOWS = 1024
+WINDOW_BYTES = 4096
+_SPLIT = re.compile(r"^(?P<stem>.*)-(?P<part>\d{5})-of-(?P<count>\d{5})\.gguf$")
+
+
+def weights_hash(path: Path) -> str:
+    """SHA-256 (hex) over the sizes of a GGUF file's parts and 4 MiB sampled evenly from each.
+
+    A fine-tune changes nearly every block of the matrices it trains, and the samples lie closer
+    together than a matrix is long, so two fine-tunes differ in the samples too. An edit of the
+    metadata alone also changes the hash: the file is then another file.
+    """
+    digest = hashlib.sha256()
+    for part in _parts(path):
+        size = part.stat().st_size
+        digest.update(size.to_bytes(8, "little"))
+        step = max(WINDOW_BYTES, (size - WINDOW_BYTES) // (WINDOWS - 1))
+        with part.open("rb") as file:
+            for offset in range(0, size, step):
+                file.seek(offset)
+                digest.update(file.read(WINDOW_BYTES))
+    return digest.hexdigest()
+
+
+def _parts(path: Path) -> list[Path]:
+    match = _SPLIT.match(path.name)
+    if match is None:
+        return [path]
+    count = int(match["count"])
+    names = (f"{match['stem']}-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1))
+    return [part for name in names if (part := path.with_name(name)).is_file()]

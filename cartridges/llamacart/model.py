@@ -1,0 +1,249 @@
+"""A GGUF model held by llama.cpp: its shape, its tokens, its chat template."""
+
+from __future__ import annotations
+
+import codecs
+import ctypes
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import llama_cpp
+import numpy as np
+
+from llamacart import ggml, llama_log
+from llamacart.cartridge import Fingerprint
+from llamacart.errors import InputError, ModelError, UnsupportedModelError
+from llamacart.fingerprint import weights_hash
+from llamacart.resolve import resolve_model
+from llamacart.sites import find_site
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+ALL_LAYERS = -1
+
+
+def default_threads() -> int:
+    """Processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Model:
+    """Weights and vocabulary; contexts are made from it.
+
+    Args:
+        spec: A path, `demo`, or `hf:<owner>/<repo>/<file>`.
+        gpu_layers: Layers to offload; -1 means all where llama.cpp was built with a device.
+        plain_buffers: Keep weights in the layout of the file instead of repacking them for
+            this CPU. Slower, and the result of a row no longer depends on its neighbours.
+
+    Raises:
+        ModelError: The file is missing or llama.cpp cannot load it.
+        UnsupportedModelError: It loads, but has no site to steer.
+    """
+
+    def __init__(
+        self, spec: str, *, gpu_layers: int = ALL_LAYERS, plain_buffers: bool = False
+    ) -> None:
+        llama_log.install()
+        llama_cpp.llama_backend_init()
+        self.spec = spec
+        self.path: Path = resolve_model(spec)
+        params = llama_cpp.llama_model_default_params()
+        self.uses_device = gpu_layers != 0 and bool(llama_cpp.llama_supports_gpu_offload())
+        params.n_gpu_layers = gpu_layers if self.uses_device else 0
+        params.use_extra_bufts = not plain_buffers
+        llama_log.drain_errors()
+        self._handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
+        if not self._handle:
+            reasons = "; ".join(llama_log.drain_errors()) or "no reason given"
+            raise ModelError(f"llama.cpp cannot load model {str(self.path)!r}: {reasons}")
+        self._vocab = llama_cpp.llama_model_get_vocab(self._handle)
+        try:
+            self.site_node, self.n_ff = self._probe_site()
+        except UnsupportedModelError:
+            self.close()
+            raise
+
+    # --- life -------------------------------------------------------------------------------
+
+    @property
+    def handle(self) -> Any:
+        """The `llama_model *`."""
+        if not self._handle:
+            raise ModelError(f"model {self.spec!r} is closed")
+        return self._handle
+
+    def close(self) -> None:
+        """Free the weights; contexts made from it must be closed before."""
+        if self._handle:
+            llama_cpp.llama_model_free(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- shape ------------------------------------------------------------------------------
+
+    @cached_property
+    def architecture(self) -> str:
+        """`general.architecture`."""
+        return self.metadata("general.architecture") or "unknown"
+
+    @cached_property
+    def name(self) -> str:
+        """`general.name`, or the file's stem."""
+        return self.metadata("general.name") or self.path.stem
+
+    @cached_property
+    def n_layer(self) -> int:
+        """L."""
+        return int(llama_cpp.llama_model_n_layer(self.handle))
+
+    @cached_property
+    def n_embd(self) -> int:
+        """Width of the residual stream."""
+        return int(llama_cpp.llama_model_n_embd(self.handle))
+
+    @cached_property
+    def n_vocab(self) -> int:
+        """Tokens in the vocabulary."""
+        return int(llama_cpp.llama_vocab_n_tokens(self._vocab))
+
+    @cached_property
+    def n_ctx_train(self) -> int:
+        """Context length the model was trained with, in tokens."""
+        return int(llama_cpp.llama_model_n_ctx_train(self.handle))
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """What a cartridge made for this model is compared with."""
+        return Fingerprint(
+            architecture=self.architecture,
+            n_layer=self.n_layer,
+            n_ff=self.n_ff,
+            n_embd=self.n_embd,
+            weights_hash=weights_hash(self.path),
+            name=self.name,
+        )
+
+    def metadata(self, key: str) -> str | None:
+        """A metadata value of the GGUF file as text, or None where the key is absent."""
+        size = llama_cpp.llama_model_meta_val_str(self.handle, key.encode(), None, 0)
+        if size < 0:
+            return None
+        buffer = ctypes.create_string_buffer(size + 1)
+        llama_cpp.llama_model_meta_val_str(self.handle, key.encode(), buffer, size + 1)
+        return buffer.value.decode("utf-8", "replace")
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The Jinja chat template in the file, if there is one."""
+        text = llama_cpp.llama_model_chat_template(self.handle, None)
+        return text.decode("utf-8", "replace") if text else None
+
+    def _probe_site(self) -> tuple[str, int]:
+        """Run one token and read every node's name and width."""
+        nodes: list[tuple[str, int]] = []
+
+        @llama_cpp.ggml_backend_sched_eval_callback
+        def look(tensor: int, _ask: bool, _data: int) -> bool:
+            nodes.append((ggml.tensor_name(tensor), ggml.tensor_shape(tensor)[1]))
+            return False
+
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = 32, 32, 32, 1
+        params.cb_eval = look
+        params.no_perf = True
+        context = llama_cpp.llama_init_from_model(self.handle, params)
+        if not context:
+            raise ModelError(f"llama.cpp cannot make a context for model {str(self.path)!r}")
+        token = (llama_cpp.llama_token * 1)(max(self.bos_token, 0))
+        try:
+            status = llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(token, 1))
+        finally:
+            llama_cpp.llama_free(context)
+        if status != 0:
+            raise ModelError(f"model {str(self.path)!r} fails to decode one token ({status})")
+        return find_site(nodes, self.architecture, self.n_layer)
+
+    # --- tokens -----------------------------------------------------------------------------
+
+    @cached_property
+    def bos_token(self) -> int:
+        """Beginning-of-sequence token, -1 where the vocabulary has none."""
+        return int(llama_cpp.llama_vocab_bos(self._vocab))
+
+    @cached_property
+    def eos_token(self) -> int:
+        """End-of-sequence token, -1 where the vocabulary has none."""
+        return int(llama_cpp.llama_vocab_eos(self._vocab))
+
+    @cached_property
+    def vocab_handle(self) -> Any:
+        """The `llama_vocab *`."""
+        return self._vocab
+
+    def is_end_of_generation(self, token: int) -> bool:
+        """Whether `token` ends a generation (EOS, end of turn, …)."""
+        return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Token ids of `text`.
+
+        Args:
+            text: Any string.
+            add_special: Put BOS (and EOS) where the model wants them. Base Gemma degenerates
+                without BOS.
+            parse_special: Read `<start_of_turn>` and the like as control tokens. Only for text
+                that a chat template made.
+        """
+        raw = text.encode("utf-8", "surrogatepass")
+        capacity = len(raw) + 8
+        while True:
+            buffer = (llama_cpp.llama_token * capacity)()
+            count = llama_cpp.llama_tokenize(
+                self._vocab, raw, len(raw), buffer, capacity, add_special, parse_special
+            )
+            if count >= 0:
+                return list(buffer[:count])
+            capacity = -count
+
+    def token_bytes(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes a token stands for; a character may span several tokens."""
+        capacity = 64
+        while True:
+            buffer = ctypes.create_string_buffer(capacity)
+            count = llama_cpp.llama_token_to_piece(
+                self._vocab, token, buffer, capacity, 0, special
+            )
+            if count >= 0:
+                return buffer.raw[:count]
+            capacity = -count
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        """Text of `tokens`; bytes that are no UTF-8 become U+FFFD."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        raw = b"".join(self.token_bytes(t, special=special) for t in tokens)
+        return decoder.decode(raw, final=True)
+
+    def check_tokens(self, tokens: Sequence[int]) -> None:
+        """Raise `InputError` unless every id is in the vocabulary: llama.cpp may crash on others."""
+        array = np.asarray(tokens, np.int64)
+        bad = array[(array < 0) | (array >= self.n_vocab)]
+        if bad.size:
+            raise InputError(f"token {int(bad[0])} is not in the vocabulary (0..{self.n_vocab - 1})")

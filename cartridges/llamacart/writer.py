@@ -1,0 +1,121 @@
+"""Writes a cartridge file whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import closing, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
+
+from llamacart import format as fmt
+from llamacart.cartridge import BLOCK, Cartridge, QuantizedMatrix
+from llamacart.errors import CartridgeError, CartridgeFormatError
+from llamacart.validator import check_cartridge, format_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+def write_cartridge(cartridge: Cartridge, path: Path) -> int:
+    """Write a cartridge, replacing any file at `path`, and return its size in bytes.
+
+    The file is written under a temporary name in the same folder and renamed once it is
+    on disk: a reader sees the old file or the new one, and a failure leaves the old one.
+
+    Raises:
+        CartridgeFormatError: The cartridge breaks a rule of FORMAT.md; nothing is written.
+        CartridgeError: The file cannot be written.
+    """
+    check_cartridge(cartridge)
+    temporary = path.parent / f".llamacart-{secrets.token_hex(8)}.tmp"
+    try:
+        size = _write(cartridge, temporary)
+        if size > fmt.MAX_FILE_BYTES:
+            raise CartridgeFormatError(
+                "file-size", f"the file has {size} bytes; at most {fmt.MAX_FILE_BYTES} are allowed"
+            )
+        temporary.replace(path)
+    except OSError as error:
+        raise CartridgeError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    _sync_folder(path.parent)
+    return size
+
+
+def _write(cartridge: Cartridge, path: Path) -> int:
+    writer = GGUFWriter(path, cartridge.fingerprint.architecture)
+    values = _values(cartridge)
+    for key, kind in fmt.REQUIRED_KEYS.items():
+        if key != fmt.ARCHITECTURE:  # GGUFWriter has put it first
+            # Not add_string, which leaves out empty strings.
+            writer.add_key_value(key, values[key], GGUFValueType(kind))
+    for m in cartridge.layers:
+        writer.add_tensor(f"blk.{m.layer}.neurons", np.ascontiguousarray(m.neurons))
+        if m.delta is not None:
+            writer.add_tensor(
+                f"blk.{m.layer}.delta", _pack(m.delta), raw_dtype=GGMLQuantizationType.Q8_0
+            )
+        writer.add_tensor(f"blk.{m.layer}.bias", np.ascontiguousarray(m.bias))
+    with closing(writer):
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.flush()
+        os.fsync(writer.fout[0].fileno())
+    return path.stat().st_size
+
+
+def _values(cartridge: Cartridge) -> dict[str, Any]:
+    metadata, base = cartridge.metadata, cartridge.fingerprint
+    return {
+        fmt.TYPE: fmt.FIXED_VALUES[fmt.TYPE][2],
+        fmt.ADAPTER_TYPE: fmt.FIXED_VALUES[fmt.ADAPTER_TYPE][2],
+        fmt.QUANTIZATION: fmt.QUANTIZATION_VERSION,
+        fmt.VERSION: fmt.FORMAT_VERSION,
+        fmt.NAME: metadata.name,
+        fmt.DESCRIPTION: metadata.description,
+        fmt.SITE_KEY: cartridge.site,
+        fmt.BASE_ARCHITECTURE: base.architecture,
+        fmt.BASE_LAYERS: base.n_layer,
+        fmt.BASE_WIDTH: base.n_ff,
+        fmt.BASE_EMBEDDING: base.n_embd,
+        fmt.BASE_HASH: base.weights_hash,
+        fmt.BASE_NAME: base.name,
+        fmt.DEFAULT_ALPHA: float(metadata.default_alpha),
+        fmt.SOLVER: metadata.solver,
+        fmt.SETTINGS: format_json(fmt.SETTINGS, metadata.settings),
+        fmt.DATASET_HASH: metadata.dataset_hash,
+        fmt.DIAGNOSTICS: format_json(fmt.DIAGNOSTICS, metadata.diagnostics),
+        fmt.CREATED: metadata.created,
+        fmt.TOOL_VERSION: metadata.tool_version,
+        # Of a copy: the original may have computed its hash before an array was changed.
+        fmt.CONTENT_HASH: replace(cartridge).content_hash,
+    }
+
+
+def _pack(matrix: QuantizedMatrix) -> NDArray[np.uint8]:
+    """Q8_0 blocks as bytes [K, D // 32 * 34]."""
+    n_rows, n_blocks = matrix.scales.shape
+    blocks = np.empty((n_rows, n_blocks), fmt.Q8_0_BLOCK)
+    blocks["scale"] = matrix.scales
+    blocks["values"] = matrix.values.reshape(n_rows, n_blocks, BLOCK)
+    return blocks.view(np.uint8)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Makes the rename itself survive a power cut. The file is in place by now, so a
+    # system that cannot sync a folder (Windows, some network mounts) is no failure.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server whose requests choose their cartridges."""

@@ -1,0 +1,1 @@
+"""Fits cartridges in closed form from pairs of texts."""
