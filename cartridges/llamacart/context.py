@@ -100,6 +100,8 @@ class Context:
                 f"n_seq_max has value {n_seq_max}; llama.cpp holds 1 to {MAX_SEQUENCES} sequences"
             )
         self.model = model
+        # llama.cpp lowers its own limit likewise, and aborts the process on a larger batch.
+        n_batch = min(n_batch, n_ctx)
         self.n_batch = n_batch
         self.n_outputs = min(n_outputs or n_batch, n_batch)
         self.n_seq_max = n_seq_max
@@ -107,7 +109,7 @@ class Context:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = n_batch
-        params.n_ubatch = n_ubatch or n_batch
+        params.n_ubatch = min(n_ubatch or n_batch, n_batch)
         params.n_seq_max = n_seq_max
         # llama.cpp sizes its output buffer for at least n_seq_max rows and asserts on it.
         params.n_outputs_max = max(self.n_outputs, n_seq_max)
@@ -186,6 +188,8 @@ class Context:
 
     def logits(self, row: int) -> NDArray[np.float32]:
         """Logits [n_vocab] after batch row `row`, a view valid until the next decode."""
+        if not self._handle:
+            raise EngineError("the context is closed")
         pointer = llama_cpp.llama_get_logits_ith(self._handle, row)
         if not pointer:
             raise EngineError(f"row {row} of the last batch has no logits")

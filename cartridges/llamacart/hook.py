@@ -11,7 +11,7 @@ import numpy as np
 
 from llamacart.cartridge import SITE, Cartridge, check_alpha
 from llamacart.errors import CartridgeMismatchError, EngineError
-from llamacart.kernel import TABLE_FIELDS, Field, Trouble, eval_callback
+from llamacart.kernel import TABLE_FIELDS, Field, Trouble, eval_callback, steer_rows
 from llamacart.steering import UNSTEERED, Steering, effective
 
 if TYPE_CHECKING:
@@ -178,10 +178,20 @@ class SteeringHook:
         self._point(Field.ENTRY_SLOT, self._entry_slot)
         self._point(Field.ENTRY_ALPHA, self._entry_alpha)
 
+    def apply(self, h: NDArray[np.float32], layer: int) -> None:
+        """Steer h [T, D] in place as the callback would at `layer`, after `set_rows` with T rows.
+
+        For tests and tools: it runs the compiled kernel without a model's graph.
+        """
+        self.begin(len(h), np.arange(len(h), dtype=np.int32))
+        self._raise_trouble(Trouble(int(steer_rows(self._block, layer, 0, h))))
+
     def begin(self, n_rows: int, output_rows: NDArray[np.int32]) -> None:
         """See `EvalHook`: checks that rows were set for this batch."""
         if self._block[Field.ENTRIES] and self._n_rows_set != n_rows:
             raise EngineError(f"steering was set for {self._n_rows_set} rows, the batch has {n_rows}")
+        if n_rows > self._max_rows:
+            raise EngineError(f"a batch of {n_rows} rows was given to a hook for {self._max_rows}")
         self._output_rows[: len(output_rows)] = output_rows
         self._block[Field.N_ROWS] = n_rows
         self._block[Field.N_OUTPUTS] = len(output_rows)
@@ -193,9 +203,7 @@ class SteeringHook:
         entries = self._block[Field.ENTRIES]
         # The next decode is unsteered unless it is said again: no row inherits a neighbour's.
         self._block[Field.ENTRIES] = 0
-        trouble = Trouble(int(self._block[Field.ERROR]))
-        if trouble:
-            raise EngineError(f"steering failed: {_TROUBLE[trouble]}")
+        self._raise_trouble(Trouble(int(self._block[Field.ERROR])))
         if entries and status == 0:
             seen = int(self._block[Field.NEXT_ROW]), int(self._block[Field.NEXT_OUTPUT])
             given = int(self._block[Field.N_ROWS]), int(self._block[Field.N_OUTPUTS])
@@ -203,6 +211,11 @@ class SteeringHook:
                 seen, given = seen[1:], given[1:]  # type: ignore[assignment]
             if seen != given:
                 raise EngineError(f"the graph showed (rows, outputs) {seen}, the batch had {given}")
+
+    @staticmethod
+    def _raise_trouble(trouble: Trouble) -> None:
+        if trouble:
+            raise EngineError(f"steering failed: {_TROUBLE[trouble]}")
 
     # --- details ----------------------------------------------------------------------------
 

@@ -132,18 +132,18 @@ def _layer_of(name, prefix, length):  # type: ignore[no-untyped-def]
 @numba.njit(cache=True)
 def _steer_row(block, layer, group, h):  # type: ignore[no-untyped-def]
     """Steer one row h [D] in place: all deltas first, then all writes. Returns success."""
-    width = block[1]
-    starts = _array(block[10], group + 2, np.int32)
-    n_entries = block[0]
-    slots = _array(block[11], n_entries, np.int32)
-    alphas = _array(block[12], n_entries, np.float32)
-    scratch = _array(block[19], block[20], np.float32)
-    n_layer = block[2] + 1
+    width = block[Field.WIDTH]
+    starts = _array(block[Field.GROUP_START], group + 2, np.int32)
+    n_entries = block[Field.ENTRIES]
+    slots = _array(block[Field.ENTRY_SLOT], n_entries, np.int32)
+    alphas = _array(block[Field.ENTRY_ALPHA], n_entries, np.float32)
+    scratch = _array(block[Field.SCRATCH], block[Field.SCRATCH_LENGTH], np.float32)
+    n_layer = block[Field.LAST_LAYER] + 1
     done = 0
     for e in range(starts[group], starts[group + 1]):
-        row = _array(block[6] + ((slots[e] * n_layer + layer) * 5) * 8, 5, np.int64)
+        row = _array(block[Field.TABLE] + ((slots[e] * n_layer + layer) * TABLE_FIELDS) * 8, TABLE_FIELDS, np.int64)
         k_active = row[0]
-        if done + k_active > block[20]:
+        if done + k_active > block[Field.SCRATCH_LENGTH]:
             return False
         bias = _array(row[4], k_active, np.float32)
         if row[2] == 0:
@@ -157,7 +157,7 @@ def _steer_row(block, layer, group, h):  # type: ignore[no-untyped-def]
         done += k_active
     done = 0
     for e in range(starts[group], starts[group + 1]):
-        row = _array(block[6] + ((slots[e] * n_layer + layer) * 5) * 8, 5, np.int64)
+        row = _array(block[Field.TABLE] + ((slots[e] * n_layer + layer) * TABLE_FIELDS) * 8, TABLE_FIELDS, np.int64)
         neurons = _array(row[1], row[0], np.int32)
         for k in range(row[0]):
             h[neurons[k]] += scratch[done + k]
@@ -166,62 +166,69 @@ def _steer_row(block, layer, group, h):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
+def steer_rows(block, layer, first, h):  # type: ignore[no-untyped-def]
+    """Steer h [T, D] in place; its rows are batch rows first.. (outputs first.. at the last layer).
+
+    Returns a `Trouble` code.
+    """
+    last = layer == block[Field.LAST_LAYER]
+    groups = _array(block[Field.ROW_GROUP], block[Field.N_ROWS], np.int32)
+    outputs = _array(block[Field.OUTPUT_ROW], block[Field.N_OUTPUTS], np.int32)
+    if last and first + h.shape[0] > outputs.shape[0]:
+        return np.int64(Trouble.OUTPUTS)
+    if not last and first + h.shape[0] > groups.shape[0]:
+        return np.int64(Trouble.ROWS)
+    for i in range(h.shape[0]):
+        group = np.int64(groups[outputs[first + i]]) if last else np.int64(groups[first + i])
+        starts = _array(block[Field.GROUP_START], group + 2, np.int32)
+        if starts[group + 1] > starts[group] and not _steer_row(block, layer, group, h[i]):
+            return np.int64(Trouble.SCRATCH)
+    return np.int64(Trouble.NONE)
+
+
+@numba.njit(cache=True)
 def _steer_tensor(block, layer, tensor):  # type: ignore[no-untyped-def]
     """Steer the rows of one site tensor. Returns a `Trouble` code."""
-    width = block[1]
-    n_rows = _nrows(tensor)
+    n_rows, width = _nrows(tensor), block[Field.WIDTH]
     if n_rows == 0:
-        return 0
-    if _nelements(tensor) != n_rows * width or _nbytes(tensor) != np.uintp(n_rows * width * 4):
-        return 1
-    last = layer == block[2]
-    first = block[17] if last else block[15]
-    if last and first + n_rows > block[14]:
-        return 3
-    if not last and first + n_rows > block[9]:
-        return 2
+        return np.int64(Trouble.NONE)
     size = np.uintp(n_rows * width * 4)
-    if block[3] != 0:
-        if n_rows * width > block[22]:
-            return 4
-        h = _array(block[21], (n_rows, width), np.float32)
-        _tensor_get(tensor, np.uintp(block[21]), np.uintp(0), size)
-    else:
-        h = _array(_get_data(tensor), (n_rows, width), np.float32)
-    groups = _array(block[8], block[9], np.int32)
-    output_rows = _array(block[13], block[14], np.int32)
-    starts = _array(block[10], 1, np.int32)
-    for i in range(n_rows):
-        batch_row = np.int64(output_rows[first + i]) if last else first + i
-        group = np.int64(groups[batch_row])
-        starts = _array(block[10], group + 2, np.int32)
-        if starts[group + 1] > starts[group] and not _steer_row(block, layer, group, h[i]):
-            return 4
-    if block[3] != 0:
-        _tensor_set(tensor, np.uintp(block[21]), np.uintp(0), size)
-    return 0
+    if _nelements(tensor) != n_rows * width or _nbytes(tensor) != size:
+        return np.int64(Trouble.WIDTH)
+    first = block[Field.OUTPUT] if layer == block[Field.LAST_LAYER] else block[Field.ROW]
+    if block[Field.DEVICE] == 0:
+        return steer_rows(
+            block, layer, first, _array(_get_data(tensor), (n_rows, width), np.float32)
+        )
+    if n_rows * width > block[Field.STAGE_LENGTH]:
+        return np.int64(Trouble.SCRATCH)
+    stage = np.uintp(block[Field.STAGE])
+    _tensor_get(tensor, stage, np.uintp(0), size)
+    trouble = steer_rows(block, layer, first, _array(stage, (n_rows, width), np.float32))
+    _tensor_set(tensor, stage, np.uintp(0), size)
+    return trouble
 
 
 @numba.njit(cache=True)
 def _on_node(tensor, ask, user_data):  # type: ignore[no-untyped-def]
     block = _array(user_data, 32, np.int64)
-    if block[0] == 0 or block[23] != 0:
+    if block[Field.ENTRIES] == 0 or block[Field.ERROR] != 0:
         return not ask  # nothing to steer, or trouble: ask for nothing, and let the graph run
-    prefix = _array(block[4], block[5], np.uint8)
-    layer = _layer_of(_array(_get_name(tensor), 64, np.uint8), prefix, block[5])
-    if layer < 0 or layer > block[2]:
+    prefix = _array(block[Field.PREFIX], block[Field.PREFIX_LENGTH], np.uint8)
+    layer = _layer_of(_array(_get_name(tensor), 64, np.uint8), prefix, block[Field.PREFIX_LENGTH])
+    if layer < 0 or layer > block[Field.LAST_LAYER]:
         return not ask
     if ask:
         n_rows = _nrows(tensor)
-        if layer == 0 and block[2] > 0:  # a new ubatch begins
-            block[15] = block[16]
-            block[16] += n_rows
-        if layer == block[2]:
-            block[17] = block[18]
-            block[18] += n_rows
-        return _array(block[7], block[2] + 1, np.uint8)[layer] != 0
-    block[24] += 1
-    block[23] = _steer_tensor(block, layer, tensor)
+        if layer == 0 and block[Field.LAST_LAYER] > 0:  # a new ubatch begins
+            block[Field.ROW] = block[Field.NEXT_ROW]
+            block[Field.NEXT_ROW] += n_rows
+        if layer == block[Field.LAST_LAYER]:
+            block[Field.OUTPUT] = block[Field.NEXT_OUTPUT]
+            block[Field.NEXT_OUTPUT] += n_rows
+        return _array(block[Field.NEEDED], block[Field.LAST_LAYER] + 1, np.uint8)[layer] != 0
+    block[Field.STEERED] += 1
+    block[Field.ERROR] = _steer_tensor(block, layer, tensor)
     return True
 
 

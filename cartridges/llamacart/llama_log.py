@@ -11,7 +11,8 @@ from typing import Any
 import llama_cpp
 
 logger = logging.getLogger("llamacart.llama_cpp")
-_LEVELS = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
+# Its warnings are remarks on the model file, a dozen at every load: not news to a user.
+_LEVELS = {2: logging.DEBUG, 3: logging.INFO, 4: logging.WARNING}
 _errors: deque[str] = deque(maxlen=8)
 
 

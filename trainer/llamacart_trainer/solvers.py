@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Prior = Literal["zero", "identity"]
 
+ROUNDING = 1e-3
+
 
 @dataclass(frozen=True)
 class AffineMap:
@@ -95,7 +97,9 @@ def centered_ridge(
 def select_neurons(x: Floats, y: Floats, threshold: float) -> NDArray[np.int64]:
     """Neurons whose share of the mean difference passes a threshold, ascending.
 
-    With d = mean(Y) − mean(X) [D], neuron i is active where |d_i| / ‖d‖₂ > δ.
+    With d = mean(Y) − mean(X) [D], neuron i is active where |d_i| / ‖d‖₂ > δ. None is where ‖d‖₂
+    is under `ROUNDING` of the activations' own length: equal texts differ by that much from one
+    batch to another.
 
     Args:
         x: Source activations [N, D].
@@ -104,7 +108,7 @@ def select_neurons(x: Floats, y: Floats, threshold: float) -> NDArray[np.int64]:
     """
     difference = y.mean(axis=0, dtype=np.float64) - x.mean(axis=0, dtype=np.float64)
     norm = float(np.linalg.norm(difference))
-    if norm == 0.0:
+    if norm <= ROUNDING * float(np.linalg.norm(np.abs(x).mean(axis=0, dtype=np.float64))):
         return np.zeros(0, np.int64)
     return np.flatnonzero(np.abs(difference) / norm > threshold)
 

@@ -1,0 +1,126 @@
+"""The one command, `llamacart`: gathers the subcommands of the installed packages."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from llamacart import __version__
+from llamacart.errors import LlamacartError
+from llamacart.reader import read_cartridge
+
+app = typer.Typer(
+    name="llamacart",
+    help="Knowledge and style cartridges for llama.cpp: train, inspect, serve.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"llamacart {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and stop."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A cartridge file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Validate a cartridge file and show what it holds."""
+    summary = _summary(file)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+        return
+    console = Console()
+    facts = Table.grid(padding=(0, 2))
+    for key, value in summary.items():
+        if key not in ("layers", "diagnostics"):
+            facts.add_row(key, value if isinstance(value, str) else json.dumps(value))
+    console.print(facts)
+    console.print(layer_table(summary["layers"]))
+
+
+def layer_table(rows: list[dict[str, Any]]) -> Table:
+    """A table of one row a layer; columns are the keys of the rows."""
+    table = Table()
+    for key in rows[0] if rows else ():
+        table.add_column(key, justify="right")
+    for row in rows:
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
+    return table
+
+
+def _summary(file: Path) -> dict[str, Any]:
+    cartridge = read_cartridge(file)
+    metadata, base = cartridge.metadata, cartridge.fingerprint
+    return {
+        "name": metadata.name,
+        "description": metadata.description,
+        "base model": str(base),
+        "site": cartridge.site,
+        "default alpha": metadata.default_alpha,
+        "solver": metadata.solver,
+        "settings": dict(metadata.settings),
+        "data set": metadata.dataset_hash,
+        "created": metadata.created,
+        "tool version": metadata.tool_version,
+        "content hash": cartridge.content_hash,
+        "active neurons": cartridge.n_active,
+        "file bytes": file.stat().st_size,
+        "diagnostics": dict(metadata.diagnostics),
+        "layers": metadata.diagnostics.get("layers")
+        or [{"layer": m.layer, "kept": len(m.neurons)} for m in cartridge.layers],
+    }
+
+
+def _add_installed_commands() -> None:
+    for point in sorted(entry_points(group="llamacart.commands"), key=lambda p: p.name):
+        try:
+            function = point.load()
+        except ImportError as error:
+            function = _missing(point.name, str(error))
+        app.command(point.name)(function)
+
+
+def _missing(name: str, reason: str) -> Any:
+    extra = {"train": "trainer", "serve": "server"}.get(name, name)
+
+    def command() -> None:
+        raise LlamacartError(
+            f"'llamacart {name}' needs the {extra} extra: pip install 'llamacart[{extra}]' ({reason})"
+        )
+
+    command.__doc__ = f"(needs the {extra} extra)"
+    return command
+
+
+def main() -> None:
+    """Run the command; an expected error is one line on stderr and exit code 2."""
+    _add_installed_commands()
+    try:
+        app()
+    except LlamacartError as error:
+        typer.echo(f"error: {error.message}", err=True)
+        sys.exit(2)

@@ -1,0 +1,86 @@
+"""Batched greedy generation: for captured continuations and for evaluation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llamacart.context import MAX_SEQUENCES, Batch, Context
+from llamacart.hook import SteeringHook
+from llamacart.steering import UNSTEERED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llamacart.model import Model
+    from llamacart.steering import Steering
+
+_ROWS_PER_DECODE = 512
+_PROMPTS_AT_ONCE = 32
+
+
+def greedy(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    n_tokens: int | Sequence[int],
+    *,
+    steering: Steering = UNSTEERED,
+    n_threads: int | None = None,
+) -> list[list[int]]:
+    """The most likely continuation of each prompt, all prompts under one steering.
+
+    Args:
+        model: The model.
+        prompts: Token ids, each at least one token.
+        n_tokens: How many to generate, for all or for each; fewer come back where the model
+            ends its text.
+        steering: What acts on every row.
+        n_threads: Threads for compute.
+    """
+    counts = [n_tokens] * len(prompts) if isinstance(n_tokens, int) else list(n_tokens)
+    out: list[list[int]] = []
+    for start in range(0, len(prompts), min(_PROMPTS_AT_ONCE, MAX_SEQUENCES)):
+        part = slice(start, start + _PROMPTS_AT_ONCE)
+        out += _greedy_group(model, prompts[part], counts[part], steering, n_threads)
+    return out
+
+
+def _greedy_group(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    counts: Sequence[int],
+    steering: Steering,
+    n_threads: int | None,
+) -> list[list[int]]:
+    hook = SteeringHook(model, max_rows=_ROWS_PER_DECODE)
+    for dose in steering:
+        hook.load(dose.cartridge)
+    out: list[list[int]] = [[] for _ in prompts]
+    with Context(
+        model,
+        n_ctx=sum(map(len, prompts)) + sum(counts),
+        n_batch=_ROWS_PER_DECODE,
+        n_seq_max=len(prompts),
+        n_outputs=len(prompts),
+        n_threads=n_threads,
+        hook=hook,
+    ) as context:
+        rows = [
+            (token, position, s, position == len(prompt) - 1 and counts[s] > 0)
+            for s, prompt in enumerate(prompts)
+            for position, token in enumerate(prompt)
+        ]
+        while rows:
+            now, rows = rows[:_ROWS_PER_DECODE], rows[_ROWS_PER_DECODE:]
+            tokens, positions, owners, outputs = map(list, zip(*now, strict=True))
+            hook.set_rows([steering] * len(now))
+            context.decode(Batch(tokens, positions, owners, outputs))
+            for row, (_, position, s, has_output) in enumerate(now):
+                if not has_output:
+                    continue
+                token = int(context.logits(row).argmax())
+                if model.is_end_of_generation(token):
+                    continue
+                out[s].append(token)
+                if len(out[s]) < counts[s]:
+                    rows.append((token, position + 1, s, True))
+    return out

@@ -1,0 +1,122 @@
+"""One answer: its generations, submitted together, and the text they become."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llamacart.errors import EngineError
+from llamacart_server.text import TextStream
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from llamacart_server.engine_api import EngineLike, GenerationLike
+    from llamacart_server.request import FinishReason, GenerationRequest
+    from llamacart_server.served import Tokenizer
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next text of one choice.
+
+    Attributes:
+        index: Which choice.
+        text: May be empty in the last piece only.
+        finish_reason: Set in the last piece of a choice.
+    """
+
+    index: int
+    text: str
+    finish_reason: FinishReason | None = None
+
+
+class Answer:
+    """Generations of one request, one for each choice.
+
+    Args:
+        engine: Where they run; made in the event loop that will `run` it.
+        requests: What to generate.
+        tokenizer: For the bytes of tokens.
+        stops: Strings that end a choice.
+
+    Attributes:
+        prompt_tokens: Tokens given, over all choices.
+        completion_tokens: Tokens generated so far, over all choices.
+
+    Raises:
+        InputError: The engine refuses a request; none runs.
+        OverloadedError: The engine has no room; none runs.
+    """
+
+    def __init__(
+        self,
+        engine: EngineLike,
+        requests: Sequence[GenerationRequest],
+        tokenizer: Tokenizer,
+        stops: Sequence[str],
+    ) -> None:
+        self.prompt_tokens = sum(len(request.prompt) for request in requests)
+        self.completion_tokens = 0
+        self._tokenizer = tokenizer
+        self._stops = stops
+        self._generations: list[GenerationLike] = []
+        try:
+            for request in requests:
+                self._generations.append(engine.submit(request))
+        except BaseException:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        """Stop what still runs."""
+        for generation in self._generations:
+            generation.cancel()
+
+    async def run(self, emit: Callable[[Piece], Awaitable[None]]) -> None:
+        """Hand over the pieces of all choices as they come; the choices interleave.
+
+        Raises:
+            LlamacartError: A generation failed; the others have been stopped.
+        """
+        tasks = [
+            asyncio.ensure_future(self._run_choice(i, emit)) for i in range(len(self._generations))
+        ]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            self.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def collect(self) -> list[Piece]:
+        """Run to the end; the whole text of each choice as one piece."""
+        texts = [""] * len(self._generations)
+        last: dict[int, Piece] = {}
+
+        async def keep(piece: Piece) -> None:
+            texts[piece.index] += piece.text
+            last[piece.index] = piece
+
+        await self.run(keep)
+        return [Piece(i, text, last[i].finish_reason) for i, text in enumerate(texts)]
+
+    async def _run_choice(self, index: int, emit: Callable[[Piece], Awaitable[None]]) -> None:
+        stream = TextStream(self._stops)
+        generation = self._generations[index]
+        async for event in generation:
+            text = ""
+            if event.token is not None:
+                self.completion_tokens += 1
+                text = stream.push(self._tokenizer.token_bytes(event.token))
+            if event.finish_reason is not None and not stream.stopped:
+                text += stream.finish()
+            reason = "stop" if stream.stopped else event.finish_reason
+            if text or reason is not None:
+                await emit(Piece(index, text, reason))
+            if reason is not None:
+                generation.cancel()
+                return
+        raise EngineError("the generation ended without a reason")

@@ -1,0 +1,81 @@
+"""`POST /v1/chat/completions`: translates between OpenAI's chat and the engine."""
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from llamacart_server.answer import Answer, Piece
+from llamacart_server.responses import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+)
+from llamacart_server.schemas import ChatBody
+from llamacart_server.service import Header, Service, header, usage_of
+from llamacart_server.sse import (
+    CLIENT_CLOSED_REQUEST,
+    ClientGoneError,
+    Emit,
+    EventStream,
+    while_connected,
+)
+
+
+def router(service: Service) -> APIRouter:
+    """The route, bound to what it works with."""
+    routes = APIRouter()
+
+    @routes.post("/v1/chat/completions", response_model=ChatCompletion)
+    async def create_chat_completion(body: ChatBody, request: Request) -> Response:
+        prepared = await run_in_threadpool(service.prepare_chat, body)
+        head = header("chatcmpl", prepared.selection)
+        answer = service.submit(prepared)
+        if body.stream:
+            return _stream(answer, head, wants_usage=body.wants_usage)
+        try:
+            pieces = await while_connected(request.receive, answer.collect())
+        except ClientGoneError:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        finally:
+            answer.cancel()
+        whole = ChatCompletion(
+            **vars(head), choices=[_choice(piece) for piece in pieces], usage=usage_of(answer)
+        )
+        return Response(whole.model_dump_json(), media_type="application/json")
+
+    return routes
+
+
+def _choice(piece: Piece) -> ChatChoice:
+    message = AssistantMessage(content=piece.text)
+    return ChatChoice(index=piece.index, message=message, finish_reason=piece.finish_reason)
+
+
+def _stream(answer: Answer, head: Header, *, wants_usage: bool) -> Response:
+    excluded = None if wants_usage else {"usage"}
+
+    async def produce(emit: Emit) -> None:
+        async def send(*choices: ChatChunkChoice) -> None:
+            chunk = ChatChunk(**vars(head), choices=list(choices), usage=None)
+            await emit(chunk.model_dump_json(exclude=excluded))
+
+        begun = False
+
+        async def on_piece(piece: Piece) -> None:
+            nonlocal begun
+            # Not before the first text: clients measure their wait by the first chunk.
+            if not begun:
+                begun = True
+                await send(ChatChunkChoice(delta={"role": "assistant", "content": ""}))
+            if piece.text:
+                await send(ChatChunkChoice(delta={"content": piece.text}))
+            if piece.finish_reason is not None:
+                await send(ChatChunkChoice(delta={}, finish_reason=piece.finish_reason))
+
+        await answer.run(on_piece)
+        if wants_usage:
+            chunk = ChatChunk(**vars(head), choices=[], usage=usage_of(answer))
+            await emit(chunk.model_dump_json())
+
+    return EventStream(produce, answer.cancel)

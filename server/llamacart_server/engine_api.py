@@ -1,0 +1,35 @@
+"""What the HTTP layer needs of an engine; `llamacart_server.engine.Engine` has it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from llamacart_server.request import GenerationRequest, TokenEvent
+
+
+class GenerationLike(Protocol):
+    """A stream of tokens; iterating raises the error that ended the generation, if one did."""
+
+    def __aiter__(self) -> AsyncIterator[TokenEvent]:
+        """Yield events as they come; the last has a finish reason."""
+        ...
+
+    def cancel(self) -> None:
+        """Stop it; a second call, or one after its end, does nothing."""
+        ...
+
+
+class EngineLike(Protocol):
+    """Takes requests."""
+
+    def submit(self, request: GenerationRequest) -> GenerationLike:
+        """Queue a request.
+
+        Raises:
+            InputError: The request is not valid for the model or does not fit its context.
+            OverloadedError: The queue is full.
+        """
+        ...

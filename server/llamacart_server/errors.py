@@ -1,0 +1,154 @@
+"""Every error as an answer in OpenAI's shape, its status taken from the error's class."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from llamacart.errors import EngineError, InputError, LlamacartError, NotFoundError, OverloadedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fastapi import FastAPI, Request
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 1
+
+
+class AuthenticationError(LlamacartError):
+    """The request carries no valid key."""
+
+    status = 401
+    code = "invalid_api_key"
+    type = "authentication_error"
+
+
+class MethodNotAllowedError(InputError):
+    """The path exists, not for this method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class BodyTooLargeError(InputError):
+    """The body is longer than `max_body_bytes`."""
+
+    status = 413
+    code = "body_too_large"
+
+
+_ROUTING_ERRORS: dict[int, type[LlamacartError]] = {404: NotFoundError, 405: MethodNotAllowedError}
+
+
+def error_json(error: LlamacartError) -> str:
+    """The error as OpenAI's clients expect it."""
+    body = {
+        "message": error.message,
+        "type": error.type,
+        "param": error.param,
+        "code": error.code,
+    }
+    # ASCII, because a message may repeat a lone surrogate of the request.
+    return json.dumps({"error": body})
+
+
+def error_response(error: LlamacartError) -> Response:
+    """The error as a whole answer."""
+    headers = {}
+    if error.status == OverloadedError.status:
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if error.status == AuthenticationError.status:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(error_json(error), error.status, headers=headers, media_type="application/json")
+
+
+def unexpected(error: Exception) -> LlamacartError:
+    """What a client is told of an error that nobody foresaw; the log has the rest."""
+    if isinstance(error, LlamacartError):
+        return error
+    return EngineError("internal error; the server's log says more")
+
+
+def log_failure(error: Exception) -> None:
+    """Log an error that is not the client's: with its traceback where nobody foresaw it."""
+    if not isinstance(error, LlamacartError):
+        logger.error("unexpected %s", type(error).__name__, exc_info=error)
+    elif error.status >= EngineError.status and error.status != OverloadedError.status:
+        logger.error("%s: %s", type(error).__name__, error.message)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every error of `app` in OpenAI's shape."""
+
+    @app.exception_handler(LlamacartError)
+    async def on_expected(_request: Request, error: LlamacartError) -> Response:
+        log_failure(error)
+        return error_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(_request: Request, error: RequestValidationError) -> Response:
+        return error_response(from_validation(error.errors(), error.body))
+
+    @app.exception_handler(HTTPException)
+    async def on_http(request: Request, error: HTTPException) -> Response:
+        if isinstance(error.__cause__, LlamacartError):
+            return error_response(error.__cause__)
+        kind = _ROUTING_ERRORS.get(error.status_code)
+        if kind is None:
+            return error_response(InputError(f"the body cannot be read: {error.detail}"))
+        response = error_response(kind(f"{error.detail}: {request.method} {request.url.path}"))
+        response.headers.update(error.headers or {})
+        return response
+
+
+def from_validation(errors: Sequence[Any], body: Any) -> InputError:
+    """One error that names the field, from pydantic's list.
+
+    Where a field may have several types, pydantic reports once for each: those of the
+    field that lies deepest are joined.
+    """
+    if errors[0]["type"] == "json_invalid":
+        return InputError(f"the body is not valid JSON: {errors[0]['ctx']['error']}")
+    if not isinstance(body, dict):
+        return InputError("the body must be a JSON object sent with Content-Type: application/json")
+    places = [_place(error, body) for error in errors]
+    deepest = max(places, key=len)
+    reasons = dict.fromkeys(
+        _reason(error) for error, place in zip(errors, places, strict=True) if place == deepest
+    )
+    param = _dotted(deepest)
+    return InputError(f"{param!r}: {', or '.join(reasons)}", param=param)
+
+
+def _reason(error: Any) -> str:
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    reason = str(error["msg"])
+    return reason[:1].lower() + reason[1:]
+
+
+def _place(error: Any, body: Any) -> tuple[str | int, ...]:
+    """Where in the body an error lies, without the names of types in pydantic's `loc`."""
+    path: list[str | int] = []
+    value = body
+    for part in error["loc"][1:]:
+        if isinstance(value, dict) and (part in value or error["type"] == "missing"):
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+        else:
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _dotted(path: tuple[str | int, ...]) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".")

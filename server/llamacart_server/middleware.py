@@ -1,0 +1,72 @@
+"""What surrounds every request: its id, the limit of its body, the last resort for errors."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+
+from llamacart_server.errors import BodyTooLargeError, error_response, log_failure, unexpected
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_CLIENT_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class RequestMiddleware:
+    """Outermost layer of the app.
+
+    Gives each answer the `X-Request-Id` that the client sent or a new one, refuses bodies
+    that are too large, and turns an error that nobody else handled into a 500.
+
+    Args:
+        app: What is surrounded.
+        max_body_bytes: Largest body.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(Headers(scope=scope))
+        started = False
+        n_bytes = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        async def receive_limited() -> Message:
+            nonlocal n_bytes
+            message = await receive()
+            n_bytes += len(message.get("body", b""))
+            if n_bytes > self._max_body_bytes:
+                error = BodyTooLargeError(f"the body is larger than {self._max_body_bytes} bytes")
+                # FastAPI passes on only this kind of error from where it reads bodies.
+                raise HTTPException(error.status) from error
+            return message
+
+        try:
+            await self._app(scope, receive_limited, send_with_id)
+        except Exception as error:
+            log_failure(error)
+            if started:
+                raise
+            await error_response(unexpected(error))(scope, receive, send_with_id)
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get("x-request-id", "")
+    return given if _CLIENT_ID.fullmatch(given) else uuid.uuid4().hex

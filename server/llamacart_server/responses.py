@@ -1,0 +1,182 @@
+"""Response bodies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel
+
+from llamacart_server.request import FinishReason
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from llamacart_server.selection import Selection
+
+
+class PromptTokensDetails(BaseModel):
+    """How the prompt was computed."""
+
+    cached_tokens: int = 0
+
+
+class Usage(BaseModel):
+    """Tokens of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
+
+    @classmethod
+    def of(cls, prompt_tokens: int, completion_tokens: int) -> Self:
+        """Usage with its total."""
+        return cls(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=prompt_tokens + completion_tokens,
+        )
+
+
+class ActingCartridge(BaseModel):
+    """A cartridge that acted on an answer."""
+
+    id: str
+    alpha: float
+    hash: str
+    apply_to: str
+
+    @classmethod
+    def list_of(cls, selection: Selection) -> list[Self]:
+        """The cartridges of a selection that act."""
+        return [
+            cls(
+                id=placed.dose.cartridge.name,
+                alpha=placed.dose.alpha,
+                hash=placed.dose.cartridge.content_hash,
+                apply_to=placed.apply_to,
+            )
+            for placed in selection.acting
+        ]
+
+
+class Envelope(BaseModel):
+    """What every answer, and every chunk of one, begins with."""
+
+    id: str
+    created: int
+    model: str
+    cartridges: list[ActingCartridge]
+
+
+class CompletionChoice(BaseModel):
+    """One text, or in a stream the next piece of it."""
+
+    index: int
+    text: str
+    logprobs: None = None
+    finish_reason: FinishReason | None
+
+
+class Completion(Envelope):
+    """Answer, or chunk, of `POST /v1/completions`."""
+
+    object: Literal["text_completion"] = "text_completion"
+    choices: list[CompletionChoice]
+    usage: Usage | None
+
+
+class AssistantMessage(BaseModel):
+    """The answer of a chat."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+    annotations: list[None] = []
+
+
+class ChatChoice(BaseModel):
+    """The one choice of a chat."""
+
+    index: int = 0
+    message: AssistantMessage
+    logprobs: None = None
+    finish_reason: FinishReason
+
+
+class ChatCompletion(Envelope):
+    """Answer of `POST /v1/chat/completions`."""
+
+    object: Literal["chat.completion"] = "chat.completion"
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class ChatChunkChoice(BaseModel):
+    """The choice in a chunk; `delta` is {} in the last."""
+
+    index: int = 0
+    delta: dict[Literal["role", "content"], str]
+    logprobs: None = None
+    finish_reason: FinishReason | None = None
+
+
+class ChatChunk(Envelope):
+    """Chunk of a streamed chat answer."""
+
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    choices: list[ChatChunkChoice]
+    usage: Usage | None
+
+
+class CartridgeCard(BaseModel):
+    """What a model card says of its cartridge."""
+
+    id: str
+    alpha: float
+    default_alpha: float
+    hash: str
+    description: str
+
+
+class ModelCard(BaseModel):
+    """An entry of `GET /v1/models`."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["llamacart"] = "llamacart"
+    root: str
+    parent: str | None
+    n_ctx: int
+    max_model_len: int
+    chat_template: str
+    cartridges: list[CartridgeCard]
+
+
+class ModelList(BaseModel):
+    """Answer of `GET /v1/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class Tokens(BaseModel):
+    """Answer of `POST /tokenize`."""
+
+    tokens: list[int]
+    count: int
+    max_model_len: int
+
+
+class Text(BaseModel):
+    """Answer of `POST /detokenize`, under llama-server's name and vLLM's."""
+
+    content: str
+    prompt: str
+
+
+class Status(BaseModel):
+    """Answer of `GET /health` and `GET /ready`."""
+
+    status: Literal["ok"] = "ok"

@@ -1,0 +1,227 @@
+"""Request bodies: every field that the server knows, declared once.
+
+Unknown fields are ignored and null means absent. A field of the OpenAI protocol, or of
+another server's, that would change the answer and is not supported is declared too, with
+`Only`: it is refused unless its value asks for nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from llamacart.sampling import SEED_LIMIT, SamplingParams
+from llamacart_server.request import ApplyTo
+from llamacart_server.selection import Choice, SteeringFields
+
+MAX_STOPS = 16
+
+TokenId = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+StopString = Annotated[str, Field(min_length=1)]
+
+
+def _only(*harmless: object) -> AfterValidator:
+    """Refuse every value but null and the `harmless` ones."""
+
+    def check(value: object) -> object:
+        # By type too: 1 and True are equal to Python, not to a client.
+        if value is not None and not any(type(value) is type(h) and value == h for h in harmless):
+            raise ValueError("is not supported by this server")
+        return value
+
+    return AfterValidator(check)
+
+
+Off = Annotated[Any, _only(False)]
+Empty = Annotated[Any, _only([], {}, "")]
+One = Annotated[Any, _only(1)]
+
+
+class Body(BaseModel):
+    """Base of request bodies."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class CartridgeField(Body):
+    """One item of `cartridges`."""
+
+    id: str
+    alpha: float | None = None
+    apply_to: ApplyTo | None = None
+
+
+class StreamOptions(Body):
+    """`stream_options`."""
+
+    include_usage: bool | None = None
+
+
+class GenerationBody(Body):
+    """What completions and chat completions share."""
+
+    model: str
+    cartridges: list[CartridgeField] | None = None
+    cartridge: str | None = None
+    alpha: float | None = None
+
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: (
+        dict[Annotated[int, Field(ge=0, lt=2**31)], Annotated[float, Field(ge=-100, le=100)]] | None
+    ) = None
+    seed: int | None = None
+    ignore_eos: bool | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+
+    n: One = None
+    response_format: Annotated[Any, _only({"type": "text"})] = None
+    grammar: Empty = None
+    json_schema: Empty = None
+    guided_json: Empty = None
+    guided_regex: Empty = None
+    guided_choice: Empty = None
+    guided_grammar: Empty = None
+    structured_outputs: Empty = None
+    lora: Empty = None
+
+    @property
+    def token_limit(self) -> int | None:
+        """Most tokens that the client wants."""
+        return self.max_tokens
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings as a tuple."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream is to end with a usage chunk."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """How tokens are to be chosen; what is absent is OpenAI's default."""
+        given: dict[str, Any] = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": None if self.top_k is None else max(self.top_k, 0),
+            "min_p": self.min_p,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "logit_bias": tuple(self.logit_bias.items()) if self.logit_bias else None,
+            "seed": _fold_seed(self.seed),
+        }
+        return SamplingParams(**{k: v for k, v in given.items() if v is not None})
+
+    @property
+    def steering(self) -> SteeringFields:
+        """The fields that choose cartridges."""
+        items = self.cartridges
+        choices = None
+        if items is not None:
+            choices = tuple(
+                Choice(item.id, item.alpha, item.apply_to, f"cartridges[{i}]")
+                for i, item in enumerate(items)
+            )
+        return SteeringFields(choices, self.cartridge, self.alpha)
+
+
+def _fold_seed(seed: int | None) -> int | None:
+    """OpenAI's seeds have 64 bits, llama.cpp's 32, of which the last means random, as -1 does."""
+    return None if seed is None or seed == -1 else seed % SEED_LIMIT
+
+
+class CompletionBody(GenerationBody):
+    """Body of `POST /v1/completions`."""
+
+    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+
+    best_of: One = None
+    echo: Off = None
+    suffix: Empty = None
+    logprobs: Off = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts one by one, each text or tokens."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return list(self.prompt)  # type: ignore[arg-type]
+
+
+class TextPart(Body):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Body):
+    """A chat message."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    tool_calls: Empty = None
+    function_call: Empty = None
+
+    @property
+    def text(self) -> str:
+        """The content, its parts joined by newlines."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content)
+
+
+class ChatBody(GenerationBody):
+    """Body of `POST /v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    logprobs: Off = None
+    top_logprobs: Annotated[Any, _only(0)] = None
+    tools: Empty = None
+    tool_choice: Annotated[Any, _only("none")] = None
+    functions: Empty = None
+    function_call: Annotated[Any, _only("none")] = None
+    modalities: Annotated[Any, _only(["text"])] = None
+    audio: Empty = None
+    web_search_options: Annotated[Any, _only()] = None
+    chat_template: Empty = None
+    chat_template_kwargs: Empty = None
+    add_generation_prompt: Annotated[Any, _only(True)] = None
+    continue_final_message: Off = None
+
+    @property
+    def token_limit(self) -> int | None:
+        """`max_completion_tokens`, or its older name."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+class TokenizeBody(Body):
+    """Body of `POST /tokenize`: `content` as llama-server takes it, or `prompt` as vLLM."""
+
+    content: str | None = None
+    prompt: str | None = None
+    add_special: bool | None = None
+    add_special_tokens: bool | None = None
+    parse_special: bool | None = None
+
+
+class DetokenizeBody(Body):
+    """Body of `POST /detokenize`."""
+
+    tokens: list[TokenId]

@@ -1,0 +1,81 @@
+"""Settings of the server: from the command line, else from the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from llamacart.errors import InputError
+from llamacart.resolve import DEMO
+
+ENV_PREFIX = "LLAMACART_"
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class ServeSettings(BaseSettings):
+    """Settings of `llamacart serve`; each is also an environment variable `LLAMACART_<NAME>`.
+
+    Attributes:
+        model: GGUF path, `demo`, or `hf:<owner>/<repo>/<file>`.
+        cartridges: Folder of cartridge files, all loaded at start-up.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        api_key: Key that clients must send; none means anyone who reaches the port.
+        ctx: KV cells, shared by all requests; also the most that one may use.
+        parallel: Requests that decode together.
+        batch: Most rows in one step.
+        gpu_layers: Layers to offload; -1 means all.
+        threads: Threads for compute; none means all processors of the process.
+        plain_buffers: Keep weights in the layout of the file (slower, reproducible).
+        force: Accept cartridges made for other weights of the same shape.
+        max_tokens: Most tokens one request may generate; a larger wish is lowered to it.
+        default_max_tokens: Tokens of a completion that names no limit.
+        default_max_tokens_chat: Tokens of a chat answer that names no limit.
+        max_queued: Requests that may wait; also the most prompts in one request.
+        max_queued_tokens: Prompt tokens that may wait.
+        max_body_bytes: Largest request body.
+        shutdown_seconds: How long open requests may go on after a signal to stop.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True)
+
+    model: str = DEMO
+    cartridges: Path | None = None
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    api_key: Annotated[SecretStr, Field(min_length=1)] | None = None
+    ctx: Positive = 8192
+    parallel: Positive = 16
+    batch: Positive = 512
+    gpu_layers: Annotated[int, Field(ge=-1)] = -1
+    threads: Positive | None = None
+    plain_buffers: bool = False
+    force: bool = False
+    max_tokens: Positive = 2048
+    default_max_tokens: Positive = 16
+    default_max_tokens_chat: Positive = 512
+    max_queued: Positive = 256
+    max_queued_tokens: Positive = 262_144
+    max_body_bytes: Positive = 16 * 2**20
+    shutdown_seconds: Positive = 30
+
+
+def load_settings(**given: Any) -> ServeSettings:
+    """Settings from `given` values, where not None, else from the environment.
+
+    Raises:
+        InputError: A value is not valid; the message names the setting and its variable.
+    """
+    try:
+        return ServeSettings(**{k: v for k, v in given.items() if v is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        value = "" if name == "api_key" else f" has value {str(first['input'])!r}"
+        raise InputError(
+            f"setting {name} ({ENV_PREFIX}{name.upper()}){value}: {first['msg']}", param=name
+        ) from None

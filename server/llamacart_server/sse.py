@@ -1,0 +1,105 @@
+"""Server-sent events, and answers that end when their client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from fastapi.responses import Response
+
+from llamacart_server.errors import error_json, log_failure, unexpected
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from starlette.types import Receive, Scope, Send
+
+T = TypeVar("T")
+Emit = Callable[[str], Awaitable[None]]
+
+DONE = "[DONE]"
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for its log; nobody is left to read it."""
+
+
+class ClientGoneError(Exception):
+    """The client has closed its connection."""
+
+
+async def while_connected(receive: Receive, work: Coroutine[object, object, T]) -> T:
+    """Await `work`, cancelling it when the client goes away.
+
+    Args:
+        receive: The request's channel, its body already read.
+        work: What the client waits for.
+
+    Raises:
+        ClientGoneError: The client went away first.
+    """
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError
+        return task.result()
+    finally:
+        task.cancel()
+        watcher.cancel()
+        await asyncio.gather(task, watcher, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(Response):
+    """An answer of server-sent events.
+
+    An error of `produce` becomes a last event. Either way, and also where the client goes
+    away before the first byte, `on_end` is called once `produce` has ended.
+
+    Args:
+        produce: Writes the events, each given as JSON text, by what it is called with.
+        on_end: Frees what the answer holds.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, produce: Callable[[Emit], Coroutine[object, object, None]], on_end: Callable[[], None]
+    ) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._produce = produce
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        del scope
+
+        async def emit(data: str) -> None:
+            body = f"data: {data}\n\n".encode()
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+
+        async def write() -> None:
+            start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+            await send(start)
+            try:
+                await self._produce(emit)
+            except OSError:  # from send: the client is gone
+                raise
+            except Exception as error:
+                log_failure(error)
+                await emit(error_json(unexpected(error)))
+            await emit(DONE)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        try:
+            await while_connected(receive, write())
+        except (ClientGoneError, OSError):
+            pass
+        finally:
+            self._on_end()

@@ -1,0 +1,131 @@
+"""Models for the tests: the real Gemma 3 270M, and tiny random ones of any shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from llamacart.model import Model
+
+
+@dataclass(frozen=True)
+class TinyShape:
+    """Shape of a random model; the defaults load and decode in milliseconds."""
+
+    architecture: str = "llama"
+    n_layer: int = 3
+    n_embd: int = 64
+    n_ff: int = 96
+    n_head: int = 2
+    n_expert: int = 0
+    seed: int = 0
+    name: str = "tiny"
+
+
+def write_tiny_model(path: Path, shape: TinyShape) -> Path:
+    """Write a random float32 model with a byte-level SentencePiece vocabulary."""
+    rng = np.random.default_rng(shape.seed)
+    writer = gguf.GGUFWriter(path, shape.architecture)
+    gemma = shape.architecture.startswith("gemma")
+    head = shape.n_embd // shape.n_head
+    writer.add_name(shape.name)
+    writer.add_block_count(shape.n_layer)
+    writer.add_context_length(512)
+    writer.add_embedding_length(shape.n_embd)
+    writer.add_feed_forward_length(shape.n_ff)
+    writer.add_head_count(shape.n_head)
+    writer.add_head_count_kv(1 if gemma else shape.n_head)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    if gemma:
+        writer.add_sliding_window(64)
+    if shape.n_expert:
+        writer.add_expert_count(shape.n_expert)
+        writer.add_expert_used_count(1)
+    _add_vocabulary(writer)
+
+    def tensor(name: str, *dims: int, ones: bool = False) -> None:
+        scale = 1.0 / np.sqrt(dims[-1])
+        data = np.ones(dims) if ones else rng.normal(size=dims) * scale
+        writer.add_tensor(name, data.astype(np.float32))
+
+    n_vocab = 3 + 256
+    tensor("token_embd.weight", n_vocab, shape.n_embd)
+    tensor("output_norm.weight", shape.n_embd, ones=True)
+    if not gemma:
+        tensor("output.weight", n_vocab, shape.n_embd)
+    kv_width = head if gemma else shape.n_embd
+    for layer in range(shape.n_layer):
+        block = f"blk.{layer}"
+        tensor(f"{block}.attn_norm.weight", shape.n_embd, ones=True)
+        tensor(f"{block}.attn_q.weight", shape.n_embd, shape.n_embd)
+        tensor(f"{block}.attn_k.weight", kv_width, shape.n_embd)
+        tensor(f"{block}.attn_v.weight", kv_width, shape.n_embd)
+        tensor(f"{block}.attn_output.weight", shape.n_embd, shape.n_embd)
+        tensor(f"{block}.ffn_norm.weight", shape.n_embd, ones=True)
+        if shape.n_expert:
+            tensor(f"{block}.ffn_gate_inp.weight", shape.n_expert, shape.n_embd)
+            tensor(f"{block}.ffn_gate_exps.weight", shape.n_expert, shape.n_ff, shape.n_embd)
+            tensor(f"{block}.ffn_up_exps.weight", shape.n_expert, shape.n_ff, shape.n_embd)
+            tensor(f"{block}.ffn_down_exps.weight", shape.n_expert, shape.n_embd, shape.n_ff)
+        else:
+            tensor(f"{block}.ffn_gate.weight", shape.n_ff, shape.n_embd)
+            tensor(f"{block}.ffn_up.weight", shape.n_ff, shape.n_embd)
+            tensor(f"{block}.ffn_down.weight", shape.n_embd, shape.n_ff)
+        if gemma:
+            tensor(f"{block}.attn_q_norm.weight", head, ones=True)
+            tensor(f"{block}.attn_k_norm.weight", head, ones=True)
+            tensor(f"{block}.post_attention_norm.weight", shape.n_embd, ones=True)
+            tensor(f"{block}.post_ffw_norm.weight", shape.n_embd, ones=True)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
+    kinds = gguf.TokenType
+    tokens = [b"<unk>", b"<s>", b"</s>", *(f"<0x{i:02X}>".encode() for i in range(256))]
+    types = [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, *[kinds.BYTE] * 256]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * len(tokens))
+    writer.add_token_types(types)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_add_bos_token(True)
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Iterator[Model]:
+    """Gemma 3 270M, base, Q4_K_M."""
+    with Model("demo") as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Function from the fields of `TinyShape` to a model file."""
+    folder = tmp_path_factory.mktemp("models")
+    made: dict[TinyShape, Path] = {}
+
+    def make(**fields: object) -> Path:
+        shape = TinyShape(**fields)  # type: ignore[arg-type]
+        if shape not in made:
+            made[shape] = write_tiny_model(folder / f"{len(made)}.gguf", shape)
+        return made[shape]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_path: Callable[..., Path]) -> Iterator[Model]:
+    """A random llama model of 3 layers, FFN width 96."""
+    with Model(str(tiny_path())) as model:
+        yield model

@@ -1,0 +1,212 @@
+"""A server without a model: an engine that says what a test tells it to, on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+
+from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
+from llamacart.errors import InputError
+from llamacart_server.app import create_app
+from llamacart_server.library import CartridgeLibrary
+from llamacart_server.request import GenerationRequest, TokenEvent
+from llamacart_server.served import ServedModel
+from llamacart_server.settings import ServeSettings
+from llamacart_server.templates import choose_template
+
+CONTROL = ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
+FIRST_BYTE = 10
+FINGERPRINT = Fingerprint("gemma3", 2, 32, 8, "0123456789abcdef", "Fake 1B")
+
+
+class FakeModel:
+    """A vocabulary of bytes and four control tokens."""
+
+    architecture = "gemma3"
+    chat_template: str | None = None
+    bos_token, eos_token = 0, 1
+    n_vocab = FIRST_BYTE + 256
+
+    def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        out = [self.bos_token] if add_special else []
+        names = "|".join(map(re.escape, CONTROL))
+        for piece in re.split(f"({names})", text) if parse_special else [text]:
+            if parse_special and piece in CONTROL:
+                out.append(CONTROL.index(piece))
+            else:
+                out += [FIRST_BYTE + byte for byte in piece.encode("utf-8", "surrogatepass")]
+        return out
+
+    def token_bytes(self, token: int, *, special: bool = False) -> bytes:
+        if token >= FIRST_BYTE:
+            return bytes([token - FIRST_BYTE])
+        return CONTROL[token].encode() if special and token < len(CONTROL) else b""
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        raw = b"".join(self.token_bytes(token, special=special) for token in tokens)
+        return raw.decode("utf-8", "replace")
+
+    def check_tokens(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            if not 0 <= token < self.n_vocab:
+                raise InputError(f"token {token} is not in the vocabulary")
+
+
+class FakeGeneration:
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+        self.cancelled = threading.Event()
+        self.ended = False
+
+    def cancel(self) -> None:
+        if not self.ended:
+            self.cancelled.set()
+
+    async def __aiter__(self) -> AsyncIterator[TokenEvent]:
+        for item in self._engine.script:
+            if isinstance(item, Exception):
+                raise item
+            self.ended = item.finish_reason is not None
+            yield item
+            await asyncio.sleep(0)
+        while self._engine.hangs and not self.cancelled.is_set():
+            await asyncio.sleep(0.005)
+
+
+class FakeEngine:
+    """Gives every request the same answer."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.requests: list[GenerationRequest] = []
+        self.generations: list[FakeGeneration] = []
+        self.refusals: list[Exception | None] = []
+        self.hangs = False
+        self.say("hello")
+
+    def say(self, text: str, *, end: bool = True, limit: bool = False) -> None:
+        """Answer with `text`, a byte a token; `limit` ends it as if max_tokens were reached."""
+        self.script: list[TokenEvent | Exception] = [
+            TokenEvent(FIRST_BYTE + byte) for byte in text.encode()
+        ]
+        if limit:
+            last = self.script.pop()
+            assert isinstance(last, TokenEvent)
+            self.script.append(TokenEvent(last.token, "length"))
+        elif end:
+            self.script.append(TokenEvent(None, "stop"))
+
+    def submit(self, request: GenerationRequest) -> FakeGeneration:
+        refusal = self.refusals.pop(0) if self.refusals else None
+        if refusal is not None:
+            raise refusal
+        self.requests.append(request)
+        self.generations.append(FakeGeneration(self))
+        return self.generations[-1]
+
+
+def make_cartridge(name: str, default_alpha: float = 1.0) -> Cartridge:
+    bias = np.array([len(name)], np.float32)
+    layer = LayerMap(0, np.array([3], np.int32), None, bias)
+    return Cartridge(
+        Metadata(name, f"About {name}.", default_alpha, created="2026-01-02T03:04:05Z"),
+        FINGERPRINT,
+        (layer,),
+    )
+
+
+@pytest.fixture(scope="session")
+def cartridge_named() -> Callable[..., Cartridge]:
+    return make_cartridge
+
+
+@pytest.fixture(scope="session")
+def library() -> CartridgeLibrary:
+    return CartridgeLibrary([make_cartridge("french", 0.8), make_cartridge("formal")])
+
+
+@pytest.fixture(scope="session")
+def fake_model() -> FakeModel:
+    return FakeModel()
+
+
+@pytest.fixture(scope="session")
+def served(fake_model: FakeModel) -> ServedModel:
+    return ServedModel("fake-1b", ("demo",), 512, fake_model, choose_template(fake_model))
+
+
+@contextlib.contextmanager
+def running(app: object) -> Iterator[str]:
+    """The URL of `app` on a live uvicorn in a thread."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app, ws="none", log_level="critical", timeout_graceful_shutdown=1, lifespan="on"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.005)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
+
+
+@pytest.fixture
+def serve(library, served) -> Iterator[Callable[..., httpx.Client]]:
+    """Function from an engine and settings to a client of a server of its own."""
+    with contextlib.ExitStack() as stack:
+
+        def start(engine: FakeEngine, **settings: object) -> httpx.Client:
+            app = create_app(engine, library, served, ServeSettings(**settings))
+            url = stack.enter_context(running(app))
+            return stack.enter_context(httpx.Client(base_url=url, timeout=10))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def shared_engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture(scope="session")
+def shared_client(shared_engine, library, served) -> Iterator[httpx.Client]:
+    app = create_app(shared_engine, library, served, ServeSettings(max_queued=4))
+    with running(app) as url, httpx.Client(base_url=url, timeout=10) as client:
+        yield client
+
+
+@pytest.fixture
+def engine(shared_engine) -> FakeEngine:
+    shared_engine.reset()
+    return shared_engine
+
+
+@pytest.fixture
+def client(shared_client, engine) -> httpx.Client:
+    """A client of a server around `engine`."""
+    return shared_client
+
+
+@pytest.fixture
+def live() -> Callable[[object], contextlib.AbstractContextManager[str]]:
+    return running

@@ -1,0 +1,206 @@
+"""The cascade: layer l is fitted on activations that layers 0..l-1 already distort.
+
+Where all rows fit one ubatch, one forward pass does it all: when llama.cpp delivers layer l it
+holds every sample's activations at once, steered by the maps fitted at 0..l-1 a moment ago.
+Otherwise the samples stream past once for each layer. Both see the same activations and so give
+the same maps, up to rounding.
+
+llama.cpp keeps only the last layer's rows whose logits are asked for, at n_vocab floats each.
+The last layer is therefore fitted in the same pass only where that is affordable, and by one
+streamed pass otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from llamacart.capture import fits_one_ubatch, forward, output_budget
+from llamacart.cartridge import LayerMap
+from llamacart.errors import RecipeError
+
+from llamacart_trainer.solvers import centered_ridge, impact, select_neurons
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llamacart.model import Model
+    from numpy.typing import NDArray
+
+    from llamacart_trainer.solvers import Prior
+
+MAX_UBATCH_ROWS = 16384
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What decides one layer's fit; see `Recipe`.
+
+    Attributes:
+        threshold: δ of the neuron selection.
+        penalty: λ of the ridge.
+        prior: `zero` or `identity`.
+        impact: Least mean step of a neuron that is kept.
+    """
+
+    threshold: float
+    penalty: float
+    prior: Prior
+    impact: float = 0.0
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """Figures of one layer's fit.
+
+    Attributes:
+        layer: Index.
+        candidates: Neurons selected by δ.
+        kept: Those left by the impact filter.
+        mean_step: Mean |step| over rows and kept neurons.
+        fidelity: Cosine between the ideal step (target − input) and the applied step, over all
+            rows at the kept neurons.
+        force: Length of the applied step over that of the ideal one.
+    """
+
+    layer: int
+    candidates: int
+    kept: int
+    mean_step: float = 0.0
+    fidelity: float = 0.0
+    force: float = 0.0
+
+
+def fit_layer(
+    layer: int, x: NDArray[np.float32], y: NDArray[np.float32], settings: FitSettings
+) -> tuple[LayerMap | None, LayerReport]:
+    """Fit one layer.
+
+    Args:
+        layer: Index.
+        x: Source activations [N, D].
+        y: Target activations [N, D], paired by row.
+        settings: δ, λ, prior, impact.
+
+    Returns:
+        The map, or None where no neuron is left, and the figures.
+
+    Raises:
+        RecipeError: An activation is not finite.
+    """
+    for label, values in (("source", x), ("target", y)):
+        if not np.isfinite(values).all():
+            raise RecipeError(f"layer {layer}: a {label} activation is not finite")
+    neurons = select_neurons(x, y, settings.threshold)
+    candidates = len(neurons)
+    if candidates == 0:
+        return None, LayerReport(layer, 0, 0)
+    fitted = centered_ridge(x, y[:, neurons], neurons, settings.penalty, settings.prior)
+    keep = impact(x, fitted) >= settings.impact
+    neurons = neurons[keep]
+    if len(neurons) == 0:
+        return None, LayerReport(layer, candidates, 0)
+    weight = fitted.delta[keep]
+    weight[np.arange(len(neurons)), neurons] += 1.0
+    layer_map = LayerMap.from_dense(layer, neurons, weight, fitted.bias[keep])
+    step = _step(layer_map, x)
+    ideal = y[:, neurons] - x[:, neurons]
+    lengths = float(np.linalg.norm(step)), float(np.linalg.norm(ideal))
+    return layer_map, LayerReport(
+        layer=layer,
+        candidates=candidates,
+        kept=len(neurons),
+        mean_step=float(np.abs(step).mean()),
+        fidelity=float((step * ideal).sum()) / max(lengths[0] * lengths[1], 1e-30),
+        force=lengths[0] / max(lengths[1], 1e-30),
+    )
+
+
+@dataclass
+class Cascade:
+    """Fits every layer of one model in turn.
+
+    Args:
+        model: The model.
+        sequences: Token ids of the source sequences.
+        rows: Source rows [N] that are paired, numbered over all sequences; may repeat.
+        targets: For each layer the target activations [N, D], in the order of `rows`.
+        settings: δ, λ, prior, impact.
+        on_layer: Called with each layer's figures, for progress.
+        max_ubatch_rows: Stream above this number of rows.
+        n_threads: Threads for llama.cpp.
+    """
+
+    model: Model
+    sequences: Sequence[Sequence[int]]
+    rows: NDArray[np.int64]
+    targets: dict[int, NDArray[np.float32]]
+    settings: FitSettings
+    on_layer: Callable[[LayerReport], None] = lambda _report: None
+    max_ubatch_rows: int = MAX_UBATCH_ROWS
+    n_threads: int | None = None
+    maps: dict[int, LayerMap] = field(default_factory=dict)
+    reports: list[LayerReport] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Fit all layers; `maps` and `reports` hold the result."""
+        n_layer = self.model.n_layer
+        total = sum(map(len, self.sequences))
+        in_one_pass = 0
+        if fits_one_ubatch(self.sequences, self.max_ubatch_rows):
+            in_one_pass = n_layer if total <= output_budget(self.model) else n_layer - 1
+        if in_one_pass:
+            self._fit_in_one_pass(range(in_one_pass))
+        for layer in range(in_one_pass, n_layer):
+            self._fit_streamed(layer, total)
+
+    def _fit_in_one_pass(self, layers: range) -> None:
+        def visit(layer: int, _rows: NDArray[np.int64], h: NDArray[np.float32]) -> bool:
+            self._fit(layer, h[self.rows])
+            self._steer(layer, h)
+            return True
+
+        self._forward(visit, layers, one_ubatch=True)
+
+    def _fit_streamed(self, layer: int, total: int) -> None:
+        gathered = np.zeros((total, self.model.n_ff), np.float32)
+
+        def visit(seen: int, rows: NDArray[np.int64], h: NDArray[np.float32]) -> bool:
+            if seen == layer:
+                gathered[rows] = h
+            else:
+                self._steer(seen, h)
+            return True
+
+        self._forward(visit, range(layer + 1))
+        self._fit(layer, gathered[self.rows])
+
+    def _forward(self, visit: Any, layers: range, *, one_ubatch: bool = False) -> None:
+        forward(
+            self.model,
+            self.sequences,
+            visit,
+            layers=layers,
+            one_ubatch=one_ubatch,
+            n_threads=self.n_threads,
+        )
+
+    def _fit(self, layer: int, x: NDArray[np.float32]) -> None:
+        layer_map, report = fit_layer(layer, x, self.targets[layer], self.settings)
+        if layer_map is not None:
+            self.maps[layer] = layer_map
+        self.reports.append(report)
+        self.on_layer(report)
+
+    def _steer(self, layer: int, h: NDArray[np.float32]) -> None:
+        """Apply the fitted map at α = 1 with the rounded weights that will act at run time."""
+        layer_map = self.maps.get(layer)
+        if layer_map is not None:
+            h[:, layer_map.neurons] += _step(layer_map, h)
+
+
+def _step(layer_map: LayerMap, h: NDArray[np.float32]) -> NDArray[np.float32]:
+    """delta h + b for rows h [T, D], float32 [T, K]."""
+    step: NDArray[np.float32] = h @ layer_map.dense_delta(h.shape[1]).T + layer_map.bias
+    return step

@@ -1,0 +1,90 @@
+"""`llamacart train`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from llamacart.cli import layer_table
+from llamacart.model import ALL_LAYERS, Model
+from llamacart.writer import write_cartridge
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from llamacart_trainer.cascade import MAX_UBATCH_ROWS
+from llamacart_trainer.recipe import load_task
+from llamacart_trainer.train import train as fit
+
+if TYPE_CHECKING:
+    from llamacart_trainer.cascade import LayerReport
+    from llamacart_trainer.recipe import Task
+    from llamacart_trainer.train import TrainResult
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe folder, or a data set in the paper's JSON.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="GGUF path, 'demo' or hf:<owner>/<repo>/<file>; default: the recipe's."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write; default <name>.gguf.")
+    ] = None,
+    gpu_layers: Annotated[int, typer.Option(help="Layers to offload; -1 means all.")] = ALL_LAYERS,
+    threads: Annotated[int | None, typer.Option(help="Threads; default: all processors.")] = None,
+    max_ubatch_rows: Annotated[
+        int, typer.Option(help="Stream the cascade above this many source rows.")
+    ] = MAX_UBATCH_ROWS,
+) -> None:
+    """Fit a cartridge from a recipe."""
+    console = Console()
+    task = load_task(recipe)
+    target = output or Path(f"{task.recipe.name}.gguf")
+    started = time.perf_counter()
+    with Model(model or task.recipe.model, gpu_layers=gpu_layers) as loaded:
+        console.print(f"{loaded.name}: {loaded.fingerprint.architecture}, {loaded.n_layer} layers")
+        loading = time.perf_counter() - started
+        result = _fit_with_progress(task, loaded, console, max_ubatch_rows, threads)
+    writing = time.perf_counter()
+    size = write_cartridge(result.cartridge, target)
+    seconds = {"load the model": loading, **result.seconds}
+    seconds["write"] = time.perf_counter() - writing
+    console.print(layer_table([asdict(report) for report in result.layers]))
+    for phase, value in seconds.items():
+        console.print(f"{phase:<16} {value:6.2f} s")
+    console.print(f"{'total':<16} {time.perf_counter() - started:6.2f} s")
+    console.print(
+        f"{len(task.pairs)} pairs, {result.n_rows} rows, {result.cartridge.n_active} active "
+        f"neurons, {size / 1e6:.2f} MB: {target}"
+    )
+
+
+def _fit_with_progress(
+    task: Task, model: Model, console: Console, max_ubatch_rows: int, threads: int | None
+) -> TrainResult:
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=model.n_layer)
+
+        def on_phase(phase: str) -> None:
+            progress.update(bar, description=phase)
+
+        def on_layer(_report: LayerReport) -> None:
+            progress.advance(bar)
+
+        return fit(
+            task,
+            model,
+            on_phase=on_phase,
+            on_layer=on_layer,
+            max_ubatch_rows=max_ubatch_rows,
+            n_threads=threads,
+        )
