@@ -16,7 +16,8 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/llamacart train cartridges/library/french --output demo/french.gguf
+	$(BIN)/python cartridges/library/demo.py demo
 
 test: setup
 	$(BIN)/python -m pytest
@@ -31,8 +32,9 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The other benchmarks take a running server's address: see benchmarks/README.md.
 bench: setup
-	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/hook_error.py
 
 clean:
 	rm -rf $(VENV) demo

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llamacart.model import Model
     from llamacart.tap import Visitor
 
-LOGITS_BUDGET = 256 * 2**20
+LOGITS_BUDGET = 512 * 2**20
 """Bytes that llama.cpp may reserve for logits nobody reads (see `forward`)."""
 
 ROWS_PER_PASS = 512

@@ -109,7 +109,8 @@ def _missing(name: str, reason: str) -> Any:
 
     def command() -> None:
         raise LlamacartError(
-            f"'llamacart {name}' needs the {extra} extra: pip install 'llamacart[{extra}]' ({reason})"
+            f"'llamacart {name}' needs the {extra} extra: "
+            f"pip install 'llamacart[{extra}]' ({reason})"
         )
 
     command.__doc__ = f"(needs the {extra} extra)"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import gguf
 import llama_cpp
 import numpy as np
 
@@ -118,6 +118,12 @@ class Context:
         params.kv_unified = True
         params.swa_full = True
         params.no_perf = True
+        if model.batch_invariant:
+            # With keys and values of different types llama.cpp's CPU attention takes the one path
+            # that handles each row by itself, whatever the number of rows or cells.
+            params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
+            params.type_k = llama_cpp.GGML_TYPE_F16
+            params.type_v = gguf.GGMLQuantizationType.BF16
         if hook is not None:
             params.cb_eval = hook.callback
             params.cb_eval_user_data = hook.user_data
@@ -165,13 +171,13 @@ class Context:
             raise EngineError(f"a batch of {n_rows} rows was given; 1 to {self.n_batch} fit")
         raw = self._batch
         raw.n_tokens = n_rows
-        _view(raw.token, n_rows, np.int32)[:] = batch.tokens
-        _view(raw.pos, n_rows, np.int32)[:] = batch.positions
-        _view(raw.n_seq_id, n_rows, np.int32)[:] = 1
+        np.ctypeslib.as_array(raw.token, (n_rows,))[:] = batch.tokens
+        np.ctypeslib.as_array(raw.pos, (n_rows,))[:] = batch.positions
+        np.ctypeslib.as_array(raw.n_seq_id, (n_rows,))[:] = 1
         outputs = np.asarray(batch.outputs, bool)
         if outputs.sum() > self.n_outputs:
             raise EngineError(f"{outputs.sum()} rows want logits, the context has {self.n_outputs}")
-        _view(raw.logits, n_rows, np.int8)[:] = outputs
+        np.ctypeslib.as_array(raw.logits, (n_rows,))[:] = outputs
         for i, sequence in enumerate(batch.sequences):
             raw.seq_id[i][0] = sequence
         if self._hook is not None:
@@ -197,15 +203,9 @@ class Context:
 
     def clear(self) -> None:
         """Forget every sequence."""
-        llama_cpp.llama_memory_clear(self._memory, False)  # noqa: FBT003
+        llama_cpp.llama_memory_clear(self._memory, False)
 
     def remove(self, sequence: int, start: int = 0, stop: int = -1) -> None:
         """Free the cells of `sequence` at positions start..stop-1 (-1 = to the end)."""
         if not llama_cpp.llama_memory_seq_rm(self._memory, sequence, start, stop):
             raise EngineError(f"positions {start}..{stop} of sequence {sequence} cannot be removed")
-
-
-def _view(pointer: Any, count: int, dtype: type[np.generic]) -> NDArray[Any]:
-    address = ctypes.cast(pointer, ctypes.c_void_p).value
-    size = np.dtype(dtype).itemsize * count
-    return np.frombuffer((ctypes.c_char * size).from_address(address or 0), dtype)

@@ -189,7 +189,9 @@ class SteeringHook:
     def begin(self, n_rows: int, output_rows: NDArray[np.int32]) -> None:
         """See `EvalHook`: checks that rows were set for this batch."""
         if self._block[Field.ENTRIES] and self._n_rows_set != n_rows:
-            raise EngineError(f"steering was set for {self._n_rows_set} rows, the batch has {n_rows}")
+            raise EngineError(
+                f"steering was set for {self._n_rows_set} rows, the batch has {n_rows}"
+            )
         if n_rows > self._max_rows:
             raise EngineError(f"a batch of {n_rows} rows was given to a hook for {self._max_rows}")
         self._output_rows[: len(output_rows)] = output_rows
@@ -227,7 +229,11 @@ class SteeringHook:
 
     def _reserve_scratch(self, groups: dict[tuple[tuple[int, float], ...], int]) -> None:
         largest = max(
-            (int(self._table[[s for s, _ in key], :, 0].sum(axis=0).max()) for key in groups if key),
+            (
+                int(self._table[[s for s, _ in key], :, 0].sum(axis=0).max())
+                for key in groups
+                if key
+            ),
             default=0,
         )
         if largest > self._scratch.size:

@@ -21,8 +21,7 @@ from numba.extending import intrinsic
 
 from llamacart import ggml
 
-# A dose is reproducible only if a row's result does not depend on its neighbours, so there is
-# one dot product, never inlined into loops that LLVM would vectorise differently.
+# Sums may be reordered, but NaN and infinity must come through.
 _NO_NAN_ASSUMPTIONS = {"reassoc", "contract", "nsz", "arcp"}
 
 
@@ -121,12 +120,19 @@ def _layer_of(name, prefix, length):  # type: ignore[no-untyped-def]
     layer = 0
     i = length
     while name[i] != 0:
-        digit = np.int64(name[i]) - 48
+        digit = int(name[i]) - 48
         if digit < 0 or digit > 9:
             return -1
         layer = layer * 10 + digit
         i += 1
     return layer if i > length else -1
+
+
+@numba.njit(inline="always")
+def _table_row(block, slot, layer):  # type: ignore[no-untyped-def]
+    """K, then the addresses of neurons, values, scales and bias."""
+    index = (slot * (block[Field.LAST_LAYER] + 1) + layer) * TABLE_FIELDS
+    return _array(block[Field.TABLE] + index * 8, TABLE_FIELDS, np.int64)
 
 
 @numba.njit(cache=True)
@@ -138,10 +144,9 @@ def _steer_row(block, layer, group, h):  # type: ignore[no-untyped-def]
     slots = _array(block[Field.ENTRY_SLOT], n_entries, np.int32)
     alphas = _array(block[Field.ENTRY_ALPHA], n_entries, np.float32)
     scratch = _array(block[Field.SCRATCH], block[Field.SCRATCH_LENGTH], np.float32)
-    n_layer = block[Field.LAST_LAYER] + 1
     done = 0
     for e in range(starts[group], starts[group + 1]):
-        row = _array(block[Field.TABLE] + ((slots[e] * n_layer + layer) * TABLE_FIELDS) * 8, TABLE_FIELDS, np.int64)
+        row = _table_row(block, slots[e], layer)
         k_active = row[0]
         if done + k_active > block[Field.SCRATCH_LENGTH]:
             return False
@@ -157,7 +162,7 @@ def _steer_row(block, layer, group, h):  # type: ignore[no-untyped-def]
         done += k_active
     done = 0
     for e in range(starts[group], starts[group + 1]):
-        row = _array(block[Field.TABLE] + ((slots[e] * n_layer + layer) * TABLE_FIELDS) * 8, TABLE_FIELDS, np.int64)
+        row = _table_row(block, slots[e], layer)
         neurons = _array(row[1], row[0], np.int32)
         for k in range(row[0]):
             h[neurons[k]] += scratch[done + k]

@@ -40,8 +40,10 @@ class Model:
     Args:
         spec: A path, `demo`, or `hf:<owner>/<repo>/<file>`.
         gpu_layers: Layers to offload; -1 means all where llama.cpp was built with a device.
-        plain_buffers: Keep weights in the layout of the file instead of repacking them for
-            this CPU. Slower, and the result of a row no longer depends on its neighbours.
+        batch_invariant: Where the CPU computes, use only kernels whose result for a row does not
+            depend on how many rows run beside it: no repacked weights, no tiled products, and
+            (in `Context`) no tiled attention. Reading a long prompt is slower for it. Without
+            effect on a device.
 
     Raises:
         ModelError: The file is missing or llama.cpp cannot load it.
@@ -49,7 +51,7 @@ class Model:
     """
 
     def __init__(
-        self, spec: str, *, gpu_layers: int = ALL_LAYERS, plain_buffers: bool = False
+        self, spec: str, *, gpu_layers: int = ALL_LAYERS, batch_invariant: bool = False
     ) -> None:
         llama_log.install()
         llama_cpp.llama_backend_init()
@@ -58,7 +60,11 @@ class Model:
         params = llama_cpp.llama_model_default_params()
         self.uses_device = gpu_layers != 0 and bool(llama_cpp.llama_supports_gpu_offload())
         params.n_gpu_layers = gpu_layers if self.uses_device else 0
-        params.use_extra_bufts = not plain_buffers
+        self.batch_invariant = batch_invariant and not self.uses_device
+        params.use_extra_bufts = not self.batch_invariant
+        if self.batch_invariant:
+            # llama.cpp reads it once in a process, at the first product of 8 rows or more.
+            os.environ["GGML_CPU_TILED_MM"] = "0"
         llama_log.drain_errors()
         self._handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
         if not self._handle:
@@ -202,7 +208,9 @@ class Model:
         """Whether `token` ends a generation (EOS, end of turn, …)."""
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
 
-    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+    def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
         """Token ids of `text`.
 
         Args:
@@ -228,9 +236,7 @@ class Model:
         capacity = 64
         while True:
             buffer = ctypes.create_string_buffer(capacity)
-            count = llama_cpp.llama_token_to_piece(
-                self._vocab, token, buffer, capacity, 0, special
-            )
+            count = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, capacity, 0, special)
             if count >= 0:
                 return buffer.raw[:count]
             capacity = -count
@@ -242,8 +248,10 @@ class Model:
         return decoder.decode(raw, final=True)
 
     def check_tokens(self, tokens: Sequence[int]) -> None:
-        """Raise `InputError` unless every id is in the vocabulary: llama.cpp may crash on others."""
+        """Refuse ids outside the vocabulary by `InputError`: llama.cpp may crash on them."""
         array = np.asarray(tokens, np.int64)
         bad = array[(array < 0) | (array >= self.n_vocab)]
         if bad.size:
-            raise InputError(f"token {int(bad[0])} is not in the vocabulary (0..{self.n_vocab - 1})")
+            raise InputError(
+                f"token {int(bad[0])} is not in the vocabulary (0..{self.n_vocab - 1})"
+            )

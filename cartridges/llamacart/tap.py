@@ -72,7 +72,7 @@ class Tap:
                 return layer in self.wanted and not self._stopped
             self._stopped = not self._visit(tensor, layer)
             return not self._stopped
-        except BaseException as error:  # noqa: BLE001 - must not unwind into C
+        except BaseException as error:
             self._error = error
             self._stopped = True
             return False
@@ -103,5 +103,5 @@ class Tap:
 
 
 def _floats(address: int, n_rows: int, width: int) -> NDArray[np.float32]:
-    buffer = (ctypes.c_float * (n_rows * width)).from_address(address)
-    return np.frombuffer(buffer, np.float32).reshape(n_rows, width)
+    pointer = ctypes.cast(address, ctypes.POINTER(ctypes.c_float))
+    return np.ctypeslib.as_array(pointer, (n_rows, width))

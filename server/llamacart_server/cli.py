@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 from contextlib import ExitStack, contextmanager
-from pathlib import Path  # noqa: TC003  # typer reads the annotations
+from pathlib import Path  # typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -47,9 +47,9 @@ def serve(
     max_tokens: Annotated[
         int | None, typer.Option(help="Most tokens one request may generate.")
     ] = None,
-    plain_buffers: Annotated[
+    batch_invariant: Annotated[
         bool | None,
-        typer.Option("--plain-buffers/--repack", help="Keep weights as in the file (slower)."),
+        typer.Option(help="Rows never depend on their neighbours (CPU; slower prompts)."),
     ] = None,
     force: Annotated[
         bool | None,
@@ -105,7 +105,9 @@ def build(
     from llamacart_server.served import describe
 
     model = owned.enter_context(
-        Model(settings.model, gpu_layers=settings.gpu_layers, plain_buffers=settings.plain_buffers)
+        Model(
+            settings.model, gpu_layers=settings.gpu_layers, batch_invariant=settings.batch_invariant
+        )
     )
     library = CartridgeLibrary()
     if settings.cartridges is not None:

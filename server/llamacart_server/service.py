@@ -98,7 +98,7 @@ class Service:
     def _prompt_tokens(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenize_raw(prompt)
-        self._check_tokens(prompt, "prompt")
+        self.check_tokens(prompt, "prompt")
         return prompt
 
     def tokenize_raw(self, text: str) -> list[int]:
@@ -107,7 +107,8 @@ class Service:
         has_bos = bool(bos) and text.startswith(bos)
         return self.model.tokenizer.tokenize(text, add_special=not has_bos, parse_special=True)
 
-    def _check_tokens(self, tokens: Sequence[int], param: str) -> None:
+    def check_tokens(self, tokens: Sequence[int], param: str) -> None:
+        """Raise `InputError` for the field `param` unless every id is in the vocabulary."""
         try:
             self.model.tokenizer.check_tokens(tokens)
         except InputError as error:
@@ -121,7 +122,7 @@ class Service:
         template_stops: tuple[str, ...],
     ) -> Prepared:
         selection = select(body.model, body.steering, self.model.names, self.library)
-        self._check_tokens(list(body.logit_bias or ()), "logit_bias")
+        self.check_tokens(list(body.logit_bias or ()), "logit_bias")
         if not all(prompts):
             raise InputError("a prompt has no tokens", param="prompt")
         request = GenerationRequest(

@@ -30,7 +30,8 @@ class ServeSettings(BaseSettings):
         batch: Most rows in one step.
         gpu_layers: Layers to offload; -1 means all.
         threads: Threads for compute; none means all processors of the process.
-        plain_buffers: Keep weights in the layout of the file (slower, reproducible).
+        batch_invariant: Compute on the CPU so that a request's text does not depend on what
+            runs beside it; reading a long prompt is slower.
         force: Accept cartridges made for other weights of the same shape.
         max_tokens: Most tokens one request may generate; a larger wish is lowered to it.
         default_max_tokens: Tokens of a completion that names no limit.
@@ -53,7 +54,7 @@ class ServeSettings(BaseSettings):
     batch: Positive = 512
     gpu_layers: Annotated[int, Field(ge=-1)] = -1
     threads: Positive | None = None
-    plain_buffers: bool = False
+    batch_invariant: bool = True
     force: bool = False
     max_tokens: Positive = 2048
     default_max_tokens: Positive = 16

@@ -21,11 +21,11 @@ def cut_at_stop(text: str, stops: Sequence[str]) -> int | None:
 
 
 def held_back(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest suffix of `text` with which some stop string begins."""
+    """Length of the longest suffix of `text` that begins a stop string without completing it."""
     longest = min(len(text), max((len(s) - 1 for s in stops), default=0))
     for length in range(longest, 0, -1):
         suffix = text[-length:]
-        if any(stop.startswith(suffix) for stop in stops):
+        if any(len(s) > length and s.startswith(suffix) for s in stops):
             return length
     return 0
 

@@ -29,7 +29,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/detokenize")
     def detokenize(body: DetokenizeBody) -> Text:
-        model.tokenizer.check_tokens(body.tokens)
+        service.check_tokens(body.tokens, "tokens")
         text = model.tokenizer.detokenize(body.tokens, special=True)
         return Text(content=text, prompt=text)
 

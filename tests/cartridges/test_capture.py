@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from llamacart import capture as capture_module
 from llamacart.capture import capture, fits_one_ubatch, forward
 from llamacart.context import Batch, Context
@@ -61,7 +62,9 @@ def test_more_sequences_than_a_context_holds(tiny_model: Model) -> None:
     assert not fits_one_ubatch(tokens, 10_000)
     got = capture(tiny_model, tokens, layers=[0])
     assert got[0].shape == (600, tiny_model.n_ff)
-    np.testing.assert_allclose(got[0][598:], one_by_one(tiny_model, tokens[299:])[0], rtol=1e-3, atol=5e-3)
+    np.testing.assert_allclose(
+        got[0][598:], one_by_one(tiny_model, tokens[299:])[0], rtol=1e-3, atol=5e-3
+    )
 
 
 def test_chosen_rows_and_layers(tiny_model: Model) -> None:
@@ -114,8 +117,8 @@ def test_bad_input_is_refused(tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.model
 def test_last_layer_of_gemma_needs_little_memory(demo_model: Model) -> None:
-    """600 rows asked for as logits would take 630 MB; the budget is 256 MiB."""
-    assert capture_module.output_budget(demo_model) * demo_model.n_vocab * 4 <= 2**28
+    """The slices keep what llama.cpp reserves for logits under half a gigabyte."""
+    assert capture_module.output_budget(demo_model) * demo_model.n_vocab * 4 <= 2**29
     got = capture(demo_model, sequences(*[20] * 5), layers=[demo_model.n_layer - 1])
     assert got[demo_model.n_layer - 1].shape == (100, demo_model.n_ff)
     assert np.isfinite(got[demo_model.n_layer - 1]).all()

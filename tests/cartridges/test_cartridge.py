@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from llamacart.cartridge import (
     Cartridge,
     Fingerprint,
@@ -96,6 +97,4 @@ def test_alpha_in_range(alpha: float) -> None:
 
 
 def test_fingerprint_reads_well() -> None:
-    assert str(PRINT) == (
-        "base: llama, 2 layers, FFN width 64, embedding 32, weights abababababab"
-    )
+    assert str(PRINT) == ("base: llama, 2 layers, FFN width 64, embedding 32, weights abababababab")

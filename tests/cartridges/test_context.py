@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from llamacart.context import Batch, Context
 from llamacart.errors import ContextOverflowError, EngineError, InputError
 from llamacart.generate import greedy

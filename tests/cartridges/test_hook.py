@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart.context import Batch, Context
 from llamacart.errors import AlphaError, CartridgeMismatchError, EngineError
@@ -32,9 +33,7 @@ def random_cartridge(
         weight[np.arange(n_active), neurons] = 1
         if not shift:
             weight += rng.normal(size=weight.shape).astype(np.float32) * 0.2
-        layers.append(
-            LayerMap.from_dense(layer, neurons, weight, rng.normal(size=n_active) * 0.3)
-        )
+        layers.append(LayerMap.from_dense(layer, neurons, weight, rng.normal(size=n_active) * 0.3))
     return Cartridge(Metadata(name), model.fingerprint, tuple(layers))
 
 
@@ -74,7 +73,9 @@ def relative_error(a: list[np.ndarray], b: list[np.ndarray]) -> float:
 def prompt_rows(lengths: list[int], outputs: Callable[[int, int], bool]) -> list[tuple]:
     """Rows of several sequences, interleaved so that neighbours belong to different ones."""
     rows = [
-        (3 + (7 * s + i) % 200, i, s, outputs(s, i)) for s, n in enumerate(lengths) for i in range(n)
+        (3 + (7 * s + i) % 200, i, s, outputs(s, i))
+        for s, n in enumerate(lengths)
+        for i in range(n)
     ]
     return sorted(rows, key=lambda row: (row[1], row[2]))
 
@@ -101,7 +102,9 @@ def test_kernel_equals_dense_formula(
     rng = np.random.default_rng(seed)
     h = rng.normal(size=(n_rows, tiny_model.n_ff)).astype(np.float32)
     doses = tuple(
-        Dose(random_cartridge(tiny_model, seed + i, n_active=n_active, shift=shift), alpha / (i + 1))
+        Dose(
+            random_cartridge(tiny_model, seed + i, n_active=n_active, shift=shift), alpha / (i + 1)
+        )
         for i in range(n_cartridges)
     )
     steerings = [doses if i % 2 == 0 else () for i in range(n_rows)]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from llamacart import resolve
 from llamacart.errors import InputError, ModelError, UnsupportedModelError
 from llamacart.fingerprint import weights_hash

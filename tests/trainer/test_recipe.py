@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+
 from llamacart.errors import NotFoundError, RecipeError
-from llamacart_trainer.pairing import handover, identity, position
+from llamacart_trainer.pairing import BOUNDARY_WEIGHT, handover, identity, position
 from llamacart_trainer.recipe import load_task, read_pairs
 
 LIBRARY = Path(__file__).parents[2] / "cartridges" / "library"
@@ -92,9 +93,7 @@ def test_text_that_is_no_utf8(tmp_path: Path) -> None:
 def test_the_papers_shape(tmp_path: Path) -> None:
     path = tmp_path / "my set.json"
     path.write_text(
-        json.dumps(
-            [[{"prompt": "Bonjour", "tokens": 20}, {"prompt": "Hello", "tokens": 10}]]
-        )
+        json.dumps([[{"prompt": "Bonjour", "tokens": 20}, {"prompt": "Hello", "tokens": 10}]])
     )
     task = load_task(path)
     assert task.recipe.name == "my-set"
@@ -138,19 +137,21 @@ def test_identity_ties_the_target_to_itself() -> None:
     assert paired.rows == [(1, 1), (2, 2), (3, 3)]
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
-def test_handover_ties_equal_tokens_after_the_cut(number: int) -> None:
-    source, target = "a b c d e f", "u v w x y z"
+@pytest.mark.parametrize(("number", "left", "right"), [(0, 4, 3), (1, 6, 5), (2, 4, 3)])
+def test_handover_ties_equal_tokens_after_the_cut(number: int, left: int, right: int) -> None:
+    """Left and right: BOS and 35 or 65 % of the words."""
+    source, target = "a b c d e f g h", "u v w x y z"
     paired = handover(words, source, target, number)
-    cut = (3, 4, 5)[number]  # BOS and 30, 50 or 70 % of six words
     assert list(paired.target) == words(target)
-    assert list(paired.source[:cut]) == words(source)[:cut]
-    assert list(paired.source[cut:]) == list(paired.target[cut:])
-    assert paired.rows == [(i, i) for i in range(1, 7)]
+    assert list(paired.source[:left]) == words(source)[:left]
+    tail = list(paired.source[left:])
+    assert tail == list(paired.target[right:])
+    boundary = [(left - 1, right - 1)] * BOUNDARY_WEIGHT
+    assert paired.rows == boundary + [(left + i, right + i) for i in range(len(tail))]
 
 
-def test_handover_of_one_word_has_no_tail() -> None:
-    assert handover(words, "a", "b", 0).rows == [(1, 1)]
+def test_handover_of_one_word_has_only_the_boundary() -> None:
+    assert handover(words, "a", "b", 0).rows == [(1, 1)] * BOUNDARY_WEIGHT
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in LIBRARY.iterdir() if p.is_dir()))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from llamacart_trainer.solvers import (
     AffineMap,
     centered_ridge,
@@ -25,9 +26,7 @@ def problem(shape: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndar
 
 @settings(deadline=None)
 @given(shape=shapes, seed=st.integers(0, 999), penalty=st.floats(1e-3, 1e4))
-def test_ridge_zeroes_the_gradient(
-    shape: tuple[int, int, int], seed: int, penalty: float
-) -> None:
+def test_ridge_zeroes_the_gradient(shape: tuple[int, int, int], seed: int, penalty: float) -> None:
     """At the optimum Xᵀ(X Vᵀ − Y) + λVᵀ = 0, whichever side was factored."""
     x, y = problem(shape, seed)
     v = ridge(x, y, penalty)
@@ -61,7 +60,9 @@ def test_penalty_must_be_positive() -> None:
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 999), n_rows=st.integers(3, 40), prior=st.sampled_from(["zero", "identity"]))
+@given(
+    seed=st.integers(0, 999), n_rows=st.integers(3, 40), prior=st.sampled_from(["zero", "identity"])
+)
 def test_a_shift_of_the_target_only_moves_the_bias(seed: int, n_rows: int, prior: str) -> None:
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(n_rows, 9)), rng.normal(size=(n_rows, 2))

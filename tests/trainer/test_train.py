@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import py3langid
 import pytest
+
 from llamacart.capture import capture
 from llamacart.cartridge import Cartridge
 from llamacart.errors import RecipeError
@@ -42,7 +44,7 @@ def assert_same_map(one: Cartridge, other: Cartridge) -> None:
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 def test_streamed_equals_one_pass(tiny_path: Callable[..., Path], architecture: str) -> None:
-    with Model(str(tiny_path(architecture=architecture))) as model:
+    with Model(str(tiny_path(architecture=architecture)), batch_invariant=True) as model:
         one = train(task(), model)
         streamed = train(task(), model, max_ubatch_rows=1)
     assert [r.kept for r in one.layers] == [r.kept for r in streamed.layers]
@@ -51,11 +53,12 @@ def test_streamed_equals_one_pass(tiny_path: Callable[..., Path], architecture: 
 
 
 def test_last_layer_apart_equals_one_pass(
-    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+    tiny_path: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = train(task(), tiny_model)
-    monkeypatch.setattr(cascade_module, "output_budget", lambda _model: 1)
-    assert_same_map(one.cartridge, train(task(), tiny_model).cartridge)
+    with Model(str(tiny_path()), batch_invariant=True) as model:
+        one = train(task(), model)
+        monkeypatch.setattr(cascade_module, "output_budget", lambda _model: 1)
+        assert_same_map(one.cartridge, train(task(), model).cartridge)
 
 
 def test_each_layer_sees_what_the_ones_before_did(tiny_model: Model) -> None:
@@ -66,7 +69,7 @@ def test_each_layer_sees_what_the_ones_before_did(tiny_model: Model) -> None:
     rows = np.arange(n)
     wanted = {layer: y[:n] for layer, y in capture(tiny_model, targets).items()}
     settings = FitSettings(threshold=0.1, penalty=1.0, prior="identity")
-    cascade = Cascade(tiny_model, sources, rows, wanted, settings)
+    cascade = Cascade(tiny_model, sources, rows, wanted, settings, layers=range(3))
     cascade.run()
     clean = capture(tiny_model, sources)[0][:n]
     by_hand, _ = fit_layer(0, clean, wanted[0], settings)
@@ -105,8 +108,18 @@ def test_nothing_left_to_steer_is_one_clear_error(tiny_model: Model) -> None:
         train(Task(task().recipe, same), tiny_model)
 
 
+@pytest.mark.parametrize("max_ubatch_rows", [1, 10_000])
+def test_skipped_layers_are_left_alone(tiny_model: Model, max_ubatch_rows: int) -> None:
+    result = train(task(skip_layers=[-1, 1]), tiny_model, max_ubatch_rows=max_ubatch_rows)
+    assert [m.layer for m in result.cartridge.layers] == [0]
+    with pytest.raises(RecipeError, match="skip_layers has value 3"):
+        train(task(skip_layers=[3]), tiny_model)
+    with pytest.raises(RecipeError, match="leaves no layer"):
+        train(task(skip_layers=[0, 1, 2]), tiny_model)
+
+
 def test_pairs_without_rows(tiny_model: Model) -> None:
-    lone = (TextPair("a", "b"),)
+    lone = (TextPair("a b c", "d e f"),)
     with pytest.raises(RecipeError, match="paired rows"):
         train(Task(Recipe(name="t", pairing=["handover"]), ()), tiny_model)
     assert train(Task(task().recipe, lone), tiny_model).n_rows > 0
@@ -125,9 +138,7 @@ def test_activations_that_are_not_finite() -> None:
 
 def test_greedy_continuations_add_rows(tiny_model: Model) -> None:
     plain = train(task(pairing=["position"]), tiny_model)
-    grown = train(
-        task(pairing=["position"], generate_source=3, generate_target=5), tiny_model
-    )
+    grown = train(task(pairing=["position"], generate_source=3, generate_target=5), tiny_model)
     assert plain.n_rows < grown.n_rows <= plain.n_rows + 5 * len(PAIRS)
 
 
@@ -163,10 +174,10 @@ def test_a_small_french_cartridge_on_gemma(demo_model: Model) -> None:
     full = load_task(LIBRARY / "french")
     small = Task(full.recipe, full.pairs[:24])
     result = train(small, demo_model)
-    assert len(result.layers) == demo_model.n_layer
+    assert len(result.layers) == demo_model.n_layer - 1
     prompts = [demo_model.tokenize("In the summer we like to")]
-    steered = greedy(demo_model, prompts, 12, steering=(Dose(result.cartridge, 0.8),))
+    steered = greedy(demo_model, prompts, 12, steering=(Dose(result.cartridge, 0.9),))
     plain = greedy(demo_model, prompts, 12)
     assert steered != plain
     text = demo_model.detokenize(steered[0])
-    assert any(word in text.split() for word in ("de", "les", "des", "la", "le", "et", "à")), text
+    assert py3langid.classify(text)[0] == "fr", text

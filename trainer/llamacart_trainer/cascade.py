@@ -13,21 +13,22 @@ streamed pass otherwise.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
 from llamacart.capture import fits_one_ubatch, forward, output_budget
 from llamacart.cartridge import LayerMap
 from llamacart.errors import RecipeError
-
 from llamacart_trainer.solvers import centered_ridge, impact, select_neurons
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from llamacart.model import Model
     from numpy.typing import NDArray
 
+    from llamacart.model import Model
+    from llamacart.tap import Visitor
     from llamacart_trainer.solvers import Prior
 
 MAX_UBATCH_ROWS = 16384
@@ -127,6 +128,7 @@ class Cascade:
         rows: Source rows [N] that are paired, numbered over all sequences; may repeat.
         targets: For each layer the target activations [N, D], in the order of `rows`.
         settings: δ, λ, prior, impact.
+        layers: Layers to fit, ascending; the others are left as they are.
         on_layer: Called with each layer's figures, for progress.
         max_ubatch_rows: Stream above this number of rows.
         n_threads: Threads for llama.cpp.
@@ -137,6 +139,7 @@ class Cascade:
     rows: NDArray[np.int64]
     targets: dict[int, NDArray[np.float32]]
     settings: FitSettings
+    layers: Sequence[int]
     on_layer: Callable[[LayerReport], None] = lambda _report: None
     max_ubatch_rows: int = MAX_UBATCH_ROWS
     n_threads: int | None = None
@@ -145,17 +148,18 @@ class Cascade:
 
     def run(self) -> None:
         """Fit all layers; `maps` and `reports` hold the result."""
-        n_layer = self.model.n_layer
         total = sum(map(len, self.sequences))
-        in_one_pass = 0
+        at_once: list[int] = []
         if fits_one_ubatch(self.sequences, self.max_ubatch_rows):
-            in_one_pass = n_layer if total <= output_budget(self.model) else n_layer - 1
-        if in_one_pass:
-            self._fit_in_one_pass(range(in_one_pass))
-        for layer in range(in_one_pass, n_layer):
+            affordable = total <= output_budget(self.model)
+            last = self.model.n_layer - 1
+            at_once = [layer for layer in self.layers if layer < last or affordable]
+        if at_once:
+            self._fit_in_one_pass(at_once)
+        for layer in self.layers[len(at_once) :]:
             self._fit_streamed(layer, total)
 
-    def _fit_in_one_pass(self, layers: range) -> None:
+    def _fit_in_one_pass(self, layers: Sequence[int]) -> None:
         def visit(layer: int, _rows: NDArray[np.int64], h: NDArray[np.float32]) -> bool:
             self._fit(layer, h[self.rows])
             self._steer(layer, h)
@@ -173,10 +177,10 @@ class Cascade:
                 self._steer(seen, h)
             return True
 
-        self._forward(visit, range(layer + 1))
+        self._forward(visit, [*self.maps, layer])
         self._fit(layer, gathered[self.rows])
 
-    def _forward(self, visit: Any, layers: range, *, one_ubatch: bool = False) -> None:
+    def _forward(self, visit: Visitor, layers: Sequence[int], *, one_ubatch: bool = False) -> None:
         forward(
             self.model,
             self.sequences,
@@ -201,6 +205,6 @@ class Cascade:
 
 
 def _step(layer_map: LayerMap, h: NDArray[np.float32]) -> NDArray[np.float32]:
-    """delta h + b for rows h [T, D], float32 [T, K]."""
+    """Delta h + b for rows h [T, D], float32 [T, K]."""
     step: NDArray[np.float32] = h @ layer_map.dense_delta(h.shape[1]).T + layer_map.bias
     return step

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from llamacart.cli import layer_table
-from llamacart.model import ALL_LAYERS, Model
-from llamacart.writer import write_cartridge
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from llamacart.cli import layer_table
+from llamacart.model import ALL_LAYERS, Model
+from llamacart.writer import write_cartridge
 from llamacart_trainer.cascade import MAX_UBATCH_ROWS
 from llamacart_trainer.recipe import load_task
 from llamacart_trainer.train import train as fit
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe folder, or a data set in the paper's JSON.")],
+    recipe: Annotated[
+        Path, typer.Argument(help="Recipe folder, or a data set in the paper's JSON.")
+    ],
     model: Annotated[
         str | None,
         typer.Option(help="GGUF path, 'demo' or hf:<owner>/<repo>/<file>; default: the recipe's."),
@@ -44,7 +46,7 @@ def train(
     task = load_task(recipe)
     target = output or Path(f"{task.recipe.name}.gguf")
     started = time.perf_counter()
-    with Model(model or task.recipe.model, gpu_layers=gpu_layers) as loaded:
+    with Model(model or task.recipe.model, gpu_layers=gpu_layers, batch_invariant=True) as loaded:
         console.print(f"{loaded.name}: {loaded.fingerprint.architecture}, {loaded.n_layer} layers")
         loading = time.perf_counter() - started
         result = _fit_with_progress(task, loaded, console, max_ubatch_rows, threads)

@@ -5,8 +5,8 @@ together.
 
 `position` is the paper's. It says what the first words of a text should look like, but ties
 unrelated words further on, and the map never sees its own product: at run time most rows are
-tokens that the steered model has already written in the target's manner. `identity` and
-`handover` add such rows, tied exactly, and teach the map where to stop.
+tokens that the steered model has already written in the target's manner. `handover` and
+`identity` tie such rows exactly and teach the map where to stop.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class PairedRows:
     Attributes:
         source: Token ids whose activations are mapped.
         target: Token ids whose activations are aimed at.
-        rows: (source row, target row), ascending.
+        rows: (source row, target row); a row may repeat, and then counts as often.
     """
 
     source: Sequence[int]
@@ -45,14 +45,16 @@ class PairedRows:
 Pairing = Callable[[Tokenize, str, str, int], PairedRows]
 """(tokenize, source text, target text, number of the pair) → paired rows."""
 
-HANDOVER_SHARES = (0.3, 0.5, 0.7)
+HANDOVER_SHARES = (0.35, 0.65)
 """Where `handover` cuts, as a share of the words, in turn from pair to pair."""
+
+BOUNDARY_WEIGHT = 3
+"""Times the row at the cut counts: it alone ties the source's manner to the target's."""
 
 
 def position(tokenize: Tokenize, source: str, target: str, number: int) -> PairedRows:  # noqa: ARG001
     """Source text against target text, row by row, cut to the shorter (the paper)."""
-    left, right = tokenize(source), tokenize(target)
-    return tie_positions(left, right)
+    return tie_positions(tokenize(source), tokenize(target))
 
 
 def identity(tokenize: Tokenize, source: str, target: str, number: int) -> PairedRows:  # noqa: ARG001
@@ -64,16 +66,18 @@ def identity(tokenize: Tokenize, source: str, target: str, number: int) -> Paire
 def handover(tokenize: Tokenize, source: str, target: str, number: int) -> PairedRows:
     """Source that goes over into the target's words, against the target alone.
 
-    The prompt's words are tied by position, then the shared continuation token by token. This is
-    what the model reads at run time: a prompt in its own manner, then what it was steered to say.
+    This is what the model reads at run time: a prompt in its own manner, then what it was steered
+    to say. The shared continuation is tied token by token, and the last row before it, where both
+    texts have said the same, to its counterpart. The two languages' word order is taken to run
+    roughly in parallel, so that a cut at the same share of the words is a cut at the same place.
     """
-    share = HANDOVER_SHARES[number % len(HANDOVER_SHARES)]
     source_words, target_words = source.split(" "), target.split(" ")
+    share = HANDOVER_SHARES[number % len(HANDOVER_SHARES)]
     head = " ".join(source_words[: max(1, round(len(source_words) * share))])
     cut = max(1, round(len(target_words) * share))
     tail = tokenize(" " + " ".join(target_words[cut:]), add_special=False)
     left, right = tokenize(head), tokenize(" ".join(target_words[:cut]))
-    rows = list(tie_positions(left, right).rows)
+    rows = [(len(left) - 1, len(right) - 1)] * BOUNDARY_WEIGHT
     rows += [(len(left) + i, len(right) + i) for i in range(len(tail))]
     return PairedRows([*left, *tail], [*right, *tail], rows)
 

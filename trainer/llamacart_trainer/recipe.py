@@ -6,12 +6,15 @@ import hashlib
 import json
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llamacart.cartridge import ALPHA_LIMIT
 from llamacart.errors import NotFoundError, RecipeError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PairingName = Literal["position", "identity", "handover"]
 
@@ -50,11 +53,14 @@ class Recipe(BaseModel):
     train: str = "pairs.jsonl"
     heldout: str | None = None
     prompts: str | None = None
-    threshold: Annotated[float, Field(ge=0, lt=1, description="δ")] = 0.02
-    penalty: Annotated[float, Field(gt=0, allow_inf_nan=False, description="λ")] = 1000.0
+    threshold: Annotated[float, Field(ge=0, lt=1, description="δ")] = 0.03
+    penalty: Annotated[float, Field(gt=0, allow_inf_nan=False, description="λ")] = 300.0
     prior: Literal["zero", "identity"] = "identity"
     impact: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    pairing: Annotated[list[PairingName], Field(min_length=1)] = ["position", "identity"]
+    pairing: Annotated[list[PairingName], Field(min_length=1)] = ["handover", "identity"]
+    skip_layers: Annotated[
+        list[int], Field(description="Layers left alone; -1 is the last, the dearest to fit")
+    ] = []
     generate_source: Annotated[int, Field(ge=0, le=256)] = 0
     generate_target: Annotated[int, Field(ge=0, le=256)] = 0
 
@@ -195,4 +201,3 @@ def _read_text(path: Path) -> str:
         raise NotFoundError(f"{str(path)!r} does not exist") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{str(path)!r} cannot be read: {error}") from error
-

@@ -8,21 +8,21 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from llamacart import __version__
 from llamacart.capture import capture
 from llamacart.cartridge import Cartridge, Metadata
 from llamacart.errors import RecipeError
 from llamacart.generate import greedy
-
 from llamacart_trainer.cascade import MAX_UBATCH_ROWS, Cascade, FitSettings, LayerReport
 from llamacart_trainer.pairing import PAIRINGS, PairedRows, tie_positions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from llamacart.model import Model
     from numpy.typing import NDArray
 
+    from llamacart.model import Model
     from llamacart_trainer.recipe import Task
 
 
@@ -85,7 +85,8 @@ def train(
         raise RecipeError(f"recipe {recipe.name!r}: its pairs give {len(source_rows)} paired rows")
     watch.lap("tokenise")
     on_phase("capture targets")
-    targets = _capture_targets(model, samples, n_threads)
+    layers = _layers(task, model)
+    targets = _capture_targets(model, samples, layers, n_threads)
     watch.lap("capture targets")
     on_phase("fit the cascade")
     cascade = Cascade(
@@ -94,6 +95,7 @@ def train(
         rows=source_rows,
         targets=targets,
         settings=FitSettings(recipe.threshold, recipe.penalty, recipe.prior, recipe.impact),
+        layers=layers,
         on_layer=on_layer,
         max_ubatch_rows=max_ubatch_rows,
         n_threads=n_threads,
@@ -155,6 +157,21 @@ def _with_continuations(
         yield tie_positions(source + more, target + other)
 
 
+def _layers(task: Task, model: Model) -> list[int]:
+    """Layers to fit: all but those the recipe skips."""
+    skipped = task.recipe.skip_layers
+    for layer in skipped:
+        if not -model.n_layer <= layer < model.n_layer:
+            raise RecipeError(
+                f"recipe {task.recipe.name!r}: skip_layers has value {layer}; the model has "
+                f"{model.n_layer} layers"
+            )
+    wanted = sorted(set(range(model.n_layer)) - {layer % model.n_layer for layer in skipped})
+    if not wanted:
+        raise RecipeError(f"recipe {task.recipe.name!r}: skip_layers leaves no layer")
+    return wanted
+
+
 def _source_rows(samples: Sequence[PairedRows]) -> NDArray[np.int64]:
     """Paired source rows [N], numbered over all sequences."""
     starts = np.cumsum([0, *(len(sample.source) for sample in samples)])
@@ -164,16 +181,16 @@ def _source_rows(samples: Sequence[PairedRows]) -> NDArray[np.int64]:
 
 
 def _capture_targets(
-    model: Model, samples: Sequence[PairedRows], n_threads: int | None
+    model: Model, samples: Sequence[PairedRows], layers: Sequence[int], n_threads: int | None
 ) -> dict[int, NDArray[np.float32]]:
-    """Target activations [N, D] of every layer; a text that several pairings share runs once."""
+    """Target activations [N, D] of each layer; a text that several pairings share runs once."""
     texts = list(dict.fromkeys(tuple(sample.target) for sample in samples))
     starts = dict(zip(texts, np.cumsum([0, *map(len, texts)])[:-1], strict=True))
     rows = np.array(
         [starts[tuple(sample.target)] + j for sample in samples for _, j in sample.rows], np.int64
     )
     unique, place = np.unique(rows, return_inverse=True)
-    captured = capture(model, texts, rows=unique, n_threads=n_threads)
+    captured = capture(model, texts, layers=layers, rows=unique, n_threads=n_threads)
     return {layer: values[place] for layer, values in captured.items()}
 
 
@@ -187,6 +204,7 @@ def _metadata(
         "prior": recipe.prior,
         "impact": recipe.impact,
         "pairing": list(recipe.pairing),
+        "skip_layers": list(recipe.skip_layers),
         "generate_source": recipe.generate_source,
         "generate_target": recipe.generate_target,
     }

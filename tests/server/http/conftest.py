@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import httpx
 import numpy as np
@@ -23,6 +23,9 @@ from llamacart_server.request import GenerationRequest, TokenEvent
 from llamacart_server.served import ServedModel
 from llamacart_server.settings import ServeSettings
 from llamacart_server.templates import choose_template
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 CONTROL = ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
 FIRST_BYTE = 10

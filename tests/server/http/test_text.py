@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +29,7 @@ def run(pieces: list[bytes], stops: list[str]) -> tuple[list[str], bool]:
 def test_any_chunking_cuts_at_the_first_stop(text, stops, cuts):
     raw = text.encode()
     edges = sorted({0, len(raw), *(c for c in cuts if c < len(raw))})
-    pieces = [raw[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [raw[a:b] for a, b in itertools.pairwise(edges)]
     out, stopped = run(pieces, stops)
     assert "".join(out) == cut(text, stops)
     assert stopped == any(stop in text for stop in stops)

@@ -1,0 +1,163 @@
+"""The real engine behind the real routes, on a random model of three layers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import httpx
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from llamacart.cartridge import Cartridge, LayerMap, Metadata
+from llamacart.errors import CartridgeMismatchError, ModelError
+from llamacart.runner import LlamaRunner
+from llamacart.writer import write_cartridge
+from llamacart_server import cli
+from llamacart_server.app import create_app
+from llamacart_server.engine import Engine
+from llamacart_server.library import CartridgeLibrary
+from llamacart_server.served import describe
+from llamacart_server.settings import load_settings
+
+PROMPT = {"prompt": "Once upon", "max_tokens": 12, "temperature": 0, "ignore_eos": True}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_model):
+    folder = tmp_path_factory.mktemp("cartridges")
+    for seed, name in enumerate(("up", "down")):
+        bias = np.random.default_rng(seed).normal(size=32).astype(np.float32) * 2
+        layer = LayerMap(1, np.arange(32, dtype=np.int32), None, bias)
+        metadata = Metadata(name, created="2026-01-02T03:04:05Z")
+        cartridge = Cartridge(metadata, tiny_model.fingerprint, (layer,))
+        write_cartridge(cartridge, folder / f"{name}.gguf")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(folder, tiny_path):
+    return load_settings(
+        model=str(tiny_path()),
+        cartridges=folder,
+        ctx=512,
+        parallel=4,
+        batch=64,
+        threads=1,
+        batch_invariant=True,
+    )
+
+
+@pytest.fixture
+def tiny(settings, live):
+    with ExitStack() as owned:
+        app, _, _ = cli.build(settings, owned)
+        url = owned.enter_context(live(app))
+        yield owned.enter_context(httpx.Client(base_url=url, timeout=30))
+
+
+def text(client, model="tiny", **fields):
+    response = client.post("/v1/completions", json={"model": model, **PROMPT, **fields})
+    assert response.status_code == 200, response.text
+    body = response.json()
+    assert body["usage"]["completion_tokens"] == PROMPT["max_tokens"]
+    assert body["choices"][0]["finish_reason"] == "length"
+    return body["choices"][0]["text"]
+
+
+def test_cartridges_per_request(tiny):
+    plain = text(tiny)
+    models = ["tiny", "tiny:up", "tiny:down", "tiny:up@0.5", "tiny:up@0", "tiny:up+down"]
+    alone = [text(tiny, model) for model in models]
+    assert alone[4] == alone[0] == plain
+    assert alone[1] == text(tiny, cartridge="up") != plain
+    assert len(set(alone)) >= 4
+    with ThreadPoolExecutor(len(models)) as pool:
+        together = list(pool.map(lambda model: text(tiny, model), models))
+    assert [t == a for t, a in zip(together, alone, strict=True)] == [True] * len(models)
+
+
+def test_streams_and_chat(tiny):
+    body = {"model": "tiny:up", **PROMPT}
+    streamed = tiny.post("/v1/completions", json={**body, "stream": True}).text
+    chunks = [json.loads(f.removeprefix("data: ")) for f in streamed.split("\n\n")[:-2]]
+    assert "".join(c["choices"][0]["text"] for c in chunks) == text(tiny, "tiny:up")
+    messages = [{"role": "user", "content": "Hi"}]
+    chat = tiny.post("/v1/chat/completions", json={"model": "tiny", "messages": messages})
+    assert chat.json()["choices"][0]["message"]["role"] == "assistant"
+    assert tiny.get("/v1/models/tiny").json()["chat_template"] == "builtin:chatml"
+
+
+def test_what_does_not_fit(tiny):
+    response = tiny.post("/v1/completions", json={"model": "tiny", "prompt": "x" * 600})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+def run(**options):
+    app = typer.Typer()
+    app.command()(cli.serve)
+    arguments = [part for k, v in options.items() for part in (f"--{k}", str(v))]
+    return CliRunner().invoke(app, arguments, catch_exceptions=True).exception
+
+
+def test_serve_lets_expected_errors_through(folder, tiny_path):
+    assert isinstance(run(model="/nowhere.gguf"), ModelError)
+    other = tiny_path(seed=5)
+    error = run(model=other, cartridges=folder)
+    assert isinstance(error, CartridgeMismatchError)
+    assert "down.gguf" in error.message
+
+
+def test_serve_from_start_to_signal(settings, folder):
+    command = [sys.executable, "-c", "import typer, llamacart_server.cli as c; typer.run(c.serve)"]
+    options = [
+        "--model",
+        settings.model,
+        "--cartridges",
+        str(folder),
+        "--port",
+        "0",
+        "--ctx",
+        "512",
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(  # noqa: S603
+        command + options,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        try:
+            greeting = process.stdout.readline()
+            assert "models: tiny, tiny:down, tiny:up" in greeting, process.stderr.read()
+            url = greeting.split()[2].rstrip(",")
+            ids = [m["id"] for m in httpx.get(f"{url}/models").json()["data"]]
+            assert ids == ["tiny", "tiny:down", "tiny:up"]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(15) == 0, process.stderr.read()
+        finally:
+            process.kill()
+
+
+def test_a_client_that_leaves_frees_its_slot(tiny_model, live):
+    with LlamaRunner(tiny_model, n_ctx=512, n_sequences=4) as runner, Engine(runner) as engine:
+        served = describe(tiny_model, runner.n_ctx)
+        app = create_app(engine, CartridgeLibrary(), served, load_settings())
+        with live(app) as url:
+            body = {"model": "tiny", "prompt": "a", "max_tokens": 400, "ignore_eos": True}
+            body["stream"] = True
+            with httpx.stream("POST", f"{url}/v1/completions", json=body) as stream:
+                next(stream.iter_lines())
+            deadline = time.monotonic() + 5
+            while engine.stats().running and time.monotonic() < deadline:
+                time.sleep(0.01)
+            stats = engine.stats()
+            assert (stats.running, stats.finished, stats.cancelled) == (0, 0, 1)
