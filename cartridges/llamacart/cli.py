@@ -16,14 +16,6 @@ from llamacart import __version__
 from llamacart.errors import LlamacartError
 from llamacart.reader import read_cartridge
 
-app = typer.Typer(
-    name="llamacart",
-    help="Knowledge and style cartridges for llama.cpp: train, inspect, serve.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -31,7 +23,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     _version: Annotated[
         bool,
@@ -43,7 +34,6 @@ def _options(
     pass
 
 
-@app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(help="A cartridge file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -95,13 +85,24 @@ def _summary(file: Path) -> dict[str, Any]:
     }
 
 
-def _add_installed_commands() -> None:
+def build_app() -> typer.Typer:
+    """The command line with the core's commands and those of the installed packages."""
+    app = typer.Typer(
+        name="llamacart",
+        help="Knowledge and style cartridges for llama.cpp: train, inspect, serve.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_options)
+    app.command("inspect")(inspect)
     for point in sorted(entry_points(group="llamacart.commands"), key=lambda p: p.name):
         try:
             function = point.load()
         except ImportError as error:
             function = _missing(point.name, str(error))
         app.command(point.name)(function)
+    return app
 
 
 def _missing(name: str, reason: str) -> Any:
@@ -119,9 +120,8 @@ def _missing(name: str, reason: str) -> Any:
 
 def main() -> None:
     """Run the command; an expected error is one line on stderr and exit code 2."""
-    _add_installed_commands()
     try:
-        app()
+        build_app()()
     except LlamacartError as error:
         typer.echo(f"error: {error.message}", err=True)
         sys.exit(2)

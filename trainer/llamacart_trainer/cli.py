@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from llamacart.cli import layer_table
+from llamacart.errors import InputError
 from llamacart.model import ALL_LAYERS, Model
 from llamacart.writer import write_cartridge
 from llamacart_trainer.cascade import MAX_UBATCH_ROWS
@@ -45,6 +46,10 @@ def train(
     console = Console()
     task = load_task(recipe)
     target = output or Path(f"{task.recipe.name}.gguf")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"folder {str(target.parent)!r} cannot be made: {error}") from error
     started = time.perf_counter()
     with Model(model or task.recipe.model, gpu_layers=gpu_layers, batch_invariant=True) as loaded:
         console.print(f"{loaded.name}: {loaded.fingerprint.architecture}, {loaded.n_layer} layers")

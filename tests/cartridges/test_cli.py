@@ -1,0 +1,79 @@
+"""`llamacart`: the commands there are, inspect, and errors of one line with exit code 2."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llamacart import __version__, cli
+from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
+from llamacart.writer import write_cartridge
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
+    monkeypatch.setattr("sys.argv", ["llamacart", *args])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    layer_map = LayerMap.from_dense(1, np.array([2, 5]), np.ones((2, 32)) / 7, np.zeros(2))
+    metadata = Metadata("small", description="A small one.", default_alpha=0.5, solver="ridge")
+    path = tmp_path / "small.gguf"
+    fingerprint = Fingerprint("llama", 2, 32, 16, "ab" * 32, "tiny")
+    write_cartridge(Cartridge(metadata, fingerprint, (layer_map,)), path)
+    return path
+
+
+def test_version_and_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"llamacart {__version__}\n"
+    assert run(monkeypatch, "--help") == 0
+    text = capsys.readouterr().out
+    for command in ("inspect", "train", "serve"):
+        assert command in text
+
+
+def test_inspect(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: Path
+) -> None:
+    assert run(monkeypatch, "inspect", str(file), "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["name"] == "small"
+    assert summary["default alpha"] == 0.5
+    assert summary["active neurons"] == 2
+    assert summary["layers"] == [{"layer": 1, "kept": 2}]
+    assert summary["file bytes"] == file.stat().st_size
+    assert run(monkeypatch, "inspect", str(file)) == 0
+    text = capsys.readouterr().out
+    assert "A small one." in text
+    assert "tiny: llama, 2 layers" in text
+
+
+def test_errors_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: Path, tmp_path: Path
+) -> None:
+    assert run(monkeypatch, "inspect", str(tmp_path / "absent.gguf")) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    file.write_bytes(file.read_bytes()[:-5])
+    assert run(monkeypatch, "inspect", str(file)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(file) in error
+
+
+def test_a_missing_extra_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    point = EntryPoint("train", "no_such_package.cli:train", "llamacart.commands")
+    monkeypatch.setattr(cli, "entry_points", lambda group: [point])
+    assert run(monkeypatch, "train") == 2
+    assert "pip install 'llamacart[trainer]'" in capsys.readouterr().err
