@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-PROMPTS = ("In the summer we like to", "The museum is closed today because")
+PROMPTS = ("In the summer we like to", "The best way to learn a new language is")
 PORT = 8081
 URL = f"http://127.0.0.1:{PORT}"
 

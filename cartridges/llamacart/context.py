@@ -9,13 +9,12 @@ import gguf
 import llama_cpp
 import numpy as np
 
+from llamacart.closing import Closing
 from llamacart.errors import ContextOverflowError, EngineError, InputError
 from llamacart.model import default_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
-    from typing import Self
 
     from numpy.typing import NDArray
 
@@ -64,7 +63,7 @@ class Batch:
     outputs: Sequence[bool]
 
 
-class Context:
+class Context(Closing):
     """A KV cache and a compute graph for one model.
 
     The KV cache is unified, so that a batch is split into ubatches in batch order and any
@@ -147,17 +146,6 @@ class Context:
             llama_cpp.llama_batch_free(self._batch)
             llama_cpp.llama_free(self._handle)
             self._handle = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def decode(self, batch: Batch) -> None:
         """Run the rows; afterwards `logits` answers for those with outputs.

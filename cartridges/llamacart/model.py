@@ -13,6 +13,7 @@ import numpy as np
 
 from llamacart import ggml, llama_log
 from llamacart.cartridge import Fingerprint
+from llamacart.closing import Closing
 from llamacart.errors import InputError, ModelError, UnsupportedModelError
 from llamacart.fingerprint import weights_hash
 from llamacart.resolve import resolve_model
@@ -21,10 +22,13 @@ from llamacart.sites import find_site
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-    from types import TracebackType
-    from typing import Self
 
 ALL_LAYERS = -1
+
+# llama.cpp reads it once in a process, at the first product of 8 rows or more, whichever model
+# that is for. Its tiled products of K-quants would make a row depend on the number of rows.
+_TILED = "GGML_CPU_TILED_MM"
+os.environ.setdefault(_TILED, "0")
 
 
 def default_threads() -> int:
@@ -34,7 +38,7 @@ def default_threads() -> int:
     return os.cpu_count() or 1
 
 
-class Model:
+class Model(Closing):
     """Weights and vocabulary; contexts are made from it.
 
     Args:
@@ -62,9 +66,10 @@ class Model:
         params.n_gpu_layers = gpu_layers if self.uses_device else 0
         self.batch_invariant = batch_invariant and not self.uses_device
         params.use_extra_bufts = not self.batch_invariant
-        if self.batch_invariant:
-            # llama.cpp reads it once in a process, at the first product of 8 rows or more.
-            os.environ["GGML_CPU_TILED_MM"] = "0"
+        if self.batch_invariant and os.environ[_TILED] != "0":
+            raise ModelError(
+                f"{_TILED} has value {os.environ[_TILED]!r}; batch-invariant computation needs '0'"
+            )
         llama_log.drain_errors()
         self._handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
         if not self._handle:
@@ -91,17 +96,6 @@ class Model:
         if self._handle:
             llama_cpp.llama_model_free(self._handle)
             self._handle = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # --- shape ------------------------------------------------------------------------------
 

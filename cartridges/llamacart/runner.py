@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llamacart.closing import Closing
 from llamacart.context import Batch, Context
 from llamacart.errors import InputError
 from llamacart.hook import SteeringHook
@@ -12,8 +13,6 @@ from llamacart.sampling import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
-    from typing import Self
 
     from llamacart.cartridge import Cartridge
     from llamacart.model import Model
@@ -33,7 +32,7 @@ class RunBatch(Batch):
     steerings: Sequence[Steering]
 
 
-class LlamaRunner:
+class LlamaRunner(Closing):
     """A model, one context with a KV cache shared by many sequences, and the steering hook.
 
     All methods belong to one thread, except `sampler` and `check_tokens`, which any may call.
@@ -155,14 +154,3 @@ class LlamaRunner:
     def close(self) -> None:
         """Free the KV cache and the compute buffers; the model stays open."""
         self._context.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import llama_cpp
 
+from llamacart.closing import Closing
 from llamacart.errors import EngineError, InputError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
-
     from llamacart.context import Context
     from llamacart.model import Model
 
@@ -77,7 +75,7 @@ def _check(param: str, value: float, low: int, high: int, *, what: str = "") -> 
         )
 
 
-class Sampler:
+class Sampler(Closing):
     """A llama.cpp sampler chain with the state of one generation.
 
     Logits pass through: bias, penalties, then the most likely token (temperature 0) or
@@ -151,14 +149,3 @@ class Sampler:
         if self._chain:
             llama_cpp.llama_sampler_free(self._chain)
             self._chain = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -149,3 +149,11 @@ def test_gemma(demo_model: Model) -> None:
     assert demo_model.tokenize("Bonjour")[0] == demo_model.bos_token
     long_token = max(range(1000, 2000), key=lambda t: len(demo_model.token_bytes(t)))
     assert demo_model.detokenize([long_token]) != ""
+
+
+def test_batch_invariance_is_not_promised_where_the_environment_forbids_it(
+    tiny_path: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GGML_CPU_TILED_MM", "1")
+    with pytest.raises(ModelError, match="GGML_CPU_TILED_MM has value '1'"):
+        Model(str(tiny_path()), batch_invariant=True)
