@@ -23,7 +23,8 @@ from llamacart.context import Batch, Context
 from llamacart.model import Model
 
 LIBRARY = Path(__file__).parents[1] / "cartridges" / "library"
-ALPHAS = (None, 0.0, 0.4, 0.6, 0.8, 1.0)
+# A suffix to the base model's id: unsteered, each α, and the cartridge's own default.
+CHOICES = ("", "@0.0", "@0.4", "@0.6", "@0.8", "@1.0", "default")
 TOKENS = 24
 
 
@@ -57,17 +58,18 @@ def main() -> None:
     parser.add_argument("--cartridge", default="french")
     parser.add_argument("--prompts", type=Path, default=LIBRARY / "french" / "prompts.jsonl")
     parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--show", type=float, default=None, help="print the texts of this alpha")
+    parser.add_argument("--show", default="default", choices=CHOICES, help="print these texts")
     options = parser.parse_args()
     records = [json.loads(line) for line in options.prompts.read_text().splitlines()]
     prompts = [record["prompt"] for record in records[: options.count]]
     client = OpenAI(base_url=f"{options.url}/v1", api_key="none")
     base = next(m.id for m in client.models.list() if ":" not in m.id)
     table = Table("alpha", "French", "distinct-2", "NLL")
-    answers: dict[float | None, list[str]] = {}
+    answers: dict[str, list[str]] = {}
     with Model("demo") as model:
-        for alpha in ALPHAS:
-            name = base if alpha is None else f"{base}:{options.cartridge}@{alpha}"
+        for choice in CHOICES:
+            suffix = "" if choice == "default" else choice
+            name = f"{base}:{options.cartridge}{suffix}" if choice else base
             texts = [
                 client.completions.create(
                     model=name, prompt=prompt, max_tokens=TOKENS, temperature=0
@@ -76,18 +78,18 @@ def main() -> None:
                 .text
                 for prompt in prompts
             ]
-            answers[alpha] = texts
+            answers[choice] = texts
             french = np.mean([py3langid.classify(text)[0] == "fr" for text in texts])
             distinct = np.mean([distinct_2(model, text) for text in texts])
             table.add_row(
-                "none" if alpha is None else f"{alpha:g}",
+                choice.removeprefix("@") or "none",
                 f"{french:.2f}",
                 f"{distinct:.3f}",
                 f"{nll(model, prompts, texts):.2f}",
             )
     Console().print(table)
-    print("alpha 0 is byte-identical to no cartridge:", answers[0.0] == answers[None])
-    for prompt, text in zip(prompts, answers.get(options.show, []), strict=False):
+    print("alpha 0 is byte-identical to no cartridge:", answers["@0.0"] == answers[""])
+    for prompt, text in zip(prompts, answers[options.show], strict=False):
         print(f"{prompt} | {text!r}")
 
 

@@ -1,7 +1,7 @@
 """Do requests that run together give the texts they give alone?
 
 Eight greedy requests with eight different (cartridge, α) choices over all cartridges the server
-lists, first one after the other, then all at once. Usage: concurrent.py URL [--rounds 3]
+lists, first one after the other, then all at once. Usage: batch_invariance.py URL [--rounds 3]
 """
 
 from __future__ import annotations
