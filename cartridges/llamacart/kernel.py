@@ -52,7 +52,6 @@ class Field(IntEnum):
     STAGE = 21  # address of float32 [STAGE_LENGTH]: copy of a device tensor
     STAGE_LENGTH = 22
     ERROR = 23
-    STEERED = 24  # site visits since the block was made, for tests
 
 
 class Trouble(IntEnum):
@@ -232,7 +231,6 @@ def _on_node(tensor, ask, user_data):  # type: ignore[no-untyped-def]
             block[Field.OUTPUT] = block[Field.NEXT_OUTPUT]
             block[Field.NEXT_OUTPUT] += n_rows
         return _array(block[Field.NEEDED], block[Field.LAST_LAYER] + 1, np.uint8)[layer] != 0
-    block[Field.STEERED] += 1
     block[Field.ERROR] = _steer_tensor(block, layer, tensor)
     return True
 

@@ -193,11 +193,6 @@ class Model(Closing):
         """End-of-sequence token, -1 where the vocabulary has none."""
         return int(llama_cpp.llama_vocab_eos(self._vocab))
 
-    @cached_property
-    def vocab_handle(self) -> Any:
-        """The `llama_vocab *`."""
-        return self._vocab
-
     def is_end_of_generation(self, token: int) -> bool:
         """Whether `token` ends a generation (EOS, end of turn, …)."""
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))

@@ -13,13 +13,7 @@ from llamacart_server.responses import (
 )
 from llamacart_server.schemas import ChatBody
 from llamacart_server.service import Header, Service, header, usage_of
-from llamacart_server.sse import (
-    CLIENT_CLOSED_REQUEST,
-    ClientGoneError,
-    Emit,
-    EventStream,
-    while_connected,
-)
+from llamacart_server.sse import CLIENT_CLOSED_REQUEST, Emit, EventStream, collect_pieces
 
 
 def router(service: Service) -> APIRouter:
@@ -33,12 +27,9 @@ def router(service: Service) -> APIRouter:
         answer = service.submit(prepared)
         if body.stream:
             return _stream(answer, head, wants_usage=body.wants_usage)
-        try:
-            pieces = await while_connected(request.receive, answer.collect())
-        except ClientGoneError:
+        pieces = await collect_pieces(request.receive, answer)
+        if pieces is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        finally:
-            answer.cancel()
         whole = ChatCompletion(
             **vars(head), choices=[_choice(piece) for piece in pieces], usage=usage_of(answer)
         )

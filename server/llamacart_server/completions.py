@@ -7,13 +7,7 @@ from llamacart_server.answer import Answer, Piece
 from llamacart_server.responses import Completion, CompletionChoice, Usage
 from llamacart_server.schemas import CompletionBody
 from llamacart_server.service import Header, Service, header, usage_of
-from llamacart_server.sse import (
-    CLIENT_CLOSED_REQUEST,
-    ClientGoneError,
-    Emit,
-    EventStream,
-    while_connected,
-)
+from llamacart_server.sse import CLIENT_CLOSED_REQUEST, Emit, EventStream, collect_pieces
 
 
 def router(service: Service) -> APIRouter:
@@ -27,12 +21,9 @@ def router(service: Service) -> APIRouter:
         answer = service.submit(prepared)
         if body.stream:
             return _stream(answer, head, wants_usage=body.wants_usage)
-        try:
-            pieces = await while_connected(request.receive, answer.collect())
-        except ClientGoneError:
+        pieces = await collect_pieces(request.receive, answer)
+        if pieces is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        finally:
-            answer.cancel()
         whole = _completion(head, pieces, usage_of(answer))
         return Response(whole.model_dump_json(), media_type="application/json")
 

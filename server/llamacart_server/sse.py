@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
+    from llamacart_server.answer import Answer, Piece
+
 T = TypeVar("T")
 Emit = Callable[[str], Awaitable[None]]
 
@@ -48,6 +50,16 @@ async def while_connected(receive: Receive, work: Coroutine[object, object, T]) 
         task.cancel()
         watcher.cancel()
         await asyncio.gather(task, watcher, return_exceptions=True)
+
+
+async def collect_pieces(receive: Receive, answer: Answer) -> list[Piece] | None:
+    """The whole of every choice, or None where the client left before; frees what is left."""
+    try:
+        return await while_connected(receive, answer.collect())
+    except ClientGoneError:
+        return None
+    finally:
+        answer.cancel()
 
 
 async def _disconnected(receive: Receive) -> None:
