@@ -45,6 +45,7 @@ def test_defaults(tmp_path: Path) -> None:
         ('name = "x"\nprior = "ones"', "prior has value 'ones'"),
         ('name = "x"\npairing = []', r"pairing has value \[\]"),
         ('name = "x"\nlambda = 3', "lambda has value 3"),
+        ('name = "x"\ngenerate_target = 3', "paired by position only"),
     ],
 )
 def test_bad_settings(tmp_path: Path, recipe: str, message: str) -> None:

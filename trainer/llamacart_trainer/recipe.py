@@ -8,7 +8,7 @@ import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from llamacart.cartridge import ALPHA_LIMIT
 from llamacart.errors import NotFoundError, RecipeError
@@ -63,6 +63,12 @@ class Recipe(BaseModel):
     ] = []
     generate_source: Annotated[int, Field(ge=0, le=256)] = 0
     generate_target: Annotated[int, Field(ge=0, le=256)] = 0
+
+    @model_validator(mode="after")
+    def _continuations_need_position(self) -> Recipe:
+        if (self.generate_source or self.generate_target) and "position" not in self.pairing:
+            raise ValueError("generated tokens are paired by position only; add that pairing")
+        return self
 
     @property
     def solver(self) -> str:
@@ -151,9 +157,8 @@ def _read_recipe(path: Path) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise RecipeError(
-            f"{path}: {key} has value {first['input']!r}: {first['msg']}", param=key
-        ) from error
+        fault = f"{key} has value {first['input']!r}: " if key else ""
+        raise RecipeError(f"{path}: {fault}{first['msg']}", param=key or None) from error
 
 
 def _read_paper_pairs(path: Path) -> tuple[TextPair, ...]:
