@@ -13,13 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from llamacart.cli import layer_table
 from llamacart.errors import InputError
-from llamacart.model import ALL_LAYERS, Model
-from llamacart.writer import write_cartridge
-from llamacart_trainer.cascade import MAX_UBATCH_ROWS
 from llamacart_trainer.recipe import load_task
-from llamacart_trainer.train import train as fit
 
 if TYPE_CHECKING:
+    from llamacart.model import Model
     from llamacart_trainer.cascade import LayerReport
     from llamacart_trainer.recipe import Task
     from llamacart_trainer.train import TrainResult
@@ -36,13 +33,22 @@ def train(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File to write; default <name>.gguf.")
     ] = None,
-    gpu_layers: Annotated[int, typer.Option(help="Layers to offload; -1 means all.")] = ALL_LAYERS,
+    gpu_layers: Annotated[
+        int | None, typer.Option(help="Layers to offload; -1, the default, means all.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; default: all processors.")] = None,
     max_ubatch_rows: Annotated[
-        int, typer.Option(help="Stream the cascade above this many source rows.")
-    ] = MAX_UBATCH_ROWS,
+        int | None, typer.Option(help="Stream the cascade above this many source rows.")
+    ] = None,
 ) -> None:
     """Fit a cartridge from a recipe."""
+    # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
+    from llamacart.model import ALL_LAYERS, Model
+    from llamacart.writer import write_cartridge
+    from llamacart_trainer.cascade import MAX_UBATCH_ROWS
+
+    offload = ALL_LAYERS if gpu_layers is None else gpu_layers
+    at_once = MAX_UBATCH_ROWS if max_ubatch_rows is None else max_ubatch_rows
     console = Console()
     task = load_task(recipe)
     target = output or Path(f"{task.recipe.name}.gguf")
@@ -51,10 +57,14 @@ def train(
     except OSError as error:
         raise InputError(f"folder {str(target.parent)!r} cannot be made: {error}") from error
     started = time.perf_counter()
-    with Model(model or task.recipe.model, gpu_layers=gpu_layers, batch_invariant=True) as loaded:
+    with Model(
+        model or task.recipe.model,
+        gpu_layers=offload,
+        batch_invariant=True,
+    ) as loaded:
         console.print(f"{loaded.name}: {loaded.fingerprint.architecture}, {loaded.n_layer} layers")
         loading = time.perf_counter() - started
-        result = _fit_with_progress(task, loaded, console, max_ubatch_rows, threads)
+        result = _fit_with_progress(task, loaded, console, at_once, threads)
     writing = time.perf_counter()
     size = write_cartridge(result.cartridge, target)
     seconds = {"load the model": loading, **result.seconds}
@@ -72,6 +82,8 @@ def train(
 def _fit_with_progress(
     task: Task, model: Model, console: Console, max_ubatch_rows: int, threads: int | None
 ) -> TrainResult:
+    from llamacart_trainer.train import train as fit
+
     columns = (
         TextColumn("{task.description:<16}"),
         BarColumn(),
