@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import llama_cpp
 import numpy as np
 
+from llamacart import openmp
 from llamacart.cartridge import SITE, Cartridge, check_alpha
-from llamacart.errors import CartridgeMismatchError, EngineError
-from llamacart.kernel import TABLE_FIELDS, Field, Trouble, eval_callback, steer_rows
-from llamacart.steering import UNSTEERED, Steering, effective
+from llamacart.control import CONTROL_WORDS, TABLE_FIELDS, Field, Trouble
+from llamacart.errors import CartridgeMismatchError, EngineError, InputError
+from llamacart.kernel import eval_callback, multiply_part, steer_rows
+from llamacart.report import NOTHING_TO_REPORT, Fault, StepReport
+from llamacart.steering import effective
+from llamacart.tile import ROWS, pack_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,13 +26,13 @@ if TYPE_CHECKING:
 
     from llamacart.cartridge import Fingerprint, LayerMap
     from llamacart.model import Model
+    from llamacart.steering import Steering
 
-_CONTROL_WORDS = 32
 _TROUBLE = {
     Trouble.WIDTH: "the site's tensor is not float32 [rows, D]",
     Trouble.ROWS: "the graph holds more rows than the batch",
     Trouble.OUTPUTS: "the last layer holds more rows than the batch has outputs",
-    Trouble.SCRATCH: "a scratch buffer is too small",
+    Trouble.STAGE: "the copy of a device tensor is too small",
 }
 
 
@@ -62,50 +67,74 @@ class _Resident:
 class SteeringHook:
     """Steers the rows of each decode by the compiled callback.
 
-    Usage: `load` cartridges, then before each decode `set_rows` with one `Steering` a row.
-    Not thread-safe: one thread decodes and calls this.
+    Usage: `load` cartridges, then before each decode `set_rows` with one `Steering` a row, and
+    after it `take_report`. Not thread-safe: one thread decodes and calls this.
 
     Args:
         model: The model whose contexts use this hook.
         max_rows: Most rows in one batch.
+        n_threads: Threads of the context; they are lent to the hook where llama.cpp's CPU backend
+            runs on OpenMP.
+        dose_limit: Most ‖Δ‖/‖h_S‖ of a row at a layer; what is more is scaled down to it. None
+            means no limit.
         copy: Go through `ggml_backend_tensor_get/set` as for a device even on the host.
         force: Accept cartridges made for other weights of the same shape.
+
+    Raises:
+        InputError: `dose_limit` is not a number above 0.
     """
 
     def __init__(
-        self, model: Model, *, max_rows: int, copy: bool = False, force: bool = False
+        self,
+        model: Model,
+        *,
+        max_rows: int,
+        n_threads: int = 1,
+        dose_limit: float | None = None,
+        copy: bool = False,
+        force: bool = False,
     ) -> None:
+        if dose_limit is not None and not dose_limit > 0:
+            raise InputError(
+                f"dose_limit has value {dose_limit!r}; a number above 0 is needed",
+                param="dose_limit",
+            )
         self._model = model
         self._force = force
         self._width, self._n_layer = model.n_ff, model.n_layer
         self._max_rows = max_rows
         self._residents: dict[str, _Resident] = {}
-        self._table = np.zeros((0, self._n_layer, TABLE_FIELDS), np.int64)
-        self._prefix = np.frombuffer(f"{model.site_node}-".encode(), np.uint8)
-        self._row_group = np.zeros(max_rows, np.int32)
-        self._needed = np.zeros(self._n_layer, np.uint8)
-        self._output_rows = np.zeros(max_rows, np.int32)
-        self._scratch = np.zeros(1, np.float32)
-        self._group_start = np.zeros(1, np.int32)
-        self._entry_slot = np.zeros(0, np.int32)
-        self._entry_alpha = np.zeros(0, np.float32)
+        self._rows: list[Steering] = []
+        self._observed: list[bool] | None = None
+        # Arrays that the kernel knows by address, kept alive here.
+        self._arrays: dict[Field, NDArray[Any]] = {}
+        self._block = np.zeros(CONTROL_WORDS, np.int64)
         device = copy or model.uses_device
-        self._stage = np.zeros(max_rows * self._width if device else 1, np.float32)
-        self._block = np.zeros(_CONTROL_WORDS, np.int64)
-        self._n_rows_set = 0
+        prefix = np.frombuffer(f"{model.site_node}-".encode(), np.uint8)
         for field, value in (
             (Field.WIDTH, self._width),
             (Field.LAST_LAYER, self._n_layer - 1),
             (Field.DEVICE, int(device)),
-            (Field.PREFIX_LENGTH, len(self._prefix)),
-            (Field.STAGE_LENGTH, self._stage.size),
+            (Field.PREFIX_LENGTH, len(prefix)),
+            (Field.STAGE_LENGTH, max_rows * self._width if device else 1),
+            (Field.THREADS, n_threads if openmp.expose_to_numba() else 1),
+            (Field.WORKER, multiply_part.address),
         ):
             self._block[field] = value
-        self._point(Field.PREFIX, self._prefix)
-        self._point(Field.ROW_GROUP, self._row_group)
-        self._point(Field.NEEDED, self._needed)
-        self._point(Field.OUTPUT_ROW, self._output_rows)
-        self._point(Field.STAGE, self._stage)
+        for field, array in (
+            (Field.TABLE, np.zeros((0, self._n_layer, TABLE_FIELDS), np.int64)),
+            (Field.PREFIX, prefix),
+            (Field.NEEDED, np.zeros(self._n_layer, np.uint8)),
+            (Field.OUTPUT_ROW, np.zeros(max_rows, np.int32)),
+            (Field.ROW_OUTPUT, np.zeros(max_rows, np.int32)),
+            (Field.STAGE, np.zeros(self._block[Field.STAGE_LENGTH], np.float32)),
+            (Field.SCRATCH, np.zeros(0, np.float32)),
+            (Field.DOSE_LIMIT, np.array([dose_limit or np.inf], np.float64)),
+            (Field.CAPPED, np.zeros(max_rows, np.int32)),
+            (Field.FAULT_LAYER, np.full(max_rows, -1, np.int32)),
+            (Field.FAULT_SLOT, np.zeros(max_rows, np.int32)),
+        ):
+            self._point(field, array)
         self.callback = ctypes.cast(
             eval_callback.address, llama_cpp.ggml_backend_sched_eval_callback
         )
@@ -124,32 +153,35 @@ class SteeringHook:
             return
         used = {resident.slot for resident in self._residents.values()}
         slot = next(i for i in range(len(used) + 1) if i not in used)
-        if slot >= len(self._table):
-            grown = np.zeros((max(4, 2 * len(self._table)), *self._table.shape[1:]), np.int64)
-            grown[: len(self._table)] = self._table
-            self._table = grown
-            self._point(Field.TABLE, self._table)
-        self._table[slot] = 0
+        table = self._arrays[Field.TABLE]
+        if slot >= len(table):
+            grown = np.zeros((max(4, 2 * len(table)), *table.shape[1:]), np.int64)
+            grown[: len(table)] = table
+            table = self._point(Field.TABLE, grown)
+        table[slot] = 0
         arrays: list[NDArray[Any]] = []
         for layer_map in cartridge.layers:
             addresses, kept = _addresses(layer_map)
-            self._table[slot, layer_map.layer] = (len(layer_map.neurons), *addresses)
+            table[slot, layer_map.layer] = (len(layer_map.neurons), *addresses)
             arrays.extend(kept)
         self._residents[cartridge.content_hash] = _Resident(cartridge, slot, tuple(arrays))
+        self._rows = []
 
     def unload(self, cartridge: Cartridge) -> None:
         """Forget a resident cartridge and free its arrays; unknown ones are ignored."""
         resident = self._residents.pop(cartridge.content_hash, None)
         if resident is not None:
-            self._table[resident.slot] = 0
+            self._arrays[Field.TABLE][resident.slot] = 0
+            self._rows = []
 
     # --- batches ----------------------------------------------------------------------------
 
-    def set_rows(self, rows: Sequence[Steering]) -> None:
+    def set_rows(self, rows: Sequence[Steering], observed: Sequence[bool] | None = None) -> None:
         """Say what acts on each row of the next decode.
 
         Args:
             rows: One steering a batch row; every cartridge must be loaded.
+            observed: Rows whose doses the report is to hold; None means no row.
 
         Raises:
             EngineError: Too many rows, or a cartridge that is not loaded.
@@ -157,26 +189,13 @@ class SteeringHook:
         """
         if len(rows) > self._max_rows:
             raise EngineError(f"{len(rows)} rows were given to a hook for {self._max_rows}")
-        groups: dict[tuple[tuple[int, float], ...], int] = {(): 0}
-        seen: dict[int, int] = {id(UNSTEERED): 0}
-        for i, steering in enumerate(rows):
-            group = seen.get(id(steering))
-            if group is None:
-                key = tuple(self._entry(dose.cartridge, dose.alpha) for dose in effective(steering))
-                group = seen[id(steering)] = groups.setdefault(key, len(groups))
-            self._row_group[i] = group
-        self._n_rows_set = len(rows)
-        entries = [entry for key in groups for entry in key]
-        self._group_start = np.cumsum([0, *(len(key) for key in groups)]).astype(np.int32)
-        self._entry_slot = np.array([slot for slot, _ in entries], np.int32)
-        self._entry_alpha = np.array([alpha for _, alpha in entries], np.float32)
-        active = self._table[self._entry_slot, :, 0]
-        self._needed[:] = active.any(axis=0)
-        self._reserve_scratch(groups)
-        self._block[Field.ENTRIES] = len(entries)
-        self._point(Field.GROUP_START, self._group_start)
-        self._point(Field.ENTRY_SLOT, self._entry_slot)
-        self._point(Field.ENTRY_ALPHA, self._entry_alpha)
+        # While sequences decode, step after step brings the same rows.
+        if len(rows) != len(self._rows) or not all(map(operator.is_, rows, self._rows)):
+            self._rows = []
+            self._index(rows)
+            self._rows = list(rows)
+        self._block[Field.ENTRIES] = len(self._arrays[Field.ENTRY_SLOT])
+        self._observe(observed if observed is not None and any(observed) else None)
 
     def apply(self, h: NDArray[np.float32], layer: int) -> None:
         """Steer h [T, D] in place as the callback would at `layer`, after `set_rows` with T rows.
@@ -184,21 +203,26 @@ class SteeringHook:
         For tests and tools: it runs the compiled kernel without a model's graph.
         """
         self.begin(len(h), np.arange(len(h), dtype=np.int32))
-        self._raise_trouble(Trouble(int(steer_rows(self._block, layer, 0, h))))
+        self._raise_trouble(Trouble(int(steer_rows(self._block, self.user_data, layer, h))))
 
     def begin(self, n_rows: int, output_rows: NDArray[np.int32]) -> None:
         """See `EvalHook`: checks that rows were set for this batch."""
-        if self._block[Field.ENTRIES] and self._n_rows_set != n_rows:
+        block = self._block
+        if block[Field.ENTRIES] and len(self._rows) != n_rows:
             raise EngineError(
-                f"steering was set for {self._n_rows_set} rows, the batch has {n_rows}"
+                f"steering was set for {len(self._rows)} rows, the batch has {n_rows}"
             )
         if n_rows > self._max_rows:
             raise EngineError(f"a batch of {n_rows} rows was given to a hook for {self._max_rows}")
-        self._output_rows[: len(output_rows)] = output_rows
-        self._block[Field.N_ROWS] = n_rows
-        self._block[Field.N_OUTPUTS] = len(output_rows)
-        self._block[[Field.ROW, Field.NEXT_ROW, Field.OUTPUT, Field.NEXT_OUTPUT]] = 0
-        self._block[Field.ERROR] = Trouble.NONE
+        n_outputs = len(output_rows)
+        self._arrays[Field.OUTPUT_ROW][:n_outputs] = output_rows
+        row_output = self._arrays[Field.ROW_OUTPUT]
+        row_output[:n_rows] = -1
+        row_output[output_rows] = np.arange(n_outputs)
+        block[Field.N_ROWS] = n_rows
+        block[Field.N_OUTPUTS] = n_outputs
+        block[Field.ROW : Field.NEXT_OUTPUT + 1] = 0
+        block[Field.ERROR] = Trouble.NONE
 
     def end(self, status: int) -> None:
         """See `EvalHook`: raises where the kernel found trouble or did not see every row."""
@@ -214,6 +238,28 @@ class SteeringHook:
             if seen != given:
                 raise EngineError(f"the graph showed (rows, outputs) {seen}, the batch had {given}")
 
+    def take_report(self) -> StepReport:
+        """What the last decode has to say of its rows; a second call has nothing."""
+        block = self._block
+        if not (block[Field.N_CAPPED] or block[Field.N_FAULTS] or self._observed):
+            return NOTHING_TO_REPORT
+        capped, layers = self._arrays[Field.CAPPED], self._arrays[Field.FAULT_LAYER]
+        slots = self._arrays[Field.FAULT_SLOT]
+        names = {r.slot: r.cartridge.name for r in self._residents.values()}
+        report = StepReport(
+            faults={
+                int(row): Fault(int(layers[row]), names.get(int(slots[row]), "unknown"))
+                for row in np.flatnonzero(layers >= 0)
+            },
+            doses=self._arrays[Field.DOSE].copy() if self._observed else None,
+            capped={int(row): int(capped[row]) for row in np.flatnonzero(capped)},
+        )
+        capped[:] = 0
+        layers[:] = -1
+        block[Field.N_CAPPED] = block[Field.N_FAULTS] = 0
+        self._observe(None)
+        return report
+
     @staticmethod
     def _raise_trouble(trouble: Trouble) -> None:
         if trouble:
@@ -221,39 +267,71 @@ class SteeringHook:
 
     # --- details ----------------------------------------------------------------------------
 
+    def _index(self, rows: Sequence[Steering]) -> None:
+        """Lay out what acts on which row as the kernel reads it."""
+        known: dict[int, list[tuple[int, float]]] = {}
+        row_start, entry_row, entries = [0], [], []
+        for row, steering in enumerate(rows):
+            if steering:
+                own = known.get(id(steering))
+                if own is None:
+                    own = [self._entry(dose.cartridge, dose.alpha) for dose in effective(steering)]
+                    known[id(steering)] = own
+                entries.extend(own)
+                entry_row.extend([row] * len(own))
+            row_start.append(len(entries))
+        slots = np.array([slot for slot, _ in entries], np.int32)
+        order = np.argsort(slots, kind="stable").astype(np.int32)
+        begins = np.flatnonzero(np.diff(slots[order], prepend=-1))
+        run_start = np.append(begins, len(entries)).astype(np.int32)
+        self._block[Field.N_RUNS] = len(begins)
+        for field, array in (
+            (Field.ROW_START, np.array(row_start, np.int32)),
+            (Field.ENTRY_ROW, np.array(entry_row, np.int32)),
+            (Field.ENTRY_SLOT, slots),
+            (Field.ENTRY_ALPHA, np.array([alpha for _, alpha in entries], np.float32)),
+            (Field.ORDER, order),
+            (Field.RUN_START, run_start),
+            (Field.LIVE_START, np.zeros_like(run_start)),
+            (Field.LIVE_ENTRY, np.zeros_like(order)),
+            (Field.LIVE_ROW, np.zeros(len(entries), np.int64)),
+        ):
+            self._point(field, array)
+        active = self._arrays[Field.TABLE][np.unique(slots), :, 0]
+        self._arrays[Field.NEEDED][:] = active.any(axis=0)
+        stride = -(-int(active.max(initial=0)) // ROWS) * ROWS
+        self._block[Field.SCRATCH_STRIDE] = stride
+        if stride * len(entries) > self._arrays[Field.SCRATCH].size:
+            self._point(Field.SCRATCH, np.zeros(stride * len(entries), np.float32))
+
+    def _observe(self, observed: Sequence[bool] | None) -> None:
+        if observed is None and self._observed is None:
+            return
+        self._observed = None if observed is None else list(observed)
+        if self._observed is None:
+            self._block[Field.OBSERVED] = 0
+        else:
+            self._point(Field.OBSERVED, np.array(self._observed, np.uint8))
+            dose = np.full((len(self._observed), self._n_layer), np.nan, np.float32)
+            self._point(Field.DOSE, dose)
+
     def _entry(self, cartridge: Cartridge, alpha: float) -> tuple[int, float]:
         resident = self._residents.get(cartridge.content_hash)
         if resident is None:
             raise EngineError(f"cartridge {cartridge.name!r} is not loaded")
         return resident.slot, check_alpha(alpha)
 
-    def _reserve_scratch(self, groups: dict[tuple[tuple[int, float], ...], int]) -> None:
-        largest = max(
-            (
-                int(self._table[[s for s, _ in key], :, 0].sum(axis=0).max())
-                for key in groups
-                if key
-            ),
-            default=0,
-        )
-        if largest > self._scratch.size:
-            self._scratch = np.zeros(largest, np.float32)
-        self._point(Field.SCRATCH, self._scratch)
-        self._block[Field.SCRATCH_LENGTH] = self._scratch.size
-
-    def _point(self, field: Field, array: NDArray[Any]) -> None:
+    def _point(self, field: Field, array: NDArray[Any]) -> NDArray[Any]:
+        self._arrays[field] = array
         self._block[field] = array.ctypes.data
+        return array
 
 
-def _addresses(layer_map: LayerMap) -> tuple[tuple[int, int, int, int], list[NDArray[Any]]]:
-    """Addresses of neurons, values, scales and bias, and the arrays that own them."""
+def _addresses(layer_map: LayerMap) -> tuple[tuple[int, int, int], list[NDArray[Any]]]:
+    """Addresses of neurons, tiles and bias, and the arrays that own them."""
     neurons = np.ascontiguousarray(layer_map.neurons, np.int32)
     bias = np.ascontiguousarray(layer_map.bias, np.float32)
     if layer_map.delta is None:
-        return (neurons.ctypes.data, 0, 0, bias.ctypes.data), [neurons, bias]
-    values = np.ascontiguousarray(layer_map.delta.values, np.int8)
-    scales = np.ascontiguousarray(layer_map.delta.scales, np.float32)
-    return (
-        (neurons.ctypes.data, values.ctypes.data, scales.ctypes.data, bias.ctypes.data),
-        [neurons, bias, values, scales],
-    )
+        return (neurons.ctypes.data, 0, bias.ctypes.data), [neurons, bias]
+    tiles = pack_tiles(layer_map.delta.values, layer_map.delta.scales)
+    return (neurons.ctypes.data, tiles.ctypes.data, bias.ctypes.data), [neurons, bias, tiles]

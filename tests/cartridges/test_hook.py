@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart.context import Batch, Context
-from llamacart.errors import AlphaError, CartridgeMismatchError, EngineError
+from llamacart.errors import AlphaError, CartridgeMismatchError, EngineError, InputError
 from llamacart.hook import SteeringHook, check_fits
 from llamacart.model import Model
 from llamacart.steering import Dose, Steering, apply_reference
@@ -57,7 +57,7 @@ def decode(
 
         hook = Tap(model, visit, copy=copy)
     else:
-        hook = SteeringHook(model, max_rows=64, copy=copy)
+        hook = SteeringHook(model, max_rows=64, copy=copy, n_threads=2)
         for cartridge in cartridges.values():
             hook.load(cartridge)
         hook.set_rows(steerings)
@@ -125,6 +125,40 @@ def test_kernel_equals_dense_formula(
     scale = np.abs(expected).max()
     np.testing.assert_allclose(h / scale, expected / scale, atol=RTOL)
     np.testing.assert_allclose(h / scale, twin / scale, atol=RTOL)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shapes=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    choices=st.lists(st.integers(0, 6), min_size=1, max_size=150),
+    n_threads=st.integers(1, 3),
+    seed=st.integers(0, 2**31),
+)
+def test_a_row_is_the_same_to_the_bit_alone_and_in_company(
+    tiny_model: Model, shapes: list[int], choices: list[int], n_threads: int, seed: int
+) -> None:
+    """Whatever acts on the rows beside it, in whatever number, on however many threads."""
+    doses = [
+        Dose(random_cartridge(tiny_model, seed + i, n_active=n), 0.5 + i)
+        for i, n in enumerate(shapes)
+    ]
+    subsets = [tuple(d for i, d in enumerate(doses) if bits >> i & 1) for bits in range(8)]
+    steerings = [subsets[choice] for choice in choices]
+    rng = np.random.default_rng(seed)
+    h = rng.normal(size=(len(steerings), tiny_model.n_ff)).astype(np.float32)
+    together, one_by_one = h.copy(), h.copy()
+    hook = SteeringHook(tiny_model, max_rows=len(steerings), n_threads=n_threads)
+    lone = SteeringHook(tiny_model, max_rows=1)
+    for dose in doses:
+        hook.load(dose.cartridge)
+        lone.load(dose.cartridge)
+    hook.set_rows(steerings)
+    hook.apply(together, 1)
+    for i, steering in enumerate(steerings):
+        lone.set_rows([steering])
+        lone.apply(one_by_one[i : i + 1], 1)
+    np.testing.assert_array_equal(together, one_by_one)
+    np.testing.assert_allclose(together, apply_reference(h, steerings, 1), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "qwen2"])
@@ -215,6 +249,110 @@ def test_slots_are_reused_and_hashes_shared(tiny_model: Model) -> None:
     hook.set_rows([(Dose(fresh, 1.0),)])
     hook.apply(h, 0)
     np.testing.assert_allclose(h, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_slot_taken_over_is_not_mistaken_for_its_old_cartridge(tiny_model: Model) -> None:
+    """The hook remembers the rows of the step before, but not across loads."""
+    hook = SteeringHook(tiny_model, max_rows=1)
+    old, new = random_cartridge(tiny_model, 1, n_active=2), random_cartridge(tiny_model, 2)
+    steering = (Dose(old, 1.0),)
+    hook.load(old)
+    hook.set_rows([steering])
+    hook.unload(old)
+    hook.load(new)
+    with pytest.raises(EngineError, match="not loaded"):
+        hook.set_rows([steering])
+
+
+def shift(model: Model, size: float) -> Cartridge:
+    """Adds `size` to neuron 3 of layer 1."""
+    layer = LayerMap(1, np.array([3], np.int32), None, np.array([size], np.float32))
+    return Cartridge(Metadata("shift"), model.fingerprint, (layer,))
+
+
+class TestReport:
+    def test_nothing_is_reported_unless_asked(self, tiny_model: Model) -> None:
+        hook = SteeringHook(tiny_model, max_rows=2)
+        dose = Dose(random_cartridge(tiny_model, 1), 1.0)
+        hook.load(dose.cartridge)
+        hook.set_rows([(dose,)] * 2)
+        hook.apply(np.ones((2, tiny_model.n_ff), np.float32), 1)
+        report = hook.take_report()
+        assert (report.faults, report.doses, report.capped) == ({}, None, {})
+
+    def test_dose_of_an_observed_row(self, tiny_model: Model) -> None:
+        hook = SteeringHook(tiny_model, max_rows=3)
+        cartridges = [random_cartridge(tiny_model, seed) for seed in (1, 2)]
+        doses = tuple(Dose(c, 0.5) for c in cartridges)
+        for cartridge in cartridges:
+            hook.load(cartridge)
+        h = np.random.default_rng(0).normal(size=(3, tiny_model.n_ff)).astype(np.float32)
+        moved = size = 0.0
+        for m in (c.layers[1] for c in cartridges):
+            delta = 0.5 * (m.dense_delta(tiny_model.n_ff) @ h[1] + m.bias)
+            moved, size = moved + delta @ delta, size + h[1, m.neurons] @ h[1, m.neurons]
+        hook.set_rows([doses, doses, ()], [False, True, True])
+        hook.apply(h, 1)
+        report = hook.take_report()
+        assert report.doses is not None
+        assert report.doses[1, 1] == pytest.approx(np.sqrt(moved / size), rel=1e-4)
+        assert np.isnan(report.doses[[0, 2]]).all()
+        assert np.isnan(report.doses[1, [0, 2]]).all()
+        assert hook.take_report().doses is None
+
+    def test_limit_scales_the_delta_down(self, tiny_model: Model) -> None:
+        cartridge = shift(tiny_model, 8.0)
+        hook = SteeringHook(tiny_model, max_rows=3, dose_limit=2.0)
+        hook.load(cartridge)
+        h = np.ones((3, tiny_model.n_ff), np.float32)
+        hook.set_rows([(Dose(cartridge, 0.25),), (Dose(cartridge, -1.0),), ()], [True] * 3)
+        hook.apply(h, 1)
+        np.testing.assert_allclose(h[:, 3], [3.0, -1.0, 1.0], rtol=1e-6)
+        report = hook.take_report()
+        assert report.capped == {1: 1}
+        assert report.doses is not None
+        np.testing.assert_allclose(report.doses[:2, 1], [2.0, 2.0], rtol=1e-6)
+        assert hook.take_report().capped == {}
+
+    @pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
+    def test_bad_limit(self, tiny_model: Model, limit: float) -> None:
+        with pytest.raises(InputError, match="dose_limit has value"):
+            SteeringHook(tiny_model, max_rows=1, dose_limit=limit)
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
+    def test_a_row_out_of_range_is_named_and_cannot_spread(
+        self, tiny_model: Model, bad: float
+    ) -> None:
+        cartridge = random_cartridge(tiny_model, 1, name="culprit")
+        steering = (Dose(cartridge, 1.0),)
+        hook, lone = (SteeringHook(tiny_model, max_rows=3) for _ in range(2))
+        hook.load(cartridge)
+        lone.load(cartridge)
+        h = np.random.default_rng(0).normal(size=(3, tiny_model.n_ff)).astype(np.float32)
+        h[1, 5] = bad
+        expected = h[2:].copy()
+        hook.set_rows([(), steering, steering])
+        hook.apply(h, 1)
+        lone.set_rows([steering])
+        lone.apply(expected, 1)
+        faults = hook.take_report().faults
+        assert list(faults) == [1]
+        assert str(faults[1]).startswith("cartridge 'culprit'")
+        assert faults[1].layer == 1
+        assert not h[1].any()
+        np.testing.assert_array_equal(h[2:], expected)
+        assert hook.take_report().faults == {}
+
+    def test_the_cartridge_that_did_it_is_the_one_named(self, tiny_model: Model) -> None:
+        tame = replace(random_cartridge(tiny_model, 1), metadata=Metadata("tame"))
+        wild = shift(tiny_model, 1e20)
+        for order in ((tame, wild), (wild, tame)):
+            hook = SteeringHook(tiny_model, max_rows=1)
+            for cartridge in order:
+                hook.load(cartridge)
+            hook.set_rows([tuple(Dose(c, 1.0) for c in order)])
+            hook.apply(np.ones((1, tiny_model.n_ff), np.float32), 1)
+            assert hook.take_report().faults[0].cartridge == "shift"
 
 
 def test_wrong_row_counts_are_refused(tiny_model: Model) -> None:

@@ -156,4 +156,4 @@ def test_batch_invariance_is_not_promised_where_the_environment_forbids_it(
 ) -> None:
     monkeypatch.setenv("GGML_CPU_TILED_MM", "1")
     with pytest.raises(ModelError, match="GGML_CPU_TILED_MM has value '1'"):
-        Model(str(tiny_path()), batch_invariant=True)
+        Model(str(tiny_path()), gpu_layers=0, batch_invariant=True)
