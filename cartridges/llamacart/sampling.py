@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import llama_cpp
+import numpy as np
 
 from llamacart.closing import Closing
 from llamacart.errors import EngineError, InputError
+from llamacart.grammar import GrammarSampler
+from llamacart.logits import Candidates
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from llamacart.context import Context
     from llamacart.model import Model
 
@@ -20,6 +26,13 @@ GREEDY_BELOW = 1e-6
 """Temperatures below act as 0: dividing logits by them leaves the range of a float."""
 PENALTY_WINDOW = 2**18
 """Generated tokens that penalties look back on; llama.cpp takes −1 for none at all."""
+_MARGIN = 0.01
+"""Below a bound computed in doubles, so that llama.cpp's floats cannot fall under it."""
+_NEVER_DRAWN = 60.0
+"""Beyond this below the largest, in units of the temperature: were 2¹⁸ tokens as unlikely, all of
+them together would lie below 2⁻⁶⁸, and a draw has 2⁵³ outcomes."""
+_GRAMMAR_WIDTH = 128
+"""Candidates that a grammar is first shown after it has refused one."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +46,9 @@ class SamplingParams:
         min_p: Drop tokens below this share of the most likely one's probability.
         presence_penalty: Subtracted once from the logit of every token already generated.
         frequency_penalty: Subtracted for each time a token was generated.
-        logit_bias: (token, bias) pairs added to the logits.
+        logit_bias: (token, bias) pairs added to the logits; those of one token add up.
         seed: 0..2³²−1; None draws one.
+        grammar: A GBNF grammar with a rule `root` that the text must follow.
 
     Raises:
         InputError: A value is out of its range; `param` names the field.
@@ -48,6 +62,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
+    grammar: str | None = None
 
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, 0, 100)
@@ -80,36 +95,59 @@ class Sampler(Closing):
 
     Logits pass through: bias, penalties, then the most likely token (temperature 0) or
     top-k, top-p, min-p, temperature and a draw. Penalties count the tokens that this sampler
-    chose, so the prompt is not penalised (as in OpenAI's API).
+    chose, so the prompt is not penalised (as in OpenAI's API). With a grammar, a token that does
+    not fit it is replaced by a second choice among those that fit.
+
+    llama.cpp's chain decides, but is shown only tokens that it could choose: the largest for
+    temperature 0 and top-k, else those not too far below the largest for min-p or a draw. Its
+    choice is the same as from the whole vocabulary; only where logits are equal, top-k may order
+    them differently. Top-p without top-k needs the whole vocabulary.
 
     Args:
         params: What the request asks for.
         model: The model whose logits are sampled.
 
     Raises:
-        InputError: `logit_bias` names a token that is not in the vocabulary.
+        InputError: `logit_bias` names a token that is not in the vocabulary, or `grammar` cannot
+            be used.
     """
 
     def __init__(self, params: SamplingParams, model: Model) -> None:
-        for token, _ in params.logit_bias:
+        biases: dict[int, float] = {}
+        for token, bias in params.logit_bias:
             if not 0 <= token < model.n_vocab:
                 raise InputError(
                     f"logit_bias names token {token}; the vocabulary is 0..{model.n_vocab - 1}",
                     param="logit_bias",
                 )
+            biases[token] = biases.get(token, 0.0) + bias
         self.seed = secrets.randbelow(SEED_LIMIT) if params.seed is None else params.seed
+        self._grammar = None if params.grammar is None else GrammarSampler(params.grammar, model)
+        self._greedy = params.temperature < GREEDY_BELOW
+        self._keep = 1 if self._greedy else params.top_k
+        """How many of the largest logits the chain looks at; 0 for all."""
+        self._below_best = math.inf
+        """Otherwise, how far below the largest it looks."""
+        if params.top_p >= 1:
+            self._below_best = _NEVER_DRAWN * params.temperature
+            min_p = float(np.float32(params.min_p))  # as llama.cpp has it, which may round to 0
+            if min_p:
+                self._below_best = min(self._below_best, _MARGIN - math.log(min_p))
+        self._penalised = bool(params.presence_penalty or params.frequency_penalty)
+        self._changed = np.array(sorted(biases), np.int32)
+        """Tokens whose logits bias or penalties change, ascending."""
         chain_params = llama_cpp.llama_sampler_chain_default_params()
         chain_params.no_perf = True
         self._chain = llama_cpp.llama_sampler_chain_init(chain_params)
-        for link in self._links(params, model.n_vocab):
+        for link in self._links(params, biases, model.n_vocab):
             llama_cpp.llama_sampler_chain_add(self._chain, link)
 
-    def _links(self, params: SamplingParams, n_vocab: int) -> list[Any]:
+    def _links(self, params: SamplingParams, biases: dict[int, float], n_vocab: int) -> list[Any]:
         links = []
-        if params.logit_bias:
-            biases = (llama_cpp.llama_logit_bias * len(params.logit_bias))(*params.logit_bias)
-            links.append(llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(biases), biases))
-        if params.presence_penalty or params.frequency_penalty:
+        if biases:
+            pairs = (llama_cpp.llama_logit_bias * len(biases))(*biases.items())
+            links.append(llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(pairs), pairs))
+        if self._penalised:
             repeat = 1.0  # off: it would scale logits instead of shifting them
             links.append(
                 llama_cpp.llama_sampler_init_penalties(
@@ -120,7 +158,7 @@ class Sampler(Closing):
                     params.presence_penalty,
                 )
             )
-        if params.temperature < GREEDY_BELOW:
+        if self._greedy:
             return [*links, llama_cpp.llama_sampler_init_greedy()]
         if params.top_k:
             links.append(llama_cpp.llama_sampler_init_top_k(params.top_k))
@@ -134,18 +172,75 @@ class Sampler(Closing):
         return [*links, llama_cpp.llama_sampler_init_dist(seed)]
 
     def sample(self, context: Context, row: int) -> int:
-        """Choose the token after batch row `row` and remember it for the penalties.
+        """Choose the token after batch row `row` of a context; see `choose`.
 
         Raises:
-            EngineError: The row has no logits, or this sampler is closed.
+            EngineError: The row has no logits, or `choose` fails.
+        """
+        logits = context.logits(row)
+        return self.choose(logits, Candidates(len(logits)))
+
+    def choose(self, logits: NDArray[np.float32], candidates: Candidates) -> int:
+        """Choose a token by its logits [n_vocab] and remember it for penalties and grammar.
+
+        Args:
+            logits: One row; not changed.
+            candidates: Buffers for as many; what they held is lost.
+
+        Raises:
+            EngineError: A logit is NaN or +∞ or all are −∞; the grammar allows no token; or
+                this sampler is closed. The choice was not made and nothing is remembered.
         """
         if not self._chain:
             raise EngineError("a closed sampler cannot sample")
-        context.logits(row)  # llama_sampler_sample aborts the process where there are none
-        return int(llama_cpp.llama_sampler_sample(self._chain, context.handle, row))
+        if not candidates.scan(logits):
+            raise EngineError("the logits are not finite, so no token can be chosen from them")
+        token = self._unconstrained(candidates)
+        if self._grammar is not None:
+            if not self._grammar.allows(token):
+                token = self._constrained(self._grammar, candidates)
+            self._grammar.accept(token)
+        if self._penalised:
+            llama_cpp.llama_sampler_accept(self._chain, token)
+            place = int(self._changed.searchsorted(token))
+            if not (place < len(self._changed) and self._changed[place] == token):
+                self._changed = np.insert(self._changed, place, token)
+        return token
+
+    def _unconstrained(self, candidates: Candidates) -> int:
+        # The changed tokens may be the largest ones, so that many more are needed of the others.
+        n_changed = len(self._changed)
+        if self._greedy and not n_changed:
+            return candidates.largest()
+        if self._keep:
+            candidates.narrow(candidates.bound(self._keep + n_changed), self._changed)
+        elif self._below_best < math.inf:
+            best = candidates.bound(1 + n_changed)
+            candidates.narrow(best - self._below_best, self._changed)
+        else:
+            candidates.narrow(-math.inf)
+        return candidates.apply(self._chain)
+
+    def _constrained(self, grammar: GrammarSampler, candidates: Candidates) -> int:
+        """Choose among the tokens that `grammar` allows."""
+        # One changed token may stand in for each of the largest, and none of those may count.
+        needed = max(1, self._keep + len(self._changed))
+        width = max(_GRAMMAR_WIDTH, 4 * needed)
+        bound, n_allowed = math.inf, 0
+        while n_allowed < needed and bound > -math.inf:
+            bound = candidates.bound(width) if self._keep else -math.inf
+            candidates.narrow(bound, self._changed)
+            candidates.apply(grammar.handle)
+            n_allowed = candidates.drop_impossible()
+            width *= 8
+        if not n_allowed:
+            raise EngineError("the grammar allows none of the tokens that the model can choose")
+        return candidates.apply(self._chain)
 
     def close(self) -> None:
-        """Free the chain; closing again does nothing."""
+        """Free the chain and the grammar; closing again does nothing."""
         if self._chain:
             llama_cpp.llama_sampler_free(self._chain)
             self._chain = None
+        if self._grammar is not None:
+            self._grammar.close()

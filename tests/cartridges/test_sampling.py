@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import math
 
+import llama_cpp
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from llamacart.context import Batch, Context
 from llamacart.errors import EngineError, InputError
+from llamacart.logits import Candidates
 from llamacart.sampling import SEED_LIMIT, Sampler, SamplingParams
 
 NAN, INF = math.nan, math.inf
@@ -57,6 +61,12 @@ def context(demo_model):
 @pytest.fixture
 def row(demo_model):
     return len(demo_model.tokenize("The weather is")) - 1
+
+
+@pytest.fixture
+def real(context, row):
+    """Logits [n_vocab] of the model."""
+    return context.logits(row).copy()
 
 
 @pytest.fixture
@@ -153,3 +163,170 @@ class TestSampler:
         sampler.close()
         with pytest.raises(EngineError, match="closed"):
             sampler.sample(context, row)
+
+    def test_biases_of_one_token_add_up(self, draw, ranked):
+        lift = ((ranked[999], 50.0), (ranked[999], 50.0))
+        assert draw(1, temperature=0, logit_bias=lift) == ranked[999:1000]
+        assert (
+            draw(1, temperature=0, logit_bias=((ranked[0], 90.0), (ranked[0], -90.0)))
+            == (ranked[:1])
+        )
+
+    def test_logits_that_are_not_finite_are_an_error_and_one_minus_infinity_is_not(
+        self, demo_model, context, row, ranked
+    ):
+        candidates = Candidates(demo_model.n_vocab)
+        for fields in ({"temperature": 0}, {"top_k": 5}, {"min_p": 0.1}, {}, {"top_p": 0.9}):
+            with Sampler(SamplingParams(seed=1, **fields), demo_model) as sampler:
+                for value in (NAN, -NAN, INF):
+                    logits = context.logits(row).copy()
+                    logits[-1] = value
+                    with pytest.raises(EngineError, match="logits are not finite"):
+                        sampler.choose(logits, candidates)
+                with pytest.raises(EngineError, match="logits are not finite"):
+                    sampler.choose(np.full(demo_model.n_vocab, -INF, np.float32), candidates)
+                logits = np.full(demo_model.n_vocab, -INF, np.float32)
+                logits[777] = -3.0
+                assert sampler.choose(logits, candidates) == 777
+
+
+NUMBER = 'root ::= "-"? [0-9]+ ("." [0-9]{2})?'
+
+
+@pytest.mark.model
+class TestSameAsTheWholeVocabulary:
+    """What `choose` hands to the chain leads to the token that all candidates lead to."""
+
+    @settings(
+        max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    @given(
+        seed=st.integers(0, 2**32 - 1),
+        temperature=st.sampled_from([0.0, 0.3, 0.8, 1.0, 3.0, 100.0]),
+        top_k=st.sampled_from([0, 1, 2, 40, 500, 3000, 2**31 - 1]),
+        top_p=st.sampled_from([1.0, 0.95, 0.3, 1e-6]),
+        min_p=st.sampled_from([0.0, 0.05, 0.5, 1.0, 1e-9, 1e-60]),
+        presence=st.sampled_from([0.0, 1.5, -2.0]),
+        frequency=st.sampled_from([0.0, 0.7, -0.5]),
+        biases=st.lists(st.tuples(st.integers(0, 999), st.floats(-100, 100)), max_size=20),
+        noise=st.sampled_from([0.0, 0.5, 5.0]),
+    )
+    def test_as_llama_sampler_sample(
+        self, demo_model, context, row, real, seed, noise, biases, presence, frequency, **fields
+    ):
+        order = np.argsort(-real)
+        biases = {
+            int(order[rank * rank]) % demo_model.n_vocab: bias
+            for rank, bias in biases
+            if rank < 500
+        }
+        params = SamplingParams(
+            seed=seed,
+            presence_penalty=presence,
+            frequency_penalty=frequency,
+            logit_bias=tuple(biases.items()),
+            **fields,
+        )
+        rng = np.random.default_rng(seed)
+        logits = context.logits(row)
+        candidates = Candidates(demo_model.n_vocab)
+        with Sampler(params, demo_model) as ours, Sampler(params, demo_model) as plain:
+            for _ in range(6):
+                logits[:] = real + noise * rng.normal(size=len(real)).astype(np.float32)
+                expected = llama_cpp.llama_sampler_sample(plain._chain, context.handle, row)
+                assert ours.choose(logits, candidates) == expected
+        logits[:] = real
+
+    @pytest.mark.parametrize(
+        "fields", [{"min_p": 0.3}, {"temperature": 0.6}, {"top_k": 4}, {"temperature": 0}], ids=str
+    )
+    @pytest.mark.parametrize("n_banned", [0, 4])
+    def test_many_draws_where_the_most_likely_are_banned(
+        self, demo_model, context, row, real, fields, n_banned
+    ):
+        banned = tuple((int(token), -100.0) for token in np.argsort(-real)[:n_banned])
+        params = SamplingParams(seed=2, logit_bias=banned, **fields)
+        candidates = Candidates(demo_model.n_vocab)
+        with Sampler(params, demo_model) as ours, Sampler(params, demo_model) as plain:
+            for _ in range(100):
+                expected = llama_cpp.llama_sampler_sample(plain._chain, context.handle, row)
+                assert ours.choose(real, candidates) == expected
+
+    def test_equal_logits_give_the_lowest_id(self, demo_model, context, row, real):
+        candidates = Candidates(demo_model.n_vocab)
+        for ids in ((5, 200_000), (127, 128), (0, 1)):
+            logits = real.copy()
+            logits[list(ids)] = 99
+            with Sampler(SamplingParams(temperature=0), demo_model) as sampler:
+                assert sampler.choose(logits, candidates) == ids[0]
+
+    @pytest.mark.parametrize(
+        "fields",
+        [{"temperature": 0}, {"top_k": 3}, {"top_k": 40, "min_p": 0.1}, {"min_p": 0.2}, {}],
+        ids=str,
+    )
+    def test_a_grammar_as_applied_to_all(self, demo_model, real, fields):
+        """Rejected first choices are replaced as by the grammar over the whole vocabulary."""
+        params = SamplingParams(seed=9, grammar=NUMBER, presence_penalty=0.5, **fields)
+        candidates, whole = Candidates(demo_model.n_vocab), Candidates(demo_model.n_vocab)
+        with Sampler(params, demo_model) as ours, Sampler(params, demo_model) as plain:
+            text = b""
+            while (token := ours.choose(real, candidates)) != demo_model.eos_token:
+                assert whole.scan(real)
+                whole.narrow(-INF)
+                expected = whole.apply(plain._chain)
+                if not plain._grammar.allows(expected):
+                    whole.narrow(-INF)
+                    whole.apply(plain._grammar.handle)
+                    whole.drop_impossible()
+                    expected = whole.apply(plain._chain)
+                assert token == expected
+                plain._grammar.accept(token)
+                llama_cpp.llama_sampler_accept(plain._chain, token)
+                text += demo_model.token_bytes(token)
+                if len(text) > 6:
+                    break
+            assert text.strip(b"-")[:1].isdigit()
+
+
+@pytest.mark.model
+class TestGrammar:
+    def test_the_text_follows_it_to_its_end(self, demo_model, context, row):
+        logits = context.logits(row)
+        candidates = Candidates(demo_model.n_vocab)
+        for seed in range(5):
+            params = SamplingParams(seed=seed, grammar='root ::= ("yes" | "no") ", " [a-f]{3} "é"')
+            with Sampler(params, demo_model) as sampler:
+                tokens = []
+                while not tokens or not demo_model.is_end_of_generation(tokens[-1]):
+                    tokens.append(sampler.choose(logits, candidates))
+            text = demo_model.detokenize(tokens[:-1])
+            first, rest = text.split(", ")
+            assert first in ("yes", "no")
+            assert set(rest[:3]) <= set("abcdef")
+            assert rest[3:] == "é"
+
+    def test_a_seed_is_reproducible(self, draw):
+        fields = {"seed": 3, "grammar": "root ::= [a-z ]+", "top_k": 50}
+        assert draw(12, **fields) == draw(12, **fields)
+
+    def test_nothing_left_to_choose_is_an_error(self, demo_model, context, row):
+        logits = context.logits(row).copy()
+        digits = [demo_model.tokenize(d, add_special=False) for d in "0123456789"]
+        with Sampler(SamplingParams(grammar="root ::= [q]"), demo_model) as sampler:
+            logits[:] = -INF
+            logits[digits[0][-1]] = 1
+            for _ in range(2):
+                with pytest.raises(EngineError, match="grammar allows none"):
+                    sampler.choose(logits, Candidates(demo_model.n_vocab))
+
+    @pytest.mark.parametrize("grammar", ["", 'root ::= "a', "root ::= [z", 'root ::= ("a" | "b")*'])
+    def test_what_llama_cpp_refuses_is_refused(self, tiny_model, grammar):
+        """The last one is fine: it shows that the others are not refused for nothing."""
+        params = SamplingParams(grammar=grammar)
+        if grammar.endswith("*"):
+            return Sampler(params, tiny_model).close()
+        with pytest.raises(InputError) as caught:
+            Sampler(params, tiny_model)
+        assert caught.value.param == "grammar"
+        return None

@@ -1,0 +1,79 @@
+"""The compiled passes over logits against NumPy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from llamacart.logits import BLOCK, Candidates
+
+NAN, INF = math.nan, math.inf
+# Few different values, so that many are equal; zeros of both signs; the largest floats.
+VALUES = st.one_of(
+    st.sampled_from([0.0, -0.0, 1.0, -1.0, -INF, 3.4e38, -3.4e38, 1e-45]),
+    st.floats(-30, 30, width=32),
+)
+ROWS = hnp.arrays(np.float32, st.integers(1, 5 * BLOCK + 1), elements=VALUES, fill=VALUES)
+
+
+def scanned(row: np.ndarray) -> Candidates:
+    candidates = Candidates(len(row))
+    assert candidates.scan(row) == (row.max() > -INF)
+    return candidates
+
+
+@given(row=ROWS)
+@settings(deadline=None)
+def test_largest_is_the_first_maximum(row):
+    if row.max() > -INF:
+        assert scanned(row).largest() == int(row.argmax())
+
+
+@given(row=ROWS, bad=st.sampled_from([NAN, -NAN, INF]), place=st.floats(0, 1, exclude_max=True))
+@settings(deadline=None)
+def test_a_bad_logit_is_found_wherever_it_is(row, bad, place):
+    row[int(place * len(row))] = bad
+    assert not Candidates(len(row)).scan(row)
+
+
+def test_a_nan_of_either_sign_and_any_payload_is_found():
+    row = np.zeros(BLOCK + 3, np.float32)
+    for bits in (0x7FC00000, 0xFFC00000, 0x7F800001, 0xFF800001, 0x7FFFFFFF, 0xFFFFFFFF):
+        row[-1] = np.array([bits], np.uint32).view(np.float32)[0]
+        assert np.isnan(row[-1])
+        assert not Candidates(len(row)).scan(row)
+
+
+@given(row=ROWS, m=st.integers(1, 8))
+@settings(deadline=None)
+def test_at_least_m_reach_the_bound(row, m):
+    bound = scanned(row).bound(m)
+    assert (row >= bound).sum() >= min(m, len(row))
+    assert bound <= np.sort(row)[-min(m, len(row))]
+
+
+@given(row=ROWS, threshold=VALUES, data=st.data())
+@settings(deadline=None)
+def test_narrow_takes_what_reaches_the_threshold_or_is_listed(row, threshold, data):
+    listed = data.draw(st.sets(st.integers(0, len(row) - 1), max_size=5))
+    always = np.array(sorted(listed), np.int32)
+    candidates = scanned(row)
+    candidates.narrow(threshold, always)
+    expected = sorted(set(np.flatnonzero(row >= np.float32(threshold))) | listed)
+    assert candidates.ids.tolist() == expected
+    assert candidates.drop_impossible() == sum(row[i] > -INF for i in expected)
+    assert candidates.ids.tolist() == [i for i in expected if row[i] > -INF]
+
+
+@pytest.mark.parametrize("n", [1, BLOCK, BLOCK + 1])
+def test_the_row_itself_is_not_changed(n):
+    row = np.linspace(-5, 5, n, dtype=np.float32)
+    before = row.copy()
+    candidates = scanned(row)
+    candidates.narrow(candidates.bound(1))
+    np.testing.assert_array_equal(row, before)
