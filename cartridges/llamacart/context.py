@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -133,6 +134,8 @@ class Context(Closing):
             )
         self.n_ctx = int(llama_cpp.llama_n_ctx(self._handle))
         self._memory = llama_cpp.llama_get_memory(self._handle)
+        # Rows that a token sees in sliding-window layers, itself included; 0 without such layers.
+        self._n_swa = max(0, int(llama_cpp.llama_model_n_swa(model.handle)))
         self._batch = llama_cpp.llama_batch_init(n_batch, 0, 1)
 
     @property
@@ -195,5 +198,83 @@ class Context(Closing):
 
     def remove(self, sequence: int, start: int = 0, stop: int = -1) -> None:
         """Free the cells of `sequence` at positions start..stop-1 (-1 = to the end)."""
+        self._check(sequence)
         if not llama_cpp.llama_memory_seq_rm(self._memory, sequence, start, stop):
             raise EngineError(f"positions {start}..{stop} of sequence {sequence} cannot be removed")
+
+    def copy(self, source: int, target: int, stop: int) -> None:
+        """Let `target` consist of positions 0..stop-1 of `source`, whose cells both then share.
+
+        What `target` held is dropped, and nothing is done where it is `source`. Where `source`
+        does not hold all of them, `target` holds as little: see `holds`.
+        """
+        self._check(source)
+        self._check(target)
+        if source == target:
+            return
+        # llama.cpp counts a cell twice that it adds to a sequence which has it already.
+        self.remove(target)
+        if stop > 0:
+            llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, stop)
+
+    def lend(self, sequence: int, holder: int, start: int = 0) -> None:
+        """Let `holder` hold the cells of `sequence` from position `start` on as well.
+
+        Cells with a holder left are not free, so that llama.cpp goes on placing rows behind all
+        earlier ones.
+        """
+        self._check(sequence)
+        self._check(holder)
+        llama_cpp.llama_memory_seq_cp(self._memory, sequence, holder, start, -1)
+
+    def holds(self, sequence: int, n: int) -> bool:
+        """Whether `sequence` has all rows that a token at position `n` or later attends to.
+
+        Rows behind the sliding window may be missing: llama.cpp gives their cells to others when
+        no more are free, and saves none of them in a state. It then drops all rows before the
+        last one it gave away, so that the lowest position tells.
+        """
+        self._check(sequence)
+        if n <= 0:
+            return True
+        last = int(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence))
+        first = int(llama_cpp.llama_memory_seq_pos_min(self._memory, sequence))
+        needed = max(0, n - self._n_swa + 1) if self._n_swa else 0
+        return last >= n - 1 and 0 <= first <= needed
+
+    def save(self, sequence: int) -> bytes:
+        """A copy of a sequence's cells in host memory, for `restore` of a like context.
+
+        Raises:
+            EngineError: llama.cpp failed.
+        """
+        self._check(sequence)
+        size = int(llama_cpp.llama_state_seq_get_size(self._handle, sequence))
+        state = np.empty(size, np.uint8)
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        written = int(llama_cpp.llama_state_seq_get_data(self._handle, pointer, size, sequence))
+        if not 0 < written == size:
+            raise EngineError(f"the state of sequence {sequence} cannot be saved")
+        return state.tobytes()
+
+    def restore(self, sequence: int, state: bytes) -> bool:
+        """Make `sequence` what was saved in `state`.
+
+        Returns:
+            False where llama.cpp finds no room or no sense in it; the sequence is then empty.
+        """
+        self.remove(sequence)
+        pointer = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
+        read = llama_cpp.llama_state_seq_set_data(self._handle, pointer, len(state), sequence)
+        if not 0 < read == len(state):
+            # With a sliding window there are two caches, and the first may have been filled.
+            self.remove(sequence)
+            return False
+        return True
+
+    def _check(self, sequence: int) -> None:
+        # llama.cpp aborts the process on ids out of range, and has no memory once it is closed.
+        if not self._handle:
+            raise EngineError("the context is closed")
+        if not 0 <= sequence < self.n_seq_max:
+            raise EngineError(f"sequence {sequence} is not among 0..{self.n_seq_max - 1}")

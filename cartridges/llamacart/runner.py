@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llamacart.closing import Closing
 from llamacart.context import Batch, Context
-from llamacart.errors import InputError
+from llamacart.errors import EngineError, InputError, LlamacartError
 from llamacart.hook import SteeringHook
+from llamacart.logits import Candidates
+from llamacart.model import default_threads
 from llamacart.sampling import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from llamacart.cartridge import Cartridge
     from llamacart.model import Model
+    from llamacart.report import StepReport
     from llamacart.sampling import SamplingParams
     from llamacart.steering import Steering
+
+_PICKS_PER_THREAD = 4
+"""Fewer are not worth waking a thread for."""
 
 
 @dataclass(frozen=True)
@@ -27,26 +37,33 @@ class RunBatch(Batch):
     Attributes:
         steerings: One a row. Rows that are steered alike should share the tuple itself: the
             hook recognises it by identity.
+        observed: Whether the report shall tell each row's doses; None means no row's.
     """
 
     steerings: Sequence[Steering]
+    observed: Sequence[bool] | None = None
 
 
 class LlamaRunner(Closing):
     """A model, one context with a KV cache shared by many sequences, and the steering hook.
 
-    All methods belong to one thread, except `sampler` and `check_tokens`, which any may call.
+    A sequence's rows lie in a slot, at positions 0, 1, 2 … without gaps. All methods belong to
+    one thread, except `sampler` and `check_tokens`, which any may call.
 
     Args:
         model: Stays the caller's, who closes it after the runner.
-        n_ctx: KV cells, shared by all sequences.
+        n_ctx: KV cells, shared by all slots.
         n_batch: Most rows in one step.
-        n_sequences: Sequences that can be in the cache at once.
+        n_sequences: Most sequences that run at once.
+        n_cached: Slots beyond those, for what is kept for reuse. llama.cpp reserves n_vocab
+            floats of output for each slot.
         n_threads: Threads for compute; None means all processors of the process.
         force: Accept cartridges made for other weights of the same shape.
+        dose_limit: Most ‖Δ‖/‖h_S‖ that steering may reach in a row at a layer; None for any.
 
     Raises:
-        InputError: More sequences than rows in a step, or than llama.cpp can hold.
+        InputError: More sequences than rows in a step, more slots than llama.cpp can hold, or
+            a dose limit that is none.
         EngineError: llama.cpp cannot make the context.
     """
 
@@ -57,8 +74,10 @@ class LlamaRunner(Closing):
         n_ctx: int = 4096,
         n_batch: int = 512,
         n_sequences: int = 16,
+        n_cached: int = 0,
         n_threads: int | None = None,
         force: bool = False,
+        dose_limit: float | None = None,
     ) -> None:
         # llama.cpp lowers its own n_batch to n_ctx and aborts on a larger batch.
         self._n_batch = min(n_batch, n_ctx)
@@ -68,23 +87,38 @@ class LlamaRunner(Closing):
                 f"n_sequences has value {n_sequences}; a step of {self._n_batch} rows must hold "
                 "one row of each"
             )
+        self._n_slots = n_sequences + n_cached
+        # llama.cpp's attention adds up a sequence's rows in the order of their cells, and puts new
+        # rows into the first free ones. Where the result may not depend on who left before, cells
+        # that are given up go to a sequence of their own, until `compact`.
+        self._graveyard = self._n_slots if model.batch_invariant else None
+        n_threads = n_threads or default_threads()
         self._model = model
-        self._hook = SteeringHook(model, max_rows=self._n_batch, force=force)
+        self._hook = SteeringHook(
+            model,
+            max_rows=self._n_batch,
+            force=force,
+            dose_limit=dose_limit,
+            n_threads=n_threads,
+        )
         self._context = Context(
             model,
             n_ctx=n_ctx,
             n_batch=self._n_batch,
-            n_seq_max=n_sequences,
+            n_seq_max=self._n_slots + (self._graveyard is not None),
             n_outputs=n_sequences,
             n_threads=n_threads,
             hook=self._hook,
         )
+        n_parts = max(1, min(n_threads, n_sequences // _PICKS_PER_THREAD))
+        self._candidates = [Candidates(model.n_vocab) for _ in range(n_parts)]
+        self._pool = ThreadPoolExecutor(n_parts - 1, "sample") if n_parts > 1 else None
 
     # --- shape ------------------------------------------------------------------------------
 
     @property
     def n_ctx(self) -> int:
-        """KV cells, shared by all sequences."""
+        """KV cells, shared by all slots."""
         return self._context.n_ctx
 
     @property
@@ -94,8 +128,22 @@ class LlamaRunner(Closing):
 
     @property
     def n_sequences(self) -> int:
-        """Sequence ids are 0..n_sequences−1; as many rows of a step may want outputs."""
+        """Most sequences that run at once: as many rows of a step may want outputs."""
         return self._n_sequences
+
+    @property
+    def n_slots(self) -> int:
+        """Slots are 0..n_slots−1."""
+        return self._n_slots
+
+    @property
+    def ordered(self) -> bool:
+        """Whether each sequence's cells must lie in the order of its rows.
+
+        If so, rows always go to the cells behind all that were used since the last `compact`,
+        and cells that are given up stay in use until then.
+        """
+        return self._graveyard is not None
 
     # --- cartridges -------------------------------------------------------------------------
 
@@ -113,19 +161,92 @@ class LlamaRunner(Closing):
 
     # --- steps ------------------------------------------------------------------------------
 
-    def run(self, batch: RunBatch) -> None:
+    def run(self, batch: RunBatch) -> StepReport:
         """Run one step; afterwards `sample` answers for rows with outputs.
 
         Raises:
             EngineError: llama.cpp failed, or a cartridge is not loaded.
             ContextOverflowError: No free KV cells; nothing was added to the cache.
         """
-        self._hook.set_rows(batch.steerings)
+        self._hook.set_rows(batch.steerings, batch.observed)
         self._context.decode(batch)
+        return self._hook.take_report()
 
-    def free(self, sequence: int) -> None:
-        """Drop all KV cells of a sequence."""
-        self._context.remove(sequence)
+    # --- slots ------------------------------------------------------------------------------
+
+    def copy(self, source: int, target: int, n: int) -> bool:
+        """Share the first `n` rows of a slot with another, which takes no cells.
+
+        What `target` held before is dropped.
+
+        Returns:
+            False, with `target` empty, where `source` does not hold the rows any more.
+        """
+        self._drop(target)
+        if self._context.holds(source, n):
+            self._context.copy(source, target, n)
+            return True
+        return False
+
+    def trim(self, slot: int, n: int) -> bool:
+        """Keep the first `n` rows of a slot.
+
+        Returns:
+            False, with the slot empty, where it does not hold them any more.
+        """
+        held = self._context.holds(slot, n)
+        self._drop(slot, n if held else 0)
+        return held
+
+    def free(self, slot: int) -> None:
+        """Drop all rows of a slot."""
+        self._drop(slot)
+
+    def compact(self, slots: Sequence[int]) -> list[int]:
+        """Move the rows of `slots` to the first cells, in that order, and drop all others.
+
+        Slots that shared cells have their own afterwards.
+
+        Returns:
+            Slots that llama.cpp could not move; they are empty.
+        """
+        states = {slot: self._saved(slot) for slot in slots}
+        self._context.clear()
+        return [
+            slot
+            for slot, state in states.items()
+            if state is None or not self._context.restore(slot, state)
+        ]
+
+    def _saved(self, slot: int) -> bytes | None:
+        try:
+            return self._context.save(slot)
+        except EngineError:
+            return None
+
+    def _drop(self, slot: int, start: int = 0) -> None:
+        if self._graveyard is not None:
+            self._context.lend(slot, self._graveyard, start)
+        self._context.remove(slot, start)
+
+    def save(self, slot: int) -> bytes:
+        """A copy of a slot's rows in host memory.
+
+        Where the model has sliding-window layers, it holds only what continuing at the slot's
+        end needs, and can be trimmed by one row at most after `restore`.
+
+        Raises:
+            EngineError: llama.cpp failed.
+        """
+        return self._context.save(slot)
+
+    def restore(self, slot: int, state: bytes) -> bool:
+        """Put saved rows into a slot; what it held is dropped.
+
+        Returns:
+            False, with the slot empty, where llama.cpp finds no room.
+        """
+        return self._context.restore(slot, state)
 
     # --- tokens -----------------------------------------------------------------------------
 
@@ -133,13 +254,36 @@ class LlamaRunner(Closing):
         """A sampler for one generation; the caller closes it.
 
         Raises:
-            InputError: The parameters do not fit the vocabulary.
+            InputError: The parameters do not fit the vocabulary, or the grammar is unusable.
         """
         return Sampler(params, self._model)
 
-    def sample(self, sampler: Sampler, row: int) -> int:
-        """The token that `sampler` chooses after row `row` of the last step."""
-        return sampler.sample(self._context, row)
+    def sample(self, picks: Sequence[tuple[Sampler, int]]) -> list[int | LlamacartError]:
+        """The tokens that samplers choose after rows of the last step.
+
+        Args:
+            picks: Pairs of a sampler, each given once, and a row with output.
+
+        Returns:
+            For each pair a token, or the error that kept it from being chosen.
+        """
+        # The first look at a row puts llama.cpp's outputs in order, so no thread may do it.
+        rows = [(sampler, self._logits(row)) for sampler, row in picks]
+        n_parts = max(1, min(len(self._candidates), len(rows) // _PICKS_PER_THREAD))
+        parts = [rows[i::n_parts] for i in range(n_parts)]
+        others = [
+            self._pool.submit(_choose, part, candidates)
+            for part, candidates in zip(parts[1:], self._candidates[1:], strict=False)
+            if self._pool is not None
+        ]
+        chosen = [_choose(parts[0], self._candidates[0]), *(other.result() for other in others)]
+        return [chosen[i % n_parts][i // n_parts] for i in range(len(rows))]
+
+    def _logits(self, row: int) -> NDArray[np.float32] | LlamacartError:
+        try:
+            return self._context.logits(row)
+        except LlamacartError as error:
+            return error
 
     def is_end(self, token: int) -> bool:
         """Whether `token` ends a generation."""
@@ -153,4 +297,20 @@ class LlamaRunner(Closing):
 
     def close(self) -> None:
         """Free the KV cache and the compute buffers; the model stays open."""
+        if self._pool is not None:
+            self._pool.shutdown()
         self._context.close()
+
+
+def _choose(
+    rows: Sequence[tuple[Sampler, NDArray[np.float32] | LlamacartError]], candidates: Candidates
+) -> list[int | LlamacartError]:
+    out: list[int | LlamacartError] = []
+    for sampler, logits in rows:
+        try:
+            out.append(
+                logits if isinstance(logits, LlamacartError) else sampler.choose(logits, candidates)
+            )
+        except LlamacartError as error:
+            out.append(error)
+    return out
