@@ -28,10 +28,22 @@ Steering = tuple[Dose, ...]
 
 UNSTEERED: Steering = ()
 
+SteeringKey = tuple[tuple[str, float], ...]
+"""What tells apart activations under different steerings: content hash and α of each dose."""
+
 
 def effective(steering: Steering) -> Steering:
     """Drop what does nothing: α = 0 is the same as no cartridge, to the byte."""
     return tuple(dose for dose in steering if dose.alpha != 0.0)
+
+
+def key_of(steering: Steering) -> SteeringKey:
+    """The key of the rows that `steering` acts on; `()` where nothing acts.
+
+    Rows of equal tokens and equal keys have equal keys and values in the KV cache. The order of
+    the doses counts: they are summed in that order, and floating-point sums depend on it.
+    """
+    return tuple((dose.cartridge.content_hash, dose.alpha) for dose in effective(steering))
 
 
 def layer_maps(steering: Steering, layer: int) -> list[tuple[LayerMap, float]]:

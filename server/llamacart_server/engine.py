@@ -4,75 +4,49 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter, deque
+from collections import deque
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from llamacart.cartridge import check_alpha
 from llamacart.errors import EngineError, LlamacartError, OverloadedError
+from llamacart_server.actions import perform
+from llamacart_server.engine_stats import Counters, EngineStats
 from llamacart_server.generation import Generation
-from llamacart_server.request import TokenEvent
+from llamacart_server.postprocess import Live, Postprocessor, engine_error
 from llamacart_server.residents import Residents
-from llamacart_server.scheduler import Plan, Scheduler, SchedulerConfig
+from llamacart_server.scheduler import Scheduler
+from llamacart_server.scheduler_config import SchedulerConfig
 from llamacart_server.sequence import Sequence, SequenceState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Self
 
     from llamacart.cartridge import Cartridge
-    from llamacart_server.request import GenerationRequest
-    from llamacart_server.runner import Runner, TokenSampler
+    from llamacart_server.actions import Action, Reuse
+    from llamacart_server.generation import Ending
+    from llamacart_server.plan import Plan
+    from llamacart_server.postprocess import Outcome
+    from llamacart_server.request import GenerationRequest, TokenEvent
+    from llamacart_server.runner import Runner
 
 __all__ = ["Engine", "EngineStats", "Generation"]
 
 logger = logging.getLogger(__name__)
 
-Outcome = Literal["finished", "cancelled", "failed"]
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """What the engine is doing, and what it has done since it was made.
-
-    Attributes:
-        running: Sequences with a slot.
-        queued: Sequences that wait for one.
-        queued_tokens: Their prompt tokens.
-        kv_used_reserved: KV cells set aside for running sequences.
-        steps: Batches given to the runner.
-        finished: Generations that came to their end.
-        cancelled: Generations that were cancelled.
-        failed: Generations that ended with an error.
-    """
-
-    running: int
-    queued: int
-    queued_tokens: int
-    kv_used_reserved: int
-    steps: int
-    finished: int
-    cancelled: int
-    failed: int
-
-
-@dataclass(frozen=True)
-class _Live:
-    """What goes with a sequence until it is over."""
-
-    sequence: Sequence
-    generation: Generation
-    sampler: TokenSampler
-
 
 class Engine:
-    """Continuous batching over a runner, cartridges chosen per request.
+    """Continuous batching over a runner, cartridges chosen per request, prefixes shared.
 
     `start` runs steps in a thread of its own until `stop`. Without it, whoever calls `step`
     is the engine thread, which is how tests drive it. `submit`, `load`, `unload`, `stats` and
-    a generation's `cancel` may be called from any thread.
+    a generation's `cancel` and `finish` may be called from any thread.
+
+    A finished sequence's rows stay in its slot for later requests that begin alike under the
+    same steering, as far as the runner has more slots than sequences.
 
     Args:
         runner: Used by the engine thread only; stays the caller's, who closes it.
@@ -80,6 +54,7 @@ class Engine:
         max_queued_tokens: Prompt tokens that may wait.
         prefill_rows: Most prompt rows in a step in which others decode; None means a quarter
             of the runner's `n_batch`.
+        host_cache_bytes: Host memory for rows that had to leave the KV cache; 0 means none.
     """
 
     def __init__(
@@ -89,6 +64,7 @@ class Engine:
         max_queued: int = 64,
         max_queued_tokens: int = 65_536,
         prefill_rows: int | None = None,
+        host_cache_bytes: int = 0,
     ) -> None:
         self._runner = runner
         self._residents = Residents(runner)
@@ -97,6 +73,9 @@ class Engine:
                 n_ctx=runner.n_ctx,
                 n_batch=runner.n_batch,
                 n_sequences=runner.n_sequences,
+                n_cached=runner.n_slots - runner.n_sequences,
+                host_cache_bytes=host_cache_bytes,
+                ordered=runner.ordered,
                 prefill_rows=prefill_rows,
                 max_queued=max_queued,
                 max_queued_tokens=max_queued_tokens,
@@ -104,11 +83,11 @@ class Engine:
         )
         # Guards the scheduler and everything below; never held while the runner computes.
         self._changed = threading.Condition()
-        self._live: dict[Sequence, _Live] = {}
-        self._cancelled: list[Sequence] = []
+        self._live: dict[Sequence, Live] = {}
+        self._leaving: list[tuple[Sequence, Ending]] = []
         self._jobs: deque[tuple[Callable[[], None], Future[None]]] = deque()
-        self._outcomes: Counter[Outcome] = Counter()
-        self._steps = 0
+        self._counters = Counters()
+        self._postprocessor = Postprocessor(runner, self._counters)
         self._thread: threading.Thread | None = None
         self._stopping = False
 
@@ -158,7 +137,7 @@ class Engine:
         for placed in request.doses:
             check_alpha(placed.dose.alpha)
         sequence = Sequence(request, self._scheduler.fit_max_tokens(request))
-        generation = Generation(lambda: self._cancel(sequence))
+        generation = Generation(lambda ending: self._leave(sequence, ending))
         sampler = self._runner.sampler(request.sampling)
         try:
             with self._changed:
@@ -169,7 +148,7 @@ class Engine:
                 except OverloadedError:
                     self._residents.release(sequence.cartridges)
                     raise
-                self._live[sequence] = _Live(sequence, generation, sampler)
+                self._live[sequence] = Live(sequence, generation, sampler)
                 self._changed.notify_all()
         except LlamacartError:
             sampler.close()
@@ -200,23 +179,26 @@ class Engine:
     def stats(self) -> EngineStats:
         """A consistent snapshot."""
         with self._changed:
+            scheduler = self._scheduler
             return EngineStats(
-                running=self._scheduler.n_running,
-                queued=self._scheduler.n_queued,
-                queued_tokens=self._scheduler.queued_tokens,
-                kv_used_reserved=self._scheduler.n_reserved,
-                steps=self._steps,
-                finished=self._outcomes["finished"],
-                cancelled=self._outcomes["cancelled"],
-                failed=self._outcomes["failed"],
+                running=scheduler.n_running,
+                queued=scheduler.n_queued,
+                queued_tokens=scheduler.queued_tokens,
+                kv_used=scheduler.kv_used,
+                kv_cached=scheduler.kv_cached,
+                cached_entries=scheduler.cached_entries,
+                host_bytes=scheduler.host_bytes,
+                preempted=scheduler.n_preempted,
+                **asdict(self._counters),
             )
 
-    def _cancel(self, sequence: Sequence) -> None:
+    def _leave(self, sequence: Sequence, ending: Ending) -> None:
         with self._changed:
             if sequence.state is SequenceState.WAITING:
-                self._retire(sequence, "cancelled")
+                self._scheduler.remove(sequence)
+                self._retire(sequence, ending)
             else:
-                self._cancelled.append(sequence)
+                self._leaving.append((sequence, ending))
             self._changed.notify_all()
 
     def _on_engine_thread(self, job: Callable[[], None]) -> None:
@@ -241,25 +223,24 @@ class Engine:
     def step(self) -> bool:
         """Do what waits, then compute one batch; false where there was nothing to compute."""
         self._housekeeping()
-        with self._changed:
-            plan = self._scheduler.plan()
-            self._steps += bool(plan.chunks)
+        plan = self._schedule()
         if not plan.chunks:
             return False
         try:
-            self._runner.run(plan.batch())
+            report = self._runner.run(plan.batch())
         except Exception as error:
             logger.exception("a step of %d rows failed", plan.n_rows)
             for chunk in plan.chunks:
-                self._end(chunk.sequence, "failed", _engine_error(error))
+                self._end(chunk.sequence, "failed", engine_error(error))
         else:
-            self._collect(plan)
+            for sequence, outcome, last in self._postprocessor.process(plan, report, self._live):
+                self._end(sequence, outcome, last)
         return True
 
     def _housekeeping(self) -> None:
         with self._changed:
             jobs, self._jobs = self._jobs, deque()
-            cancelled, self._cancelled = self._cancelled, []
+            leaving, self._leaving = self._leaving, []
         for job, future in jobs:
             try:
                 job()
@@ -267,58 +248,59 @@ class Engine:
                 future.set_exception(error)
             else:
                 future.set_result(None)
-        for sequence in cancelled:
-            self._end(sequence, "cancelled")
+        for sequence, ending in leaving:
+            self._end(sequence, ending)
         self._residents.drop_unused()
 
-    def _collect(self, plan: Plan) -> None:
-        row = -1
-        for chunk in plan.chunks:
-            row += chunk.n_rows
-            chunk.sequence.n_computed = chunk.stop
-            live = self._live[chunk.sequence]
-            if live.generation.cancelled:
-                self._end(chunk.sequence, "cancelled")
-            elif chunk.output:
-                self._advance(live, row)
+    def _schedule(self) -> Plan:
+        """Admit who can run, and plan the step once it is known what they could reuse."""
+        with self._changed:
+            actions = self._scheduler.admit()
+        failed = self._perform(actions)
+        with self._changed:
+            for action in failed:
+                self._scheduler.lost(action)
+            plan = self._scheduler.plan()
+            self._counters.steps += bool(plan.chunks)
+        self._perform(plan.actions)
+        return plan.still_running()
 
-    def _advance(self, live: _Live, row: int) -> None:
-        """Sample the next token of one sequence and hand it over."""
-        sequence = live.sequence
-        try:
-            token = self._runner.sample(live.sampler, row)
-        except Exception as error:
-            logger.exception("sampling failed")
-            self._end(sequence, "failed", _engine_error(error))
-            return
-        if self._runner.is_end(token) and not sequence.request.ignore_eos:
-            self._end(sequence, "finished", TokenEvent(None, "stop"))
-            return
-        sequence.append(token)
-        if sequence.n_generated == sequence.max_tokens:
-            self._end(sequence, "finished", TokenEvent(token, "length"))
-        else:
-            live.generation.deliver(TokenEvent(token))
+    def _perform(self, actions: Iterable[Action]) -> list[Reuse]:
+        """Do them; returns those that failed."""
+        performed = perform(actions, self._runner)
+        if performed.saved:
+            with self._changed:
+                for rows, state in performed.saved:
+                    self._scheduler.saved(rows, state)
+        if performed.emptied:
+            with self._changed:
+                lost = self._scheduler.running_in(performed.emptied)
+            for sequence in lost:
+                self._end(sequence, "failed", EngineError("its rows in the KV cache were lost"))
+        return performed.failed
 
     def _end(
         self, sequence: Sequence, outcome: Outcome, last: TokenEvent | LlamacartError | None = None
     ) -> None:
-        """Free all that a running sequence holds, then deliver its last event."""
+        """Take out a sequence and give back what it holds, then deliver its last event."""
         live = self._live.get(sequence)
         if live is None:  # it finished before its cancellation was seen
             return
-        if sequence.slot is not None:
-            self._runner.free(sequence.slot)
+        # What a failed step left in the KV cache is not known.
+        with self._changed:
+            actions = self._scheduler.remove(sequence, keep=outcome != "failed")
+        self._perform(actions)
         with self._changed:
             self._retire(sequence, outcome)
+        live.generation.report = live.tally.report()
         if last is not None:
             live.generation.deliver(last)
 
     def _retire(self, sequence: Sequence, outcome: Outcome) -> None:
+        """Let go of what goes with a sequence that the scheduler has given up."""
         live = self._live.pop(sequence)
-        self._scheduler.remove(sequence)
         self._residents.release(sequence.cartridges)
-        self._outcomes[outcome] += 1
+        setattr(self._counters, outcome, getattr(self._counters, outcome) + 1)
         live.sampler.close()
 
     # --- the thread -------------------------------------------------------------------------
@@ -330,7 +312,7 @@ class Engine:
                 self.step()
         except Exception as error:
             logger.exception("the engine thread failed")
-            reason = _engine_error(error)
+            reason = engine_error(error)
         finally:
             self._abandon(reason)
 
@@ -340,28 +322,25 @@ class Engine:
             return not self._stopping
 
     def _has_work(self) -> bool:
-        waiting = self._jobs or self._cancelled or self._scheduler.has_work
+        waiting = self._jobs or self._leaving or self._scheduler.has_work
         return bool(waiting or self._residents.has_unused or self._stopping)
 
     def _abandon(self, reason: LlamacartError) -> None:
         """Let nobody wait for what will not come."""
+        actions: list[Action] = []
         with self._changed:
             self._stopping = True
             lives = list(self._live.values())
-            slots = [s.slot for s in self._live if s.slot is not None]
             for live in lives:
+                actions += self._scheduler.remove(live.sequence)
                 self._retire(live.sequence, "failed")
+            actions += self._scheduler.clear_cache()
             jobs, self._jobs = self._jobs, deque()
         for live in lives:
             live.generation.deliver(_copy(reason))
         for _, future in jobs:
             future.set_exception(_copy(reason))
-        for slot in slots:
-            self._runner.free(slot)
-
-
-def _engine_error(error: Exception) -> EngineError:
-    return EngineError(str(error) or type(error).__name__)
+        self._perform(actions)
 
 
 def _copy(error: LlamacartError) -> LlamacartError:

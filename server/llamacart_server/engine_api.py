@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from llamacart_server.request import GenerationRequest, TokenEvent
+    from llamacart_server.engine_stats import EngineStats
+    from llamacart_server.request import GenerationReport, GenerationRequest, TokenEvent
 
 
 class GenerationLike(Protocol):
@@ -17,8 +18,17 @@ class GenerationLike(Protocol):
         """Yield events as they come; the last has a finish reason."""
         ...
 
+    @property
+    def report(self) -> GenerationReport:
+        """What is known of it so far; final with its last event."""
+        ...
+
     def cancel(self) -> None:
         """Stop it; a second call, or one after its end, does nothing."""
+        ...
+
+    def finish(self) -> None:
+        """Stop it because the caller has what it wants: it counts as finished."""
         ...
 
 
@@ -32,4 +42,8 @@ class EngineLike(Protocol):
             InputError: The request is not valid for the model or does not fit its context.
             OverloadedError: The queue is full.
         """
+        ...
+
+    def stats(self) -> EngineStats:
+        """A consistent snapshot of what it is doing and has done."""
         ...

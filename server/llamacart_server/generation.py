@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from llamacart.errors import LlamacartError
+from llamacart_server.request import GenerationReport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
@@ -15,29 +16,41 @@ if TYPE_CHECKING:
     from llamacart_server.request import TokenEvent
 
 
+Ending = Literal["finished", "cancelled"]
+
+
 class Generation:
     """Events of one generation, for one consumer in any thread or any asyncio loop.
 
     Iterate with `async for`, or with `events()` in plain code. Both end after the event with
-    a finish reason or after `cancel()`, raise the error that ended the generation if one
-    did, and cancel it when they are left early.
+    a finish reason or after `cancel()` or `finish()`, raise the error that ended the generation
+    if one did, and cancel it when they are left early.
 
     Args:
-        on_cancel: Tells the engine; called at most once, by any thread.
+        on_ended: Tells the engine that the caller ended it; called at most once, by any thread.
+
+    Attributes:
+        report: What is known of it so far, set by the engine; final with the last event.
     """
 
-    def __init__(self, on_cancel: Callable[[], None]) -> None:
-        self._on_cancel = on_cancel
+    def __init__(self, on_ended: Callable[[Ending], None]) -> None:
+        self._on_ended = on_ended
+        self.report = GenerationReport()
         self._changed = threading.Condition()
         self._items: deque[TokenEvent | LlamacartError] = deque()
         self._ended = False
-        self._cancelled = False
+        self._ended_by_caller: Ending | None = None
         self._wake: Callable[[], object] | None = None
 
     @property
     def cancelled(self) -> bool:
         """Whether it was cancelled before it ended."""
-        return self._cancelled
+        return self._ended_by_caller == "cancelled"
+
+    @property
+    def ended_by_caller(self) -> Ending | None:
+        """How the caller ended it before its own end, if it did."""
+        return self._ended_by_caller
 
     def deliver(self, item: TokenEvent | LlamacartError) -> None:
         """Hand over an event or the error that ends the generation (for the engine)."""
@@ -51,14 +64,25 @@ class Generation:
             self.cancel()
 
     def cancel(self) -> None:
-        """End the generation; its row and cells are free after the step that is running."""
+        """End the generation; its row is free after the step that is running."""
+        self._end("cancelled")
+
+    def finish(self) -> None:
+        """End the generation early because the caller has what it wants, e.g. a stop string.
+
+        Like `cancel`, but it counts as finished.
+        """
+        self._end("finished")
+
+    def _end(self, ending: Ending) -> None:
         with self._changed:
             if self._ended:
                 return
-            self._ended = self._cancelled = True
+            self._ended = True
+            self._ended_by_caller = ending
             self._items.clear()
             self._notify()
-        self._on_cancel()
+        self._on_ended(ending)
 
     async def aclose(self) -> None:
         """Cancel; for `contextlib.aclosing`."""

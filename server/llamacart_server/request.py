@@ -33,6 +33,7 @@ class GenerationRequest:
         doses: Cartridges that act; empty means unsteered.
         sampling: How tokens are chosen.
         ignore_eos: Go on past the end-of-generation token (for benchmarks).
+        telemetry: Measure what the cartridges do, for `GenerationReport.dose`.
     """
 
     prompt: tuple[int, ...]
@@ -40,6 +41,7 @@ class GenerationRequest:
     doses: tuple[PlacedDose, ...] = ()
     sampling: SamplingParams = field(default_factory=SamplingParams)
     ignore_eos: bool = False
+    telemetry: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,3 +55,21 @@ class TokenEvent:
 
     token: int | None
     finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True)
+class GenerationReport:
+    """What is known of a generation beside its tokens; grows while it runs.
+
+    Attributes:
+        cached_tokens: Prompt tokens that the prefix cache already had; known before the first
+            token is delivered.
+        dose: Relative size ‖Δ‖/‖h_S‖ of what was added, one a layer, averaged over the rows
+            computed for it, NaN where nothing acts; None unless the request asked for telemetry
+            and something was measured.
+        capped_rows: Rows at which the dose limit made a delta smaller.
+    """
+
+    cached_tokens: int = 0
+    dose: tuple[float, ...] | None = None
+    capped_rows: int = 0

@@ -1,145 +1,62 @@
-"""Which rows run in the next step, who is admitted and who is turned away. Knows no model."""
+"""Who is admitted, who computes which rows next, and who must give way. Knows no model."""
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
-from dataclasses import dataclass
+from bisect import insort
 from typing import TYPE_CHECKING
 
 from llamacart.errors import ContextOverflowError, InputError, OverloadedError
-from llamacart.runner import RunBatch
-from llamacart_server.sequence import Sequence, SequenceState
+from llamacart_server.actions import Restore
+from llamacart_server.host_tier import HostEntry
+from llamacart_server.plan import Chunk, Plan, fair_shares
+from llamacart_server.prefix_cache import PrefixCache
+from llamacart_server.sequence import SequenceState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence as SequenceOf
+    from collections.abc import Iterable
 
-    from llamacart.steering import Steering
+    from llamacart_server.actions import Action, Reuse
+    from llamacart_server.prefix_cache import Match
     from llamacart_server.request import GenerationRequest
+    from llamacart_server.rows import Rows
+    from llamacart_server.scheduler_config import SchedulerConfig
+    from llamacart_server.sequence import Sequence
 
+HEADROOM = 32
+"""Generated tokens for which a sequence must find cells when it is admitted."""
 
-@dataclass(frozen=True)
-class SchedulerConfig:
-    """Limits of the scheduler.
-
-    Attributes:
-        n_ctx: KV cells in all.
-        n_batch: Most rows in a step.
-        n_sequences: Sequences that run at once.
-        prefill_rows: Most prompt rows in a step in which others decode, which bounds how long
-            a decoding sequence waits for its next token; None means a quarter of `n_batch`.
-        max_queued: Requests that may wait.
-        max_queued_tokens: Prompt tokens that may wait.
-    """
-
-    n_ctx: int
-    n_batch: int
-    n_sequences: int
-    prefill_rows: int | None = None
-    max_queued: int = 64
-    max_queued_tokens: int = 65_536
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.n_sequences <= self.n_batch:
-            raise InputError(
-                f"n_sequences has value {self.n_sequences}; 1 to n_batch = {self.n_batch} is needed"
-            )
-        if self.prefill_rows is not None and self.prefill_rows < 1:
-            raise InputError(f"prefill_rows has value {self.prefill_rows}; at least 1 is needed")
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Tokens start..stop−1 of one sequence, to be computed in one step.
-
-    Attributes:
-        sequence: Whose tokens.
-        start: First position.
-        stop: Position after the last.
-        output: Whether the last row is the newest known token, so that a token is sampled.
-    """
-
-    sequence: Sequence
-    start: int
-    stop: int
-    output: bool
-
-    @property
-    def n_rows(self) -> int:
-        """Rows in the batch."""
-        return self.stop - self.start
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one step computes; the rows of a chunk lie side by side, chunks in order."""
-
-    chunks: tuple[Chunk, ...]
-
-    @property
-    def n_rows(self) -> int:
-        """T, rows in all."""
-        return sum(chunk.n_rows for chunk in self.chunks)
-
-    def batch(self) -> RunBatch:
-        """The rows as parallel lists."""
-        tokens: list[int] = []
-        positions: list[int] = []
-        sequences: list[int] = []
-        outputs: list[bool] = []
-        steerings: list[Steering] = []
-        for chunk in self.chunks:
-            sequence = chunk.sequence
-            if sequence.slot is None:
-                raise ValueError("a planned sequence has no slot")
-            places = range(chunk.start, chunk.stop)
-            tokens.extend(sequence.tokens[chunk.start : chunk.stop])
-            positions.extend(places)
-            sequences.extend([sequence.slot] * chunk.n_rows)
-            outputs.extend(chunk.output and place == chunk.stop - 1 for place in places)
-            steerings.extend(sequence.steering_at(place) for place in places)
-        return RunBatch(tokens, positions, sequences, outputs, steerings)
-
-
-def fair_shares(needs: SequenceOf[int], budget: int, turn: int = 0) -> list[int]:
-    """Split `budget` rows so that nobody in need gets less than another, but for one row.
-
-    Args:
-        needs: Rows each could use.
-        budget: Rows there are.
-        turn: Which of those in need is first to get a row that cannot be split.
-    """
-    shares = [0] * len(needs)
-    left = min(budget, sum(needs))
-    while left:
-        hungry = [i for i, need in enumerate(needs) if shares[i] < need]
-        level = left // len(hungry)
-        if level == 0:
-            for k in range(left):
-                shares[hungry[(turn + k) % len(hungry)]] += 1
-            return shares
-        for i in hungry:
-            share = min(level, needs[i] - shares[i])
-            shares[i] += share
-            left -= share
-    return shares
+MIN_AWAITED_ROWS = 32
+"""Rows that must be saved by waiting for a sequence that is about to compute them."""
 
 
 class Scheduler:
-    """Continuous batching over a fixed number of slots and KV cells.
+    """Continuous batching over a fixed number of slots and KV cells. Not thread-safe.
 
-    Sequences are admitted in order of arrival. One that cannot be admitted holds back those
-    behind it, so that small requests cannot starve a large one. Not thread-safe.
+    Sequences are admitted in order of arrival as soon as there are cells for the tokens they
+    have and a few more. One that cannot be admitted holds back those behind it, so that small
+    requests cannot starve a large one; one that waits for an older sequence to compute rows it
+    can share does not. Where cells run out, the youngest running sequence gives way and
+    is computed again later; the oldest never does, so that every sequence comes to its end.
+
+    A step is `admit`, the actions it returns (`lost` for each that failed), `plan`, its actions,
+    and the rows of its chunks. `remove` returns actions as well. Actions are to be done in order.
     """
 
     def __init__(self, config: SchedulerConfig) -> None:
         self._config = config
-        self._waiting: deque[Sequence] = deque()
+        self._cache = PrefixCache(
+            config.n_ctx,
+            config.n_sequences + config.n_cached,
+            config.n_cached,
+            config.host_cache_bytes,
+            ordered=config.ordered,
+        )
+        self._waiting: list[Sequence] = []  # in order of arrival
         self._running: list[Sequence] = []
-        self._free_slots = list(range(config.n_sequences))
+        self._awaited: dict[Sequence, tuple[Sequence, int]] = {}
+        self._n_arrived = 0
         self._turn = 0
-        self.queued_tokens = 0
-        self.n_reserved = 0
+        self.n_preempted = 0
 
     # --- state ------------------------------------------------------------------------------
 
@@ -147,6 +64,11 @@ class Scheduler:
     def n_queued(self) -> int:
         """Sequences that wait."""
         return len(self._waiting)
+
+    @property
+    def queued_tokens(self) -> int:
+        """Prompt tokens of sequences that wait."""
+        return sum(sequence.n_prompt for sequence in self._waiting)
 
     @property
     def n_running(self) -> int:
@@ -158,7 +80,27 @@ class Scheduler:
         """Whether a step would compute rows."""
         return bool(self._running or self._waiting)
 
-    # --- arrivals ---------------------------------------------------------------------------
+    @property
+    def kv_used(self) -> int:
+        """KV cells in use, each counted once."""
+        return self._cache.ledger.n_used
+
+    @property
+    def kv_cached(self) -> int:
+        """KV cells that only idle entries hold."""
+        return self._cache.ledger.n_idle
+
+    @property
+    def cached_entries(self) -> int:
+        """Idle entries in slots."""
+        return self._cache.n_entries
+
+    @property
+    def host_bytes(self) -> int:
+        """Host memory that entries take."""
+        return self._cache.host.n_bytes
+
+    # --- arrivals and departures ------------------------------------------------------------
 
     def fit_max_tokens(self, request: GenerationRequest) -> int:
         """Most tokens that can be generated after the prompt, at most what was asked.
@@ -181,70 +123,177 @@ class Scheduler:
         return min(request.max_tokens, room)
 
     def add(self, sequence: Sequence) -> None:
-        """Admit a sequence, or queue it.
+        """Queue a sequence. One that can run in the next step does not count against the caps.
 
         Raises:
             OverloadedError: It would have to wait and the queue is full.
         """
-        if not self._waiting and self._can_admit(sequence):
-            self._admit(sequence)
-            return
-        config = self._config
-        if len(self._waiting) >= config.max_queued:
-            raise OverloadedError(f"the queue is full: {len(self._waiting)} requests wait")
-        if self.queued_tokens + sequence.n_prompt > config.max_queued_tokens:
-            raise OverloadedError(
-                f"the queue is full: {self.queued_tokens} prompt tokens wait, this prompt has "
-                f"{sequence.n_prompt}, the limit is {config.max_queued_tokens}"
-            )
+        if not self._can_start(sequence):
+            self._check_caps(sequence)
+            sequence.counted = True
+        sequence.arrival = self._n_arrived
+        self._n_arrived += 1
         self._waiting.append(sequence)
-        self.queued_tokens += sequence.n_prompt
 
-    def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out, wherever it is, and give back what it holds."""
+    def remove(self, sequence: Sequence, *, keep: bool = False) -> tuple[Action, ...]:
+        """Take a sequence out, wherever it is, and give back what it holds.
+
+        Args:
+            sequence: Finished, cancelled or failed.
+            keep: Leave its computed rows in the prefix cache.
+        """
+        self._awaited.pop(sequence, None)
         if sequence.state is SequenceState.WAITING:
             self._waiting.remove(sequence)
-            self.queued_tokens -= sequence.n_prompt
         elif sequence.slot is not None:
             self._running.remove(sequence)
-            heapq.heappush(self._free_slots, sequence.slot)
+            self._cache.close(sequence.slot, _computed(sequence) if keep else None)
             sequence.slot = None
-            self.n_reserved -= sequence.n_reserved
         sequence.state = SequenceState.FINISHED
+        return self._cache.take_actions()
 
-    def _can_admit(self, sequence: Sequence) -> bool:
-        room = self._config.n_ctx - self.n_reserved
-        return bool(self._free_slots) and sequence.n_reserved <= room
+    def running_in(self, slots: Iterable[int]) -> list[Sequence]:
+        """The running sequences whose slots are among `slots`."""
+        wanted = set(slots)
+        return [sequence for sequence in self._running if sequence.slot in wanted]
 
-    def _admit(self, sequence: Sequence) -> None:
-        sequence.slot = heapq.heappop(self._free_slots)
+    def clear_cache(self) -> tuple[Action, ...]:
+        """Drop every idle entry."""
+        self._cache.clear()
+        return self._cache.take_actions()
+
+    def _can_start(self, sequence: Sequence) -> bool:
+        expected = [*self._waiting, sequence]
+        demand = self._demand() + sum(len(s.tokens) + _headroom(s) for s in expected)
+        n_expected = len(self._running) + len(expected)
+        return n_expected <= self._config.n_sequences and demand <= self._supply()
+
+    def _check_caps(self, sequence: Sequence) -> None:
+        config = self._config
+        counted = [other.n_prompt for other in self._waiting if other.counted]
+        if len(counted) >= config.max_queued:
+            raise OverloadedError(f"the queue is full: {len(counted)} requests wait")
+        if sum(counted) + sequence.n_prompt > config.max_queued_tokens:
+            raise OverloadedError(
+                f"the queue is full: {sum(counted)} prompt tokens wait, this prompt has "
+                f"{sequence.n_prompt}, the limit is {config.max_queued_tokens}"
+            )
+
+    # --- admission --------------------------------------------------------------------------
+
+    def admit(self) -> tuple[Action, ...]:
+        """Give slots to those whose turn it is."""
+        for sequence in list(self._waiting):
+            if len(self._running) >= self._config.n_sequences:
+                break
+            if self._still_awaits(sequence):
+                continue
+            rows = sequence.rows(len(sequence.tokens))
+            match = self._cache.match(rows, ((_slot(s), _computed(s)) for s in self._running))
+            if self._awaits(sequence, rows, match):
+                continue
+            if not self._fits(sequence, match):
+                break
+            self._start(sequence, match)
+        return self._cache.take_actions()
+
+    def lost(self, action: Reuse) -> None:
+        """An action failed and left its sequence's slot empty: it is computed from nothing."""
+        sequence = action.sequence
+        sequence.n_computed = sequence.n_cached = 0
+        self._cache.ledger.clear(_slot(sequence))
+        if isinstance(action, Restore):
+            self._cache.host.discard(action.entry)
+
+    def saved(self, rows: Rows, state: bytes) -> None:
+        """An evicted entry's rows are in host memory."""
+        self._cache.host.add(HostEntry(rows, state))
+
+    def _still_awaits(self, sequence: Sequence) -> bool:
+        leader, n = self._awaited.get(sequence, (None, 0))
+        if leader and leader.state is SequenceState.PREFILL and leader.n_computed < n:
+            return True
+        self._awaited.pop(sequence, None)
+        return False
+
+    def _awaits(self, sequence: Sequence, rows: Rows, match: Match) -> bool:
+        """Whether an older sequence is about to compute many rows that this one can share."""
+        if not self._cache.enabled:
+            return False
+        for leader in self._running:
+            # Only the older is waited for, so that two never wait for each other.
+            if leader.state is SequenceState.PREFILL and leader.arrival < sequence.arrival:
+                common = rows.common(leader.rows(len(leader.tokens)))
+                n = min(common, len(rows) - 1)
+                if n >= match.n + MIN_AWAITED_ROWS:
+                    self._awaited[sequence] = (leader, n)
+                    return True
+        return False
+
+    def _fits(self, sequence: Sequence, match: Match) -> bool:
+        n_new = len(sequence.tokens) - match.n + _headroom(sequence)
+        return self._demand() + n_new + self._cache.cost(match) <= self._supply()
+
+    def _demand(self) -> int:
+        """Cells that running sequences want, for what they know and a few tokens more."""
+        return sum(s.n_pending + _headroom(s) for s in self._running)
+
+    def _supply(self) -> int:
+        """Cells that are free, or would be without idle entries."""
+        return self._cache.ledger.n_free + self._cache.ledger.n_evictable
+
+    def _start(self, sequence: Sequence, match: Match) -> None:
+        self._waiting.remove(sequence)
+        sequence.counted = False
+        sequence.slot = self._cache.open(sequence, match)
         sequence.state = SequenceState.PREFILL
+        sequence.n_computed = match.n
+        sequence.n_cached = min(match.n, sequence.n_prompt)
         self._running.append(sequence)
-        self.n_reserved += sequence.n_reserved
 
     # --- steps ------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
-        """Admit who fits and choose the rows of the next step.
+        """Choose the rows of the next step and make room for them.
 
         Every decoding sequence gets its row; those in prefill share the rest equally, of
-        which there is less while others decode.
+        which there is less while others decode, or where cells are short.
         """
-        while self._waiting and self._can_admit(self._waiting[0]):
-            sequence = self._waiting.popleft()
-            self.queued_tokens -= sequence.n_prompt
-            self._admit(sequence)
-        decoding = [s for s in self._running if s.state is SequenceState.DECODING]
-        prefilling = [s for s in self._running if s.state is SequenceState.PREFILL]
-        shares = fair_shares(
-            [s.n_pending for s in prefilling], self._prefill_budget(len(decoding)), self._turn
-        )
+        self._cache.tidy()
+        while not self._cache.make_room(self._least_rows()):
+            self._preempt(max(self._running, key=lambda s: s.arrival))
+        decoding, prefilling = self._by_state()
+        needs = [s.n_pending for s in prefilling]
+        budget = min(self._prefill_budget(len(decoding)), sum(needs))
+        self._cache.make_room(len(decoding) + budget)
+        budget = min(budget, self._cache.ledger.n_free - len(decoding))
+        shares = fair_shares(needs, budget, self._turn)
         self._turn += bool(prefilling)
         rows = [(s, 1) for s in decoding]
         rows += [(s, share) for s, share in zip(prefilling, shares, strict=True) if share]
-        return Plan(
-            tuple(Chunk(s, s.n_computed, s.n_computed + n, n == s.n_pending) for s, n in rows)
-        )
+        for sequence, n in rows:
+            self._cache.ledger.extend(_slot(sequence), n)
+        chunks = (Chunk(s, s.n_computed, s.n_computed + n, n == s.n_pending) for s, n in rows)
+        return Plan(tuple(chunks), self._cache.take_actions())
+
+    def _by_state(self) -> tuple[list[Sequence], list[Sequence]]:
+        decoding = [s for s in self._running if s.state is SequenceState.DECODING]
+        prefilling = [s for s in self._running if s.state is SequenceState.PREFILL]
+        return decoding, prefilling
+
+    def _least_rows(self) -> int:
+        """Rows that a step must have: one for each that decodes, one for prefill."""
+        decoding, prefilling = self._by_state()
+        return len(decoding) + bool(prefilling)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._running.remove(sequence)
+        self._cache.expel(_slot(sequence), _computed(sequence))
+        sequence.slot = None
+        sequence.n_computed = sequence.n_cached = 0
+        sequence.state = SequenceState.WAITING
+        insort(self._waiting, sequence, key=lambda s: s.arrival)
+        self.n_preempted += 1
 
     def _prefill_budget(self, n_decoding: int) -> int:
         config = self._config
@@ -252,3 +301,17 @@ class Scheduler:
             return config.n_batch
         limit = max(1, config.n_batch // 4) if config.prefill_rows is None else config.prefill_rows
         return min(limit, config.n_batch - n_decoding)
+
+
+def _slot(sequence: Sequence) -> int:
+    if sequence.slot is None:
+        raise ValueError("the sequence does not run")
+    return sequence.slot
+
+
+def _computed(sequence: Sequence) -> Rows:
+    return sequence.rows(sequence.n_computed)
+
+
+def _headroom(sequence: Sequence) -> int:
+    return min(sequence.max_tokens - sequence.n_generated, HEADROOM)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from llamacart.errors import InputError
-from llamacart.steering import UNSTEERED, Steering
+from llamacart.steering import UNSTEERED, Steering, SteeringKey, key_of
+from llamacart_server.rows import Rows
 
 if TYPE_CHECKING:
     from llamacart.cartridge import Cartridge
@@ -20,7 +24,7 @@ class SequenceState(Enum):
     WAITING = "waiting"
     """Queued: it has no slot and no KV cells."""
     PREFILL = "prefill"
-    """It has a slot; rows of its prompt are still to be computed."""
+    """It has a slot; rows of its prompt, or all rows since it was preempted, are to be computed."""
     DECODING = "decoding"
     """One row a step: the token generated last."""
     FINISHED = "finished"
@@ -36,27 +40,41 @@ class Sequence:
         max_tokens: Most tokens to generate, as far as the context allows.
         tokens: The prompt, then what was generated.
         n_computed: Leading tokens that are in the KV cache.
+        n_seen: Leading tokens whose rows were computed for it before, if not in this slot.
+        n_cached: Prompt tokens that the prefix cache had when it was last admitted.
+        arrival: Its place in the order of arrival, set by the scheduler.
+        counted: Whether it counts against the caps of the queue.
         state: Changed by the scheduler and by `append`.
         slot: Sequence id in the runner while PREFILL or DECODING.
         prompt_steering: What acts on rows of prompt tokens.
         generated_steering: What acts on rows of generated tokens.
+        prompt_key: Key of `prompt_steering`.
+        generated_key: Key of `generated_steering`.
     """
 
     request: GenerationRequest
     max_tokens: int
-    tokens: list[int] = field(init=False)
+    tokens: array[int] = field(init=False)
     n_computed: int = 0
+    n_seen: int = 0
+    n_cached: int = 0
+    arrival: int = -1
+    counted: bool = False
     state: SequenceState = SequenceState.WAITING
     slot: int | None = None
     prompt_steering: Steering = field(init=False)
     generated_steering: Steering = field(init=False)
+    prompt_key: SteeringKey = field(init=False)
+    generated_key: SteeringKey = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.request.prompt:
             raise InputError("the prompt has no tokens", param="prompt")
-        self.tokens = list(self.request.prompt)
+        self.tokens = array("i", self.request.prompt)
         self.prompt_steering = self._steering("prompt")
         self.generated_steering = self._steering("generated")
+        self.prompt_key = key_of(self.prompt_steering)
+        self.generated_key = key_of(self.generated_steering)
 
     def _steering(self, rows: ApplyTo) -> Steering:
         doses = tuple(d.dose for d in self.request.doses if d.apply_to in ("all", rows))
@@ -73,11 +91,6 @@ class Sequence:
         return len(self.request.prompt)
 
     @property
-    def n_reserved(self) -> int:
-        """KV cells set aside while it runs, so that it can always reach `max_tokens`."""
-        return self.n_prompt + self.max_tokens
-
-    @property
     def n_generated(self) -> int:
         """Tokens generated so far."""
         return len(self.tokens) - self.n_prompt
@@ -85,7 +98,7 @@ class Sequence:
     @property
     def generated(self) -> list[int]:
         """The tokens generated so far."""
-        return self.tokens[self.n_prompt :]
+        return self.tokens[self.n_prompt :].tolist()
 
     @property
     def n_pending(self) -> int:
@@ -98,6 +111,13 @@ class Sequence:
         The last prompt token's row, which yields the first generated token, is a prompt row.
         """
         return self.prompt_steering if position < self.n_prompt else self.generated_steering
+
+    def rows(self, n: int) -> Rows:
+        """What rows 0..n−1 are computed from."""
+        segments: tuple[tuple[int, SteeringKey], ...] = ((min(n, self.n_prompt), self.prompt_key),)
+        if n > self.n_prompt:
+            segments += ((n, self.generated_key),)
+        return Rows(np.array(self.tokens[:n], np.int32), segments if n else ())
 
     def append(self, token: int) -> None:
         """Take a generated token, whose row is computed in the next step."""

@@ -17,6 +17,7 @@ from llamacart.errors import (
     NotFoundError,
     OverloadedError,
 )
+from llamacart.report import Fault
 from llamacart.runner import LlamaRunner
 from llamacart.sampling import SamplingParams
 from llamacart.steering import Dose
@@ -44,12 +45,14 @@ def runner(fakes):
 
 
 @pytest.fixture
-def engine(runner):
+def engine(runner, fakes):
     """Not started: the test calls `step`."""
     engine = Engine(runner)
     yield engine
+    if not engine._stopping:
+        fakes.check(engine)
     engine.stop()
-    assert runner.idle
+    assert runner.empty
 
 
 class TestResults:
@@ -151,7 +154,7 @@ class TestSubmit:
         ]:
             with pytest.raises(error):
                 engine.submit(request)
-        assert runner.idle
+        assert runner.empty
         assert not engine.step()
 
     def test_a_full_queue_refuses_and_counts_no_use(self, fakes):
@@ -166,7 +169,7 @@ class TestSubmit:
         drive(engine)
         assert [tokens(g) for g in generations] == [fakes.alone(request)] * 2
         engine.unload(cartridge)
-        assert runner.idle
+        assert runner.n_open_samplers == 0
         assert not runner.resident
 
 
@@ -180,7 +183,7 @@ class TestCancel:
         cancelled.cancel()
         cancelled.cancel()
         engine.step()
-        assert list(runner.kv) == [1]
+        assert engine.stats().running == 1
         assert set(runner.batches[-1].sequences) == {1}
         assert list(cancelled.events()) == []
         drive(engine)
@@ -192,7 +195,7 @@ class TestCancel:
         engine.step()
         generation.cancel()
         assert not engine.step()
-        assert runner.idle
+        assert runner.n_open_samplers == 0
 
     def test_queued(self, fakes):
         runner = fakes.Runner(n_sequences=1)
@@ -200,19 +203,19 @@ class TestCancel:
         requests = [fakes.request(3, 5, first=i) for i in range(3)]
         first, queued = engine.submit(requests[0]), engine.submit(requests[1])
         queued.cancel()
-        assert engine.stats().queued == 0
+        assert engine.stats().queued == 1  # the first, for which a slot is free
         third = engine.submit(requests[2])
         drive(engine)
         assert tokens(first) == fakes.alone(requests[0])
         assert tokens(third) == fakes.alone(requests[2])
-        assert runner.idle
+        assert runner.n_open_samplers == 0
 
     def test_while_its_step_runs(self, engine, runner, fakes):
         generation = engine.submit(fakes.request(3, 100, ignore_eos=True))
         engine.step()
         runner.before_run = generation.cancel
         engine.step()
-        assert runner.idle
+        assert runner.n_open_samplers == engine.stats().running == 0
         assert not engine.step()
         assert engine.stats().cancelled == 1
 
@@ -240,6 +243,261 @@ class TestCancel:
         generation = engine.submit(request)
         drive(engine)
         assert tokens(generation) == fakes.alone(request)
+
+
+STATES = ["queued", "in prefill", "decoding", "preempted", "finished"]
+
+
+class TestEnding:
+    """A generation that its caller ends, in every state it can be in."""
+
+    @pytest.fixture
+    def crowded(self, fakes):
+        """An engine for two, and a generation in the state asked for."""
+        runner = fakes.Runner(n_ctx=130, n_batch=16, n_sequences=2)
+        engine = Engine(runner)
+
+        def reach(state):
+            others = [fakes.request(20, 40, first=100 * i, ignore_eos=True) for i in (1, 2)]
+            n_before = {"queued": 2, "finished": 0}.get(state, 1)
+            generations = [engine.submit(request) for request in others[:n_before]]
+            long = {"in prefill": (60, 5), "preempted": (20, 100)}.get(state, (10, 30))
+            if state == "preempted":
+                others[0] = fakes.request(20, 100, first=100, ignore_eos=True)
+                generations[0].cancel()
+                generations[0] = engine.submit(others[0])
+            request = fakes.request(*long, first=600, ignore_eos=True)
+            generation = engine.submit(request)
+            sequence = list(engine._live)[-1]
+            reached = {
+                "queued": lambda: engine.stats().steps == 3,
+                "in prefill": lambda: 0 < sequence.n_computed < 60,
+                "decoding": lambda: sequence.n_generated > 3,
+                "preempted": lambda: engine.stats().preempted,
+                "finished": lambda: sequence not in engine._live,
+            }[state]
+            while not reached():
+                engine.step()
+                fakes.check(engine)
+            return generation, sequence, list(zip(others, generations, strict=False))
+
+        yield engine, reach
+        engine.stop()
+        assert runner.empty
+
+    @pytest.mark.parametrize("state", STATES)
+    @pytest.mark.parametrize("how", ["cancel", "finish"])
+    def test_only_its_own_row_goes(self, crowded, fakes, state, how):
+        engine, reach = crowded
+        generation, sequence, others = reach(state)
+        before = engine.stats()
+        getattr(generation, how)()
+        engine.step()
+        fakes.check(engine)
+        assert sequence not in engine._live
+        assert sequence.slot is None
+        after = engine.stats()
+        assert after.cancelled - before.cancelled == (how == "cancel" and state != "finished")
+        assert after.finished - before.finished == (how == "finish" and state != "finished")
+        drive(engine)
+        for request, other in others:
+            assert tokens(other) == fakes.alone(request)
+
+    def test_finish_keeps_what_was_counted_and_ends_the_stream(self, engine, fakes):
+        generation = engine.submit(fakes.request(30, 100, ignore_eos=True))
+        for _ in range(5):
+            engine.step()
+        generation.finish()
+        generation.cancel()
+        assert not generation.cancelled
+        assert not engine.step()
+        assert list(generation.events()) == []
+        stats = engine.stats()
+        assert (stats.finished, stats.cancelled, stats.cached_entries) == (1, 0, 1)
+        assert (stats.prompt_tokens, stats.generated_tokens) == (30, 5)
+
+
+class TestPreemption:
+    @pytest.mark.parametrize(("n_cached", "host"), [(0, 0), (2, 0), (1, 10**6)])
+    def test_texts_stay_the_same(self, fakes, n_cached, host):
+        runner = fakes.Runner(n_ctx=200, n_batch=32, n_cached=n_cached)
+        engine = Engine(runner, host_cache_bytes=host)
+        cartridge = fakes.cartridge("french")
+        engine.load(cartridge)
+        requests = [
+            fakes.request(
+                10, 120, (cartridge, 0.5 * i, "generated"), first=90 * i, seed=i, ignore_eos=True
+            )
+            for i in range(4)
+        ]
+        generations = [engine.submit(request) for request in requests]
+        first = next(iter(engine._live))
+        while engine.step():
+            fakes.check(engine)
+            assert first.slot is not None or first not in engine._live
+        assert engine.stats().preempted > 0
+        assert [tokens(g) for g in generations] == [fakes.alone(r) for r in requests]
+        assert [g.report.cached_tokens for g in generations] == [0] * 4
+        restores = [call for call in runner.calls if call[0] == "restore"]
+        assert bool(restores) == bool(host)
+        assert engine.stats().prompt_tokens == 40
+        assert engine.stats().generated_tokens == 480
+
+
+class TestSharing:
+    def test_many_with_one_prefix_read_it_once(self, engine, runner, fakes):
+        system = tuple(range(1, 201))
+        requests = [GenerationRequest((*system, 300 + i), 5) for i in range(4)]
+        generations = [engine.submit(request) for request in requests]
+        drive(engine)
+        assert [tokens(g) for g in generations] == [fakes.alone(r) for r in requests]
+        assert [g.report.cached_tokens for g in generations] == [0, 200, 200, 200]
+        assert sum(len(b.tokens) for b in runner.batches) < 201 + 4 * 6
+        assert engine.stats().cached_tokens == 600
+
+    @pytest.mark.parametrize("how", ["cancel", "step fails"])
+    def test_a_leader_that_ends_early_stops_nobody(self, engine, runner, fakes, how):
+        leader = engine.submit(fakes.request(200, 5))
+        request = fakes.request(220, 5)
+        follower = engine.submit(request)
+        engine.step()
+        assert engine.stats().queued == 1
+        if how == "cancel":
+            leader.cancel()
+        else:
+            runner.fail = EngineError("decode failed")
+        drive(engine)
+        assert tokens(follower) == fakes.alone(request)
+        assert follower.report.cached_tokens == (64 if how == "cancel" else 0)
+
+    def test_a_leader_whose_rows_are_gone_costs_the_follower_nothing_but_time(
+        self, engine, runner, fakes
+    ):
+        request = fakes.request(200, 5)
+        generations = [engine.submit(request) for _ in range(2)]
+        engine.step()
+        runner.forgets = {0}
+        drive(engine)
+        assert [tokens(g) for g in generations] == [fakes.alone(request)] * 2
+        assert generations[1].report.cached_tokens == 0
+
+    def test_a_long_prompt_delays_nobody_by_more_than_one_chunk(self, fakes):
+        runner = fakes.Runner(n_batch=256)
+        engine = Engine(runner, prefill_rows=16)
+        talker_request = fakes.request(5, 300, ignore_eos=True)
+        talker = engine.submit(talker_request)
+        engine.step()
+        newcomer = engine.submit(fakes.request(2000, 3, first=7))
+        drive(engine)
+        for batch in runner.batches[1:126]:
+            assert batch.sequences[0] == 0
+            assert len(batch.tokens) == 17
+        assert tokens(talker) == fakes.alone(talker_request)
+        assert len(tokens(newcomer)) == 3
+
+    def test_cached_tokens_are_known_before_the_first_token(self, engine, fakes):
+        engine.submit(fakes.request(30, 2))
+        drive(engine)
+        generation = engine.submit(fakes.request(40, 9, ignore_eos=True))
+        while not generation._items:
+            engine.step()
+        assert generation.report.cached_tokens == 30
+
+
+class TestReport:
+    def test_doses_are_averaged_over_rows_where_something_acts(self, engine, runner, fakes):
+        cartridge = fakes.cartridge("french")
+        engine.load(cartridge)
+        request = fakes.request(
+            100, 5, (cartridge, -0.5, "generated"), ignore_eos=True, telemetry=True
+        )
+        generation = engine.submit(request)
+        engine.step()
+        engine.step()
+        assert np.isnan(generation.report.dose[0]), "nothing has acted yet"
+        drive(engine)
+        assert generation.report.dose[0] == pytest.approx(0.5)
+        assert np.isnan(generation.report.dose[1])
+        mixed = engine.submit(
+            fakes.request(
+                6,
+                5,
+                (cartridge, 1.0, "all"),
+                (cartridge, 2.0, "generated"),
+                first=500,
+                ignore_eos=True,
+                telemetry=True,
+            )
+        )
+        drive(engine)
+        assert mixed.report.dose[0] == pytest.approx((6 * 1.0 + 4 * 3.0) / 10)
+
+    def test_nothing_is_observed_where_nobody_asked(self, engine, runner, fakes):
+        cartridge = fakes.cartridge("french")
+        engine.load(cartridge)
+        doses = (cartridge, 1.0, "all")
+        silent = engine.submit(fakes.request(5, 20, doses, ignore_eos=True))
+        engine.step()
+        told = engine.submit(fakes.request(5, 3, doses, first=9, telemetry=True, ignore_eos=True))
+        drive(engine)
+        assert silent.report.dose is None
+        assert told.report.dose is not None
+        observed = [b.observed for b in runner.batches]
+        assert observed[0] is None
+        assert observed[1] == [False] + [True] * 5
+        assert observed[-1] is None
+
+    def test_rows_computed_again_are_not_counted_again(self, fakes):
+        runner = fakes.Runner(n_ctx=130, n_batch=32, n_sequences=2, n_cached=0)
+        engine = Engine(runner)
+        cartridge = fakes.cartridge("french")
+        engine.load(cartridge)
+        engine.submit(fakes.request(10, 100, ignore_eos=True))
+        runner.caps = dict.fromkeys(range(600, 608), 2)
+        generation = engine.submit(
+            fakes.request(
+                10,
+                100,
+                (cartridge, 1.0, "prompt"),
+                (cartridge, 3.0, "generated"),
+                first=599,
+                telemetry=True,
+                ignore_eos=True,
+            )
+        )
+        request = list(engine._live)[1].request
+        drive(engine)
+        assert engine.stats().preempted == 1
+        n_capped = sum(t in runner.caps for t in (*request.prompt, *fakes.alone(request)[:-1]))
+        assert generation.report.capped_rows == n_capped
+        assert sum(sum(b.observed or ()) for b in runner.batches) == 109
+        assert generation.report.dose[0] == pytest.approx((10 * 1.0 + 99 * 3.0) / 109)
+
+    def test_capped_rows_are_summed_and_told_once(self, engine, runner, fakes, caplog):
+        runner.caps = {3: 1, 4: 5, 900: 1}
+        generation = engine.submit(fakes.request(200, 1, ignore_eos=True))
+        drive(engine)
+        assert (generation.report.capped_rows, engine.stats().capped_rows) == (2, 2)
+        assert [r.levelname for r in caplog.records] == ["WARNING"]
+
+    def test_a_fault_ends_its_sequence_only(self, engine, runner, fakes):
+        good_request = fakes.request(20, 5, ignore_eos=True)
+        good = engine.submit(good_request)
+        bad = engine.submit(fakes.request(20, 5, first=500))
+        runner.faults = {515: Fault(7, "french")}
+        drive(engine)
+        with pytest.raises(EngineError, match=r"'french'.* layer 7"):
+            tokens(bad)
+        assert tokens(good) == fakes.alone(good_request)
+        assert (engine.stats().failed, engine.stats().cached_entries) == (1, 1)
+
+    def test_a_fault_in_a_row_without_output_counts_too(self, engine, runner, fakes):
+        bad = engine.submit(fakes.request(100, 5))
+        runner.faults = {5: Fault(7, "french")}
+        engine.step()
+        assert engine.stats().failed == 1
+        with pytest.raises(EngineError, match="french"):
+            tokens(bad)
 
 
 class TestCartridges:
@@ -330,19 +588,20 @@ class TestFailure:
             with pytest.raises(EngineError, match=str(failure)):
                 next(events)
         assert (engine.stats().failed, engine.stats().finished) == (2, 1)
-        assert runner.idle
+        assert engine.stats().cached_entries == 1
 
     def test_failed_sampling_ends_one_sequence(self, engine, runner, fakes):
         bad = engine.submit(fakes.request(3, 9, seed=1))
         request = fakes.request(3, 9, seed=2)
         good = engine.submit(request)
-        runner.samplers[0].closed = True
+        runner.samplers[0].broken = True
         drive(engine)
         with pytest.raises(EngineError):
             tokens(bad)
         assert tokens(good) == fakes.alone(request)
 
-    def test_a_broken_thread_leaves_nobody_waiting(self, runner, fakes):
+    def test_a_broken_thread_leaves_nobody_waiting(self, fakes):
+        runner = fakes.Runner(n_cached=0)
         engine = Engine(runner)
         generation = engine.submit(fakes.request(3, 9))
 
@@ -372,7 +631,7 @@ class TestLife:
         for generation in (events, queued.events()):
             with pytest.raises(OverloadedError, match="stopped"):
                 list(generation)
-        assert runner.idle
+        assert runner.empty
 
     def test_starts_once(self, runner):
         with Engine(runner) as engine, pytest.raises(RuntimeError, match="once"):
@@ -381,13 +640,18 @@ class TestLife:
     def test_stats(self, fakes):
         engine = Engine(fakes.Runner(n_sequences=1))
         engine.submit(fakes.request(10, 5, ignore_eos=True))
-        engine.submit(fakes.request(7, 5))
+        engine.submit(fakes.request(7, 5, ignore_eos=True))
         engine.step()
         stats = engine.stats()
         assert (stats.running, stats.queued, stats.queued_tokens) == (1, 1, 7)
-        assert (stats.kv_used_reserved, stats.steps) == (15, 1)
+        assert (stats.kv_used, stats.kv_cached, stats.steps) == (10, 0, 1)
+        assert (stats.prompt_tokens, stats.generated_tokens) == (10, 1)
+        drive(engine)
+        stats = engine.stats()
+        assert (stats.prompt_tokens, stats.cached_tokens, stats.generated_tokens) == (17, 6, 10)
+        assert (stats.kv_used, stats.kv_cached, stats.cached_entries) == (14 + 5, 14 + 5, 2)
         engine.stop()
-        assert engine.stats().kv_used_reserved == 0
+        assert (engine.stats().kv_used, engine.stats().cached_entries) == (0, 0)
 
     def test_threads_submit_together(self, runner, fakes):
         requests = [fakes.request(1 + i, 10, first=i, seed=i) for i in range(16)]
@@ -469,12 +733,12 @@ class TestAsync:
 
     def test_a_loop_that_is_gone_cancels(self):
         cancelled = []
-        generation = Generation(lambda: cancelled.append(True))
+        generation = Generation(cancelled.append)
         loop = asyncio.new_event_loop()
         loop.close()
         generation._wake = lambda: loop.call_soon_threadsafe(print)
         generation.deliver(TokenEvent(1))
-        assert cancelled == [True]
+        assert cancelled == ["cancelled"]
 
 
 @pytest.mark.model
@@ -496,7 +760,7 @@ def test_llama_runner_serves_steered_and_plain_requests_together(demo_model):
         alone = [tokens(engine.submit(one)) for one in requests]
         generations = [engine.submit(one) for one in requests]
         together = [tokens(generation) for generation in generations]
-        assert engine.stats().kv_used_reserved == 0
+        assert engine.stats().running == 0
     assert together == alone
     assert alone[0] == alone[2] != alone[1]
     assert "six, seven" in demo_model.detokenize(alone[0])
