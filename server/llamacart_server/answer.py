@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llamacart.errors import EngineError
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from llamacart_server.engine_api import EngineLike, GenerationLike
-    from llamacart_server.request import FinishReason, GenerationRequest
+    from llamacart_server.request import FinishReason, GenerationReport, GenerationRequest
     from llamacart_server.served import Tokenizer
 
 
@@ -25,11 +25,13 @@ class Piece:
         index: Which choice.
         text: May be empty in the last piece only.
         finish_reason: Set in the last piece of a choice.
+        report: What the engine has to say of the choice, in its last piece.
     """
 
     index: int
     text: str
     finish_reason: FinishReason | None = None
+    report: GenerationReport | None = None
 
 
 class Answer:
@@ -69,6 +71,11 @@ class Answer:
             self.cancel()
             raise
 
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that the prefix cache had, over all choices."""
+        return sum(generation.report.cached_tokens for generation in self._generations)
+
     def cancel(self) -> None:
         """Stop what still runs."""
         for generation in self._generations:
@@ -101,7 +108,7 @@ class Answer:
             last[piece.index] = piece
 
         await self.run(keep)
-        return [Piece(i, text, last[i].finish_reason) for i, text in enumerate(texts)]
+        return [replace(last[i], text=text) for i, text in enumerate(texts)]
 
     async def _run_choice(self, index: int, emit: Callable[[Piece], Awaitable[None]]) -> None:
         stream = TextStream(self._stops)
@@ -114,9 +121,10 @@ class Answer:
             if event.finish_reason is not None and not stream.stopped:
                 text += stream.finish()
             reason = "stop" if stream.stopped else event.finish_reason
-            if text or reason is not None:
-                await emit(Piece(index, text, reason))
             if reason is not None:
-                generation.cancel()
+                generation.finish()
+                await emit(Piece(index, text, reason, generation.report))
                 return
+            if text:
+                await emit(Piece(index, text))
         raise EngineError("the generation ended without a reason")

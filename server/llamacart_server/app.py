@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from llamacart import __version__
-from llamacart_server import chat, completions, health, models, tokens
+from llamacart_server import chat, completions, health, metrics, models, tokens
 from llamacart_server.auth import ApiKeyMiddleware
 from llamacart_server.errors import add_error_handlers
 from llamacart_server.middleware import RequestMiddleware
@@ -50,7 +50,7 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    for module in (chat, completions, models, tokens, health):
+    for module in (chat, completions, models, tokens, health, metrics):
         app.include_router(module.router(service))
     add_error_handlers(app)
     # The last one added is the outermost.

@@ -10,6 +10,7 @@ from llamacart_server.responses import (
     ChatChunk,
     ChatChunkChoice,
     ChatCompletion,
+    Telemetry,
 )
 from llamacart_server.schemas import ChatBody
 from llamacart_server.service import Header, Service, header, usage_of
@@ -40,7 +41,12 @@ def router(service: Service) -> APIRouter:
 
 def _choice(piece: Piece) -> ChatChoice:
     message = AssistantMessage(content=piece.text)
-    return ChatChoice(index=piece.index, message=message, finish_reason=piece.finish_reason)
+    return ChatChoice(
+        index=piece.index,
+        message=message,
+        finish_reason=piece.finish_reason,
+        telemetry=Telemetry.of(piece.report),
+    )
 
 
 def _stream(answer: Answer, head: Header, *, wants_usage: bool) -> Response:
@@ -62,7 +68,12 @@ def _stream(answer: Answer, head: Header, *, wants_usage: bool) -> Response:
             if piece.text:
                 await send(ChatChunkChoice(delta={"content": piece.text}))
             if piece.finish_reason is not None:
-                await send(ChatChunkChoice(delta={}, finish_reason=piece.finish_reason))
+                telemetry = Telemetry.of(piece.report)
+                await send(
+                    ChatChunkChoice(
+                        delta={}, finish_reason=piece.finish_reason, telemetry=telemetry
+                    )
+                )
 
         await answer.run(on_piece)
         if wants_usage:

@@ -42,6 +42,15 @@ def serve(
     ctx: Annotated[int | None, typer.Option(help="KV cells, shared by all requests.")] = None,
     parallel: Annotated[int | None, typer.Option(help="Requests that decode together.")] = None,
     batch: Annotated[int | None, typer.Option(help="Most rows in one step.")] = None,
+    prefix_cache: Annotated[
+        int | None, typer.Option(help="Idle conversations kept for reuse; 0 turns it off.")
+    ] = None,
+    cache_ram: Annotated[
+        int | None, typer.Option(help="MiB of host memory for those that had to leave.")
+    ] = None,
+    dose_limit: Annotated[
+        float | None, typer.Option(help="Most relative size of a steering delta; default: any.")
+    ] = None,
     gpu_layers: Annotated[int | None, typer.Option(help="Layers to offload; -1 means all.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; default: all processors.")] = None,
     max_tokens: Annotated[
@@ -120,7 +129,9 @@ def build(
             n_ctx=settings.ctx,
             n_batch=settings.batch,
             n_sequences=settings.parallel,
+            n_cached=settings.prefix_cache,
             n_threads=settings.threads,
+            dose_limit=settings.dose_limit,
             force=settings.force,
         )
     )
@@ -129,6 +140,7 @@ def build(
             runner,
             max_queued=settings.max_queued,
             max_queued_tokens=settings.max_queued_tokens,
+            host_cache_bytes=settings.cache_ram * 2**20,
         )
     )
     for cartridge in library:

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from llamacart_server.answer import Answer, Piece
-from llamacart_server.responses import Completion, CompletionChoice, Usage
+from llamacart_server.responses import Completion, CompletionChoice, Telemetry, Usage
 from llamacart_server.schemas import CompletionBody
 from llamacart_server.service import Header, Service, header, usage_of
 from llamacart_server.sse import CLIENT_CLOSED_REQUEST, Emit, EventStream, collect_pieces
@@ -46,6 +46,12 @@ def _stream(answer: Answer, head: Header, *, wants_usage: bool) -> Response:
 
 def _completion(head: Header, pieces: list[Piece], usage: Usage | None = None) -> Completion:
     choices = [
-        CompletionChoice(index=p.index, text=p.text, finish_reason=p.finish_reason) for p in pieces
+        CompletionChoice(
+            index=piece.index,
+            text=piece.text,
+            finish_reason=piece.finish_reason,
+            telemetry=Telemetry.of(piece.report),
+        )
+        for piece in pieces
     ]
     return Completion(**vars(head), choices=choices, usage=usage)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import math
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from llamacart_server.request import FinishReason
 
 if TYPE_CHECKING:
     from typing import Self
 
+    from llamacart_server.request import GenerationReport
     from llamacart_server.selection import Selection
 
 
 class PromptTokensDetails(BaseModel):
-    """How the prompt was computed."""
+    """How the prompt was computed: how many of its tokens the prefix cache had."""
 
     cached_tokens: int = 0
 
@@ -29,12 +31,13 @@ class Usage(BaseModel):
     prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
 
     @classmethod
-    def of(cls, prompt_tokens: int, completion_tokens: int) -> Self:
+    def of(cls, prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> Self:
         """Usage with its total."""
         return cls(
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             total_tokens=prompt_tokens + completion_tokens,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=cached_tokens),
         )
 
 
@@ -69,6 +72,29 @@ class Envelope(BaseModel):
     cartridges: list[ActingCartridge]
 
 
+class Telemetry(BaseModel):
+    """What steering did to one choice: in its last piece, if asked for or if the limit acted.
+
+    Attributes:
+        dose: By layer, the mean over rows of ‖Δ‖/‖h_S‖; empty where it was not asked for.
+        capped_rows: Rows where the dose limit made a delta smaller.
+    """
+
+    dose: dict[int, float]
+    capped_rows: int
+
+    @classmethod
+    def of(cls, report: GenerationReport | None) -> Self | None:
+        """Telemetry of a choice, where there is any to give."""
+        if report is None or (report.dose is None and not report.capped_rows):
+            return None
+        dose = {i: d for i, d in enumerate(report.dose or ()) if not math.isnan(d)}
+        return cls(dose=dose, capped_rows=report.capped_rows)
+
+
+OptionalTelemetry = Annotated[Telemetry | None, Field(exclude_if=lambda value: value is None)]
+
+
 class CompletionChoice(BaseModel):
     """One text, or in a stream the next piece of it."""
 
@@ -76,6 +102,7 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: None = None
     finish_reason: FinishReason | None
+    telemetry: OptionalTelemetry = None
 
 
 class Completion(Envelope):
@@ -102,6 +129,7 @@ class ChatChoice(BaseModel):
     message: AssistantMessage
     logprobs: None = None
     finish_reason: FinishReason
+    telemetry: OptionalTelemetry = None
 
 
 class ChatCompletion(Envelope):
@@ -119,6 +147,7 @@ class ChatChunkChoice(BaseModel):
     delta: dict[Literal["role", "content"], str]
     logprobs: None = None
     finish_reason: FinishReason | None = None
+    telemetry: OptionalTelemetry = None
 
 
 class ChatChunk(Envelope):

@@ -78,6 +78,7 @@ class GenerationBody(Body):
     ) = None
     seed: int | None = None
     ignore_eos: bool | None = None
+    telemetry: bool | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None

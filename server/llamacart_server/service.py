@@ -131,6 +131,7 @@ class Service:
             doses=selection.acting,
             sampling=body.sampling,
             ignore_eos=bool(body.ignore_eos),
+            telemetry=bool(body.telemetry),
         )
         requests = tuple(replace(request, prompt=tuple(tokens)) for tokens in prompts)
         return Prepared(requests, body.stops + template_stops, selection)
@@ -153,4 +154,4 @@ def header(kind: str, selection: Selection) -> Header:
 
 def usage_of(answer: Answer) -> Usage:
     """Tokens of an answer so far."""
-    return Usage.of(answer.prompt_tokens, answer.completion_tokens)
+    return Usage.of(answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens)

@@ -28,6 +28,11 @@ class ServeSettings(BaseSettings):
         ctx: KV cells, shared by all requests; also the most that one may use.
         parallel: Requests that decode together.
         batch: Most rows in one step.
+        prefix_cache: Idle conversations and prompts whose KV cells stay for reuse; 0 turns reuse
+            off. Each takes the logits of one row in memory (1 MiB for Gemma's vocabulary).
+        cache_ram: MiB of host memory for the KV of those that had to leave; 0 means none.
+        dose_limit: Most relative size ‖Δ‖/‖h_S‖ of what cartridges may do to a row at a layer;
+            what is more is scaled down to it and reported. None means no limit.
         gpu_layers: Layers to offload; -1 means all.
         threads: Threads for compute; none means all processors of the process.
         batch_invariant: Compute on the CPU so that a request's text does not depend on what
@@ -52,6 +57,9 @@ class ServeSettings(BaseSettings):
     ctx: Positive = 8192
     parallel: Positive = 16
     batch: Positive = 512
+    prefix_cache: Annotated[int, Field(ge=0)] = 16
+    cache_ram: Annotated[int, Field(ge=0)] = 0
+    dose_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     gpu_layers: Annotated[int, Field(ge=-1)] = -1
     threads: Positive | None = None
     batch_invariant: bool = True

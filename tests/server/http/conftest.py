@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 import time
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import httpx
@@ -18,8 +19,9 @@ import uvicorn
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart.errors import InputError
 from llamacart_server.app import create_app
+from llamacart_server.engine_stats import EngineStats
 from llamacart_server.library import CartridgeLibrary
-from llamacart_server.request import GenerationRequest, TokenEvent
+from llamacart_server.request import GenerationReport, GenerationRequest, TokenEvent
 from llamacart_server.served import ServedModel
 from llamacart_server.settings import ServeSettings
 from llamacart_server.templates import choose_template
@@ -72,10 +74,19 @@ class FakeGeneration:
         self._engine = engine
         self.cancelled = threading.Event()
         self.ended = False
+        self.finished = False
+
+    @property
+    def report(self) -> GenerationReport:
+        return self._engine.report
 
     def cancel(self) -> None:
         if not self.ended:
             self.cancelled.set()
+
+    def finish(self) -> None:
+        if not self.ended and not self.cancelled.is_set():
+            self.ended = self.finished = True
 
     async def __aiter__(self) -> AsyncIterator[TokenEvent]:
         for item in self._engine.script:
@@ -99,7 +110,12 @@ class FakeEngine:
         self.generations: list[FakeGeneration] = []
         self.refusals: list[Exception | None] = []
         self.hangs = False
+        self.report = GenerationReport()
+        self.figures = {field.name: 0 for field in fields(EngineStats)}
         self.say("hello")
+
+    def stats(self) -> EngineStats:
+        return EngineStats(**self.figures)
 
     def say(self, text: str, *, end: bool = True, limit: bool = False) -> None:
         """Answer with `text`, a byte a token; `limit` ends it as if max_tokens were reached."""
