@@ -34,7 +34,11 @@ format: setup
 
 # The other benchmarks take a running server's address: see benchmarks/README.md.
 bench: setup
-	$(BIN)/python benchmarks/hook_error.py
+	test -f demo/french.gguf || \
+		$(BIN)/llamacart train cartridges/library/french --output demo/french.gguf
+	for name in hook_error decode_overhead mixed_batch prefill memory; do \
+		$(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) demo

@@ -2,11 +2,17 @@
 
 Against its NumPy twin (float32) and against a dense reference in float64 that knows nothing of
 the cartridge's stored form: h_S + Σ α (W h + b − h_S) with W rebuilt as a full matrix.
+
+Usage: hook_error.py [--json FILE]
 """
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 import numpy as np
+from harness import Report, machine_facts
 
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart.hook import SteeringHook
@@ -28,6 +34,9 @@ class Shape:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    report = Report(machine_facts(None), parser.parse_args().json)
     rng = np.random.default_rng(0)
     worst_twin = worst_dense = 0.0
     for _ in range(SHAPES):
@@ -60,9 +69,17 @@ def main() -> None:
         scale = np.abs(dense).max()
         worst_twin = max(worst_twin, float(np.abs(h - twin).max() / scale))
         worst_dense = max(worst_dense, float(np.abs(h - dense).max() / scale))
-    print(f"{SHAPES} random shapes, largest error relative to the largest activation:")
-    print(f"  compiled hook against its NumPy twin        {worst_twin:.2e}")
-    print(f"  compiled hook against the dense reference   {worst_dense:.2e}")
+    report.figure(
+        "shapes",
+        SHAPES,
+        f"{SHAPES} random shapes, largest error relative to the largest activation:",
+    )
+    for name, against, error in (
+        ("twin_error", "its NumPy twin      ", worst_twin),
+        ("dense_error", "the dense reference ", worst_dense),
+    ):
+        report.figure(name, error, f"  compiled hook against {against} {error:.2e}")
+    report.write()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,96 @@
+"""Helpers of the benchmark scripts that can be wrong without a server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cartridge_to_lora
+import gguf
+import numpy as np
+import pytest
+import vanish
+import versus_llama_server
+
+from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+METRICS = """# HELP llamacart_requests_running Requests that are computed.
+# TYPE llamacart_requests_running gauge
+llamacart_requests_running 3
+llamacart_requests_queued{model="a b"} 4.0 1700000000
+llamacart_requests_queued{model="c"} 1
+llamacart_requests_running_total 9
+"""
+
+
+def test_stats_from_metrics_and_from_json() -> None:
+    assert vanish.parse_stats(METRICS) == (3, 5)
+    assert vanish.parse_stats('{"running": 1, "queued": 0, "steps": 7}') == (1, 0)
+
+
+@pytest.mark.parametrize("text", ["", '{"running": 1}', "llamacart_requests_running 1\n"])
+def test_missing_stats_are_said(text: str) -> None:
+    with pytest.raises(ValueError, match=r"does not tell .*queued"):
+        vanish.parse_stats(text)
+
+
+def test_visits_are_seeded_and_cover_every_way() -> None:
+    visits = vanish.plan_visits(1, 200, 8.0, ["a", "b"])
+    assert visits == vanish.plan_visits(1, 200, 8.0, ["a", "b"])
+    assert visits != vanish.plan_visits(2, 200, 8.0, ["a", "b"])
+    assert {visit.way for visit in visits} == set(vanish.WAYS)
+    assert all(0 <= visit.start <= 8.0 for visit in visits)
+    assert all(visit.patience >= 1 for visit in visits if visit.way == "mid-stream")
+
+
+def test_common_length() -> None:
+    assert vanish.common_length("abc", "abd") == 2
+    assert vanish.common_length("abc", "ab") == 2
+    assert vanish.common_length("", "ab") == 0
+
+
+def test_prompts_are_new_in_every_turn_and_the_same_for_both_servers() -> None:
+    prompts = [p for turn in range(20) for p in versus_llama_server.prompts_of(turn, 16)]
+    assert len({" ".join(p.split()[:6]) for p in prompts}) == len(prompts)
+    assert versus_llama_server.prompts_of(3, 4) == versus_llama_server.prompts_of(3, 4)
+
+
+def test_strengths_differ() -> None:
+    strengths = versus_llama_server.strengths_of(16)
+    assert len(set(strengths)) == 16
+    assert 0.6 < min(strengths) < max(strengths) == 1.0
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("f32", 1e-6), ("f16", 2e-3), ("q8_0", 2e-2)])
+def test_lora_is_the_cartridges_linear_part(
+    tiny_path: Callable[..., Path], tmp_path: Path, kind: str, tolerance: float
+) -> None:
+    model, rng = tiny_path(), np.random.default_rng(0)
+    neurons = np.array([3, 4, 50, 95])
+    weight = rng.normal(size=(4, 96))
+    layer_map = LayerMap.from_dense(1, neurons, weight, rng.normal(size=4))
+    shift = LayerMap(2, neurons.astype(np.int32), None, np.ones(4, np.float32))
+    fingerprint = Fingerprint("llama", 3, 96, 64, "00" * 32)
+    cartridge = Cartridge(Metadata("style"), fingerprint, (layer_map, shift))
+    target = tmp_path / "lora.gguf"
+    assert cartridge_to_lora.write_lora(cartridge, model, target, kind) == target.stat().st_size
+
+    reader = gguf.GGUFReader(target)
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    assert fields["general.type"] == "adapter"
+    assert fields["adapter.type"] == "lora"
+    assert fields["adapter.lora.alpha"] == 0.0
+    assert fields["general.architecture"] == "llama"
+    a, b = (gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors)
+    names = [t.name for t in reader.tensors]
+    assert names == [f"blk.1.ffn_down.weight.lora_{part}" for part in "ab"]
+
+    down = next(t for t in gguf.GGUFReader(model).tensors if t.name == "blk.1.ffn_down.weight").data
+    h = rng.normal(size=96).astype(np.float32)
+    steered = h.copy()
+    steered[neurons] += layer_map.dense_delta(96) @ h  # no bias
+    expected = down @ steered - down @ h
+    np.testing.assert_allclose(b @ (a @ h), expected, atol=tolerance * np.abs(expected).max())
