@@ -64,7 +64,7 @@ class Stepper:
     ) -> None:
         self._steering = steering
         self._run: Callable[[Batch], object]
-        self._free: Callable[[int], object]
+        self._clear: Callable[[], object]
         if steering is None:
             # As the runner makes its own, but for the hook.
             context = Context(
@@ -75,7 +75,7 @@ class Stepper:
                 n_outputs=n_rows,
                 n_threads=threads,
             )
-            self._run, self._free, self.close = context.decode, context.remove, context.close
+            self._run, self._clear, self.close = context.decode, context.clear, context.close
         else:
             runner = LlamaRunner(
                 model, n_ctx=cells, n_batch=512, n_sequences=n_rows, n_threads=threads
@@ -83,7 +83,7 @@ class Stepper:
             for dose in steering:
                 runner.load(dose.cartridge)
             self._run = partial(self._steer, runner)
-            self._free, self.close = runner.free, runner.close
+            self._clear, self.close = runner.clear, runner.close
 
     def _steer(self, runner: LlamaRunner, batch: Batch) -> None:
         steering = self._steering or UNSTEERED
@@ -97,8 +97,8 @@ class Stepper:
             n_filled: Tokens of each that are computed before the clock starts.
         """
         owners = list(range(len(texts)))
+        self._clear()
         for owner in owners:
-            self._free(owner)
             head = list(texts[owner][:n_filled])
             n = len(head)
             self._run(Batch(head, list(range(n)), [owner] * n, [False] * (n - 1) + [True]))

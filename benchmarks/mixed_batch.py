@@ -52,8 +52,8 @@ def steps_per_second(
     """Tokens a second of steps that append one token to every text, by the median step."""
     owners = list(range(len(texts)))
     times = []
+    runner.clear()
     for owner in owners:
-        runner.free(owner)
         tokens = list(texts[owner][:PROMPT])
         outputs = [False] * (PROMPT - 1) + [True]
         same = [steerings[owner]] * PROMPT
@@ -65,8 +65,7 @@ def steps_per_second(
         start = time.perf_counter()
         runner.run(batch)
         times.append(time.perf_counter() - start)
-    for owner in owners:
-        runner.free(owner)
+    runner.clear()
     return len(texts) / statistics.median(times)
 
 
@@ -142,10 +141,12 @@ def main() -> None:
             runner.load(cartridge)
         n = PROMPT + options.steps
         texts = [fixed_tokens(model, n, start=5 * row) for row in range(options.sequences)]
-        samples = alternate(
-            {name: partial(steps_per_second, runner, texts, mix) for name, mix in mixes.items()},
-            options.repeats,
-        )
+        steppers = {
+            name: partial(steps_per_second, runner, texts, mix) for name, mix in mixes.items()
+        }
+        # In a thread that ends: its OpenMP team would stay, and slow down the engine's.
+        with ThreadPoolExecutor(1) as lane:
+            samples = lane.submit(alternate, steppers, options.repeats).result()
         title = f"runner, {options.sequences} sequences"
         report.compare(Comparison(title, "tokens/s", BASE, samples))
         for cartridge in cartridges:

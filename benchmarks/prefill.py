@@ -50,13 +50,13 @@ def chunks(tokens: Sequence[int]) -> Iterator[Batch]:
 
 def plain_seconds(context: Context, tokens: Sequence[int]) -> float:
     """Seconds to read the prompt with no callback."""
-    context.remove(0)
+    context.clear()
     return _seconds(context.decode, list(chunks(tokens)))
 
 
 def runner_seconds(runner: LlamaRunner, steering: Steering, tokens: Sequence[int]) -> float:
     """Seconds to read the prompt, every row steered by `steering`."""
-    runner.free(0)
+    runner.clear()
     batches = [RunBatch(**vars(b), steerings=[steering] * len(b.tokens)) for b in chunks(tokens)]
     return _seconds(runner.run, batches)
 

@@ -15,6 +15,7 @@ from llamacart.cartridge import SITE, Cartridge, check_alpha
 from llamacart.control import CONTROL_WORDS, TABLE_FIELDS, Field, Trouble
 from llamacart.errors import CartridgeMismatchError, EngineError, InputError
 from llamacart.kernel import eval_callback, multiply_part, steer_rows
+from llamacart.memory import side_by_side
 from llamacart.report import NOTHING_TO_REPORT, Fault, StepReport
 from llamacart.steering import effective
 from llamacart.tile import ROWS, pack_tiles
@@ -59,7 +60,7 @@ def check_fits(cartridge: Cartridge, fingerprint: Fingerprint, *, force: bool = 
 class _Resident:
     """Arrays of a loaded cartridge, kept alive while the kernel holds their addresses."""
 
-    cartridge: Cartridge
+    name: str
     slot: int
     arrays: tuple[NDArray[Any], ...]
 
@@ -121,20 +122,21 @@ class SteeringHook:
             (Field.WORKER, multiply_part.address),
         ):
             self._block[field] = value
-        for field, array in (
-            (Field.TABLE, np.zeros((0, self._n_layer, TABLE_FIELDS), np.int64)),
-            (Field.PREFIX, prefix),
-            (Field.NEEDED, np.zeros(self._n_layer, np.uint8)),
-            (Field.OUTPUT_ROW, np.zeros(max_rows, np.int32)),
-            (Field.ROW_OUTPUT, np.zeros(max_rows, np.int32)),
-            (Field.STAGE, np.zeros(self._block[Field.STAGE_LENGTH], np.float32)),
-            (Field.SCRATCH, np.zeros(0, np.float32)),
-            (Field.DOSE_LIMIT, np.array([dose_limit or np.inf], np.float64)),
-            (Field.CAPPED, np.zeros(max_rows, np.int32)),
-            (Field.FAULT_LAYER, np.full(max_rows, -1, np.int32)),
-            (Field.FAULT_SLOT, np.zeros(max_rows, np.int32)),
-        ):
-            self._point(field, array)
+        self._place(
+            {
+                Field.TABLE: np.zeros((0, self._n_layer, TABLE_FIELDS), np.int64),
+                Field.PREFIX: prefix,
+                Field.NEEDED: np.zeros(self._n_layer, np.uint8),
+                Field.OUTPUT_ROW: np.zeros(max_rows, np.int32),
+                Field.ROW_OUTPUT: np.zeros(max_rows, np.int32),
+                Field.STAGE: np.zeros(self._block[Field.STAGE_LENGTH], np.float32),
+                Field.SCRATCH: np.zeros(0, np.float32),
+                Field.DOSE_LIMIT: np.array([dose_limit or np.inf], np.float64),
+                Field.CAPPED: np.zeros(max_rows, np.int32),
+                Field.FAULT_LAYER: np.full(max_rows, -1, np.int32),
+                Field.FAULT_SLOT: np.zeros(max_rows, np.int32),
+            }
+        )
         self.callback = ctypes.cast(
             eval_callback.address, llama_cpp.ggml_backend_sched_eval_callback
         )
@@ -159,12 +161,16 @@ class SteeringHook:
             grown[: len(table)] = table
             table = self._point(Field.TABLE, grown)
         table[slot] = 0
-        arrays: list[NDArray[Any]] = []
-        for layer_map in cartridge.layers:
-            addresses, kept = _addresses(layer_map)
-            table[slot, layer_map.layer] = (len(layer_map.neurons), *addresses)
-            arrays.extend(kept)
-        self._residents[cartridge.content_hash] = _Resident(cartridge, slot, tuple(arrays))
+        arrays = side_by_side([a for m in cartridge.layers for a in _layer_arrays(m)])
+        for i, layer_map in enumerate(cartridge.layers):
+            neurons, bias, tiles = arrays[3 * i : 3 * i + 3]
+            table[slot, layer_map.layer] = (
+                len(neurons),
+                neurons.ctypes.data,
+                tiles.ctypes.data if tiles.size else 0,
+                bias.ctypes.data,
+            )
+        self._residents[cartridge.content_hash] = _Resident(cartridge.name, slot, tuple(arrays))
         self._rows = []
 
     def unload(self, cartridge: Cartridge) -> None:
@@ -245,7 +251,7 @@ class SteeringHook:
             return NOTHING_TO_REPORT
         capped, layers = self._arrays[Field.CAPPED], self._arrays[Field.FAULT_LAYER]
         slots = self._arrays[Field.FAULT_SLOT]
-        names = {r.slot: r.cartridge.name for r in self._residents.values()}
+        names = {r.slot: r.name for r in self._residents.values()}
         report = StepReport(
             faults={
                 int(row): Fault(int(layers[row]), names.get(int(slots[row]), "unknown"))
@@ -285,18 +291,19 @@ class SteeringHook:
         begins = np.flatnonzero(np.diff(slots[order], prepend=-1))
         run_start = np.append(begins, len(entries)).astype(np.int32)
         self._block[Field.N_RUNS] = len(begins)
-        for field, array in (
-            (Field.ROW_START, np.array(row_start, np.int32)),
-            (Field.ENTRY_ROW, np.array(entry_row, np.int32)),
-            (Field.ENTRY_SLOT, slots),
-            (Field.ENTRY_ALPHA, np.array([alpha for _, alpha in entries], np.float32)),
-            (Field.ORDER, order),
-            (Field.RUN_START, run_start),
-            (Field.LIVE_START, np.zeros_like(run_start)),
-            (Field.LIVE_ENTRY, np.zeros_like(order)),
-            (Field.LIVE_ROW, np.zeros(len(entries), np.int64)),
-        ):
-            self._point(field, array)
+        self._place(
+            {
+                Field.ROW_START: np.array(row_start, np.int32),
+                Field.ENTRY_ROW: np.array(entry_row, np.int32),
+                Field.ENTRY_SLOT: slots,
+                Field.ENTRY_ALPHA: np.array([alpha for _, alpha in entries], np.float32),
+                Field.ORDER: order,
+                Field.RUN_START: run_start,
+                Field.LIVE_START: np.zeros_like(run_start),
+                Field.LIVE_ENTRY: np.zeros_like(order),
+                Field.LIVE_ROW: np.zeros(len(entries), np.int64),
+            }
+        )
         active = self._arrays[Field.TABLE][np.unique(slots), :, 0]
         self._arrays[Field.NEEDED][:] = active.any(axis=0)
         stride = -(-int(active.max(initial=0)) // ROWS) * ROWS
@@ -321,17 +328,18 @@ class SteeringHook:
             raise EngineError(f"cartridge {cartridge.name!r} is not loaded")
         return resident.slot, check_alpha(alpha)
 
+    def _place(self, arrays: dict[Field, NDArray[Any]]) -> None:
+        for field, array in zip(arrays, side_by_side(list(arrays.values())), strict=True):
+            self._point(field, array)
+
     def _point(self, field: Field, array: NDArray[Any]) -> NDArray[Any]:
         self._arrays[field] = array
         self._block[field] = array.ctypes.data
         return array
 
 
-def _addresses(layer_map: LayerMap) -> tuple[tuple[int, int, int], list[NDArray[Any]]]:
-    """Addresses of neurons, tiles and bias, and the arrays that own them."""
-    neurons = np.ascontiguousarray(layer_map.neurons, np.int32)
-    bias = np.ascontiguousarray(layer_map.bias, np.float32)
-    if layer_map.delta is None:
-        return (neurons.ctypes.data, 0, bias.ctypes.data), [neurons, bias]
-    tiles = pack_tiles(layer_map.delta.values, layer_map.delta.scales)
-    return (neurons.ctypes.data, tiles.ctypes.data, bias.ctypes.data), [neurons, bias, tiles]
+def _layer_arrays(layer_map: LayerMap) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Neurons, bias and tiles as the kernel reads them; no tiles for a mean shift."""
+    delta = layer_map.delta
+    tiles = np.zeros(0, np.uint8) if delta is None else pack_tiles(delta.values, delta.scales)
+    return layer_map.neurons.astype(np.int32), layer_map.bias.astype(np.float32), tiles

@@ -167,6 +167,9 @@ class Model(Closing):
 
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = 32, 32, 32, 1
+        # More threads would leave an OpenMP team to this thread, and with more threads than
+        # processors in the process libgomp stops spinning at barriers: decoding gets slower.
+        params.n_threads = params.n_threads_batch = 1
         params.cb_eval = look
         params.no_perf = True
         context = llama_cpp.llama_init_from_model(self.handle, params)

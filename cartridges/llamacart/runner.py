@@ -202,6 +202,10 @@ class LlamaRunner(Closing):
         """Drop all rows of a slot."""
         self._drop(slot)
 
+    def clear(self) -> None:
+        """Drop all rows of all slots."""
+        self._context.clear()
+
     def compact(self, slots: Sequence[int]) -> list[int]:
         """Move the rows of `slots` to the first cells, in that order, and drop all others.
 
