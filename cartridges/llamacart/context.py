@@ -13,6 +13,7 @@ import numpy as np
 from llamacart.closing import Closing
 from llamacart.errors import ContextOverflowError, EngineError, InputError
 from llamacart.model import default_threads
+from llamacart.threadpool import ThreadPool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,7 +115,8 @@ class Context(Closing):
         # llama.cpp sizes its output buffer for at least n_seq_max rows and asserts on it.
         params.n_outputs_max = max(self.n_outputs, n_seq_max)
         params.n_outputs_max_per_seq = self.n_outputs
-        params.n_threads = params.n_threads_batch = n_threads or default_threads()
+        n_threads = n_threads or default_threads()
+        params.n_threads = params.n_threads_batch = n_threads
         params.kv_unified = True
         params.swa_full = True
         params.no_perf = True
@@ -132,11 +134,21 @@ class Context(Closing):
             raise EngineError(
                 f"llama.cpp cannot make a context of {n_ctx} cells and {n_batch} rows a batch"
             )
+        self._threads = ThreadPool(n_threads)
+        self._threads.attach(self._handle)
         self.n_ctx = int(llama_cpp.llama_n_ctx(self._handle))
         self._memory = llama_cpp.llama_get_memory(self._handle)
         # Rows that a token sees in sliding-window layers, itself included; 0 without such layers.
         self._n_swa = max(0, int(llama_cpp.llama_model_n_swa(model.handle)))
         self._batch = llama_cpp.llama_batch_init(n_batch, 0, 1)
+        raw = self._batch
+        # Views made once: making them costs more than a small batch takes to fill in.
+        self._tokens, self._positions, self._counts, self._wanted = (
+            np.ctypeslib.as_array(field, (n_batch,))
+            for field in (raw.token, raw.pos, raw.n_seq_id, raw.logits)
+        )
+        self._counts[:] = 1
+        self._sequences = [raw.seq_id[i] for i in range(n_batch)]
 
     @property
     def handle(self) -> Any:
@@ -149,6 +161,7 @@ class Context(Closing):
             llama_cpp.llama_batch_free(self._batch)
             llama_cpp.llama_free(self._handle)
             self._handle = None
+            self._threads.close()
 
     def decode(self, batch: Batch) -> None:
         """Run the rows; afterwards `logits` answers for those with outputs.
@@ -162,15 +175,14 @@ class Context(Closing):
             raise EngineError(f"a batch of {n_rows} rows was given; 1 to {self.n_batch} fit")
         raw = self._batch
         raw.n_tokens = n_rows
-        np.ctypeslib.as_array(raw.token, (n_rows,))[:] = batch.tokens
-        np.ctypeslib.as_array(raw.pos, (n_rows,))[:] = batch.positions
-        np.ctypeslib.as_array(raw.n_seq_id, (n_rows,))[:] = 1
+        self._tokens[:n_rows] = batch.tokens
+        self._positions[:n_rows] = batch.positions
         outputs = np.asarray(batch.outputs, bool)
         if outputs.sum() > self.n_outputs:
             raise EngineError(f"{outputs.sum()} rows want logits, the context has {self.n_outputs}")
-        np.ctypeslib.as_array(raw.logits, (n_rows,))[:] = outputs
-        for i, sequence in enumerate(batch.sequences):
-            raw.seq_id[i][0] = sequence
+        self._wanted[:n_rows] = outputs
+        for place, sequence in zip(self._sequences, batch.sequences, strict=False):
+            place[0] = sequence
         if self._hook is not None:
             self._hook.begin(n_rows, np.flatnonzero(outputs).astype(np.int32))
         status = int(llama_cpp.llama_decode(self._handle, raw))

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from pathlib import Path
 
 import llama_cpp
-import llama_cpp._ctypes_extensions as llama_ctypes
 from llvmlite import binding as llvm
 
 _P = ctypes.c_void_p
@@ -29,9 +27,12 @@ _PROTOTYPES: dict[str, tuple[object, list[object]]] = {
 
 @cache
 def library() -> ctypes.CDLL:
-    """libggml-base as llama-cpp-python ships it, with argument types declared."""
-    folder = Path(llama_cpp.__file__).parent / "lib"
-    lib: ctypes.CDLL = llama_ctypes.load_shared_library("ggml-base", folder)
+    """Libllama and what it is linked with, argument types declared.
+
+    Names are looked up through libllama: its wheel holds each library twice, under two file names,
+    and loading one by its path would bring a second copy with a state of its own.
+    """
+    lib: ctypes.CDLL = llama_cpp.llama_cpp._lib
     for name, (restype, argtypes) in _PROTOTYPES.items():
         function = getattr(lib, name)
         function.restype = restype

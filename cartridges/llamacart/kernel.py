@@ -14,16 +14,13 @@ deltas row by row. Nothing of one row enters the sums of another.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from llamacart import ggml, openmp
 from llamacart.control import CONTROL_WORDS, OUT_OF_RANGE, TABLE_FIELDS, Field, Trouble
+from llamacart.intrinsics import pointer
 from llamacart.tile import BLOCK, BLOCK_BYTES, ROWS, WIDE, tile_by_four, tile_by_one
 
 # Sums may be reordered, but NaN and infinity must come through.
@@ -53,19 +50,9 @@ ggml.expose_to_numba()
 openmp.expose_to_numba()
 
 
-@intrinsic
-def _pointer(_typingctx: Any, _address: Any) -> Any:
-    """Turn an integer address into a pointer for `carray`."""
-
-    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.uintp), codegen
-
-
 @numba.njit(inline="always")
 def _array(address, shape, dtype):  # type: ignore[no-untyped-def]
-    return numba.carray(_pointer(np.uintp(address)), shape, dtype)
+    return numba.carray(pointer(np.uintp(address)), shape, dtype)
 
 
 @numba.njit(inline="always")

@@ -17,11 +17,14 @@ import llama_cpp
 import numba
 import numpy as np
 
+from llamacart.intrinsics import CACHE_LINE, prefetch
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK = 128
 NO_TOKENS = np.zeros(0, np.int32)
+_AHEAD = np.uint64(4096)
 _INFINITE = 0x7F800000
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 
@@ -39,6 +42,8 @@ def _scan(bits, maxima):  # type: ignore[no-untyped-def]
     for block in range(maxima.size):
         start = np.uint64(block * BLOCK)
         stop = np.uint64(min((block + 1) * BLOCK, bits.size))
+        for line in range(0, BLOCK * 4, CACHE_LINE):  # hardware stops at page borders
+            prefetch(np.uintp(bits.ctypes.data + start * np.uint64(4) + _AHEAD + np.uint64(line)))
         top, bottom = np.int32(-_MAGNITUDE - 1), np.int32(_MAGNITUDE)
         for i in range(start, stop):
             key = np.int32(bits[i] ^ (np.int32(bits[i] >> np.int32(31)) & _MAGNITUDE))

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from pathlib import Path
 
-import llama_cpp
-import llama_cpp._ctypes_extensions as llama_ctypes
 from llvmlite import binding as llvm
+
+from llamacart import ggml
 
 SYMBOLS = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
 
@@ -26,13 +25,12 @@ def expose_to_numba() -> bool:
         Whether llama.cpp's CPU backend runs on OpenMP. Where it does not, the names resolve to
         nothing that may be called.
     """
-    folder = Path(llama_cpp.__file__).parent / "lib"
     addresses: dict[str, int] = {}
     try:
-        backend = llama_ctypes.load_shared_library("ggml-cpu", folder)
         for name in SYMBOLS:  # found among the library's own dependencies
-            addresses[name] = ctypes.cast(getattr(backend, name), ctypes.c_void_p).value or 0
-    except (OSError, AttributeError):
+            function = getattr(ggml.library(), name)
+            addresses[name] = ctypes.cast(function, ctypes.c_void_p).value or 0
+    except AttributeError:
         addresses = {}
     for name in SYMBOLS:
         llvm.add_symbol(name, addresses.get(name, _NOTHING))

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from llamacart.sampling import SamplingParams
     from llamacart.steering import Steering
 
-_PICKS_PER_THREAD = 4
-"""Fewer are not worth waking a thread for."""
+_PICKS_PER_THREAD = 2
+"""Fewer draws over the whole vocabulary are not worth waking a thread for."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,9 @@ class LlamaRunner(Closing):
         """
         # The first look at a row puts llama.cpp's outputs in order, so no thread may do it.
         rows = [(sampler, self._logits(row)) for sampler, row in picks]
-        n_parts = max(1, min(len(self._candidates), len(rows) // _PICKS_PER_THREAD))
+        # Other draws are done sooner than threads have passed Python's lock to and fro.
+        n_wide = sum(sampler.is_wide for sampler, _ in picks)
+        n_parts = max(1, min(len(self._candidates), n_wide // _PICKS_PER_THREAD))
         parts = [rows[i::n_parts] for i in range(n_parts)]
         others = [
             self._pool.submit(_choose, part, candidates)

@@ -133,6 +133,8 @@ class Sampler(Closing):
             min_p = float(np.float32(params.min_p))  # as llama.cpp has it, which may round to 0
             if min_p:
                 self._below_best = min(self._below_best, _MARGIN - math.log(min_p))
+        self.is_wide = not self._keep and (params.top_p < 1 or not params.min_p)
+        """Whether a draw is over much of the vocabulary, which takes llama.cpp milliseconds."""
         self._penalised = bool(params.presence_penalty or params.frequency_penalty)
         self._changed = np.array(sorted(biases), np.int32)
         """Tokens whose logits bias or penalties change, ascending."""

@@ -21,6 +21,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from llamacart.intrinsics import CACHE_LINE, emit_prefetch
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -37,7 +39,6 @@ _LANES = 16
 # One pass over 16 cartridges leaves the caches behind: measured, prefetching 4 KiB ahead makes it
 # 2.8 times faster, since hardware prefetchers stop at page borders.
 _PREFETCH_BYTES = 32 * BLOCK_BYTES
-_CACHE_LINE = 64
 
 _F32, _I8, _I32, _I64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _FLOATS = ir.VectorType(_F32, _LANES)
@@ -123,11 +124,6 @@ class _Emitter:
         self._fma = cgutils.get_or_insert_function(
             module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), f"llvm.fma.v{_LANES}f32"
         )
-        self._prefetch = cgutils.get_or_insert_function(
-            module,
-            ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32]),
-            "llvm.prefetch.p0",
-        )
 
     def sums(self, tile: Any, n_blocks: Any, outs: list[Any]) -> None:
         b = self._b
@@ -144,8 +140,8 @@ class _Emitter:
 
     def _add_block(self, block: Any, column: Any, totals: list[list[Any]]) -> None:
         b = self._b
-        for ahead in range(_PREFETCH_BYTES, _PREFETCH_BYTES + BLOCK_BYTES, _CACHE_LINE):
-            b.call(self._prefetch, [b.gep(block, [_I64(ahead)]), _I32(0), _I32(3), _I32(1)])
+        for ahead in range(_PREFETCH_BYTES, _PREFETCH_BYTES + BLOCK_BYTES, CACHE_LINE):
+            emit_prefetch(b, b.gep(block, [_I64(ahead)]))
         scale_of = b.bitcast(block, _F32.as_pointer())
         scales = [self._splat(b.load(b.gep(scale_of, [_I64(r)]))) for r in range(ROWS)]
         for part in range(0, BLOCK, _LANES):

@@ -79,10 +79,8 @@ class CellLedger:
         """Take `n` free cells for new rows of a slot; raises ValueError if there are too few."""
         if n > len(self._free):
             raise ValueError(f"{n} cells are wanted, {len(self._free)} are free")
-        start = self.n_rows(slot)
-        cells = self._slots.setdefault(slot, array("i"))
-        cells.extend(self._free.pop() for _ in range(n))
-        ids = self._ids(slot, start, len(cells))
+        ids = [self._free.pop() for _ in range(n)]
+        self._slots.setdefault(slot, array("i")).extend(ids)
         self._holders[ids] = 1
         self._n_rows += n
         if slot in self._pinned:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path  # typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
@@ -75,6 +76,8 @@ def serve(
     logging.getLogger("llamacart_server").setLevel(logging.INFO)
     if settings.api_key is None and settings.host not in ("127.0.0.1", "::1", "localhost"):
         logger.warning("no API key is set: whoever reaches %s can use the server", settings.host)
+    # The engine's thread must not wait long for Python when a step is done.
+    sys.setswitchinterval(0.0005)
     with ExitStack() as owned:
         app, served, library = build(settings, owned)
         listener = owned.enter_context(_listen(settings.host, settings.port))

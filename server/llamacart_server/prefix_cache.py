@@ -165,7 +165,7 @@ class PrefixCache:
             self._free(prefix)
         self.host.drop_prefixes_of(rows)
         self._idle[slot] = rows
-        while len(self._idle) > self._n_idle:
+        while len(self._idle) > self._n_idle or self._is_crowded():
             self._evict(next(iter(self._idle)))
 
     def expel(self, slot: int, rows: Rows) -> None:
@@ -190,8 +190,14 @@ class PrefixCache:
     def tidy(self) -> None:
         """Compact where many cells are dead: attention goes past each of them at every step."""
         ledger = self.ledger
-        if ledger.n_room >= 0 and ledger.n_dead >= max(MIN_DEAD, ledger.n_used):
+        if ledger.n_room >= 0 and ledger.n_dead >= max(MIN_DEAD, ledger.n_used // 4):
             self._compact()
+
+    def _is_crowded(self) -> bool:
+        # Where cells are in order the model runs on a CPU, whose attention goes past every cell
+        # in use at every step.
+        ledger = self.ledger
+        return ledger.ordered and len(self._idle) > 1 and ledger.n_idle > ledger.n_cells // 4
 
     def _make_ordered_room(self, n: int) -> bool:
         ledger = self.ledger

@@ -165,7 +165,7 @@ class TestSample:
         ]
 
     def fresh(self, runner: LlamaRunner) -> Sampler:
-        return runner.sampler(SamplingParams(seed=8, top_k=100))
+        return runner.sampler(SamplingParams(seed=8))
 
     def test_closing_ends_the_threads(self, tiny_model: Model) -> None:
         import threading
