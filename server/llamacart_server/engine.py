@@ -223,9 +223,10 @@ class Engine:
     def step(self) -> bool:
         """Do what waits, then compute one batch; false where there was nothing to compute."""
         self._housekeeping()
-        plan = self._schedule()
+        planned = self._schedule()
+        plan = planned.still_running()
         if not plan.chunks:
-            return False
+            return bool(planned.chunks)
         try:
             report = self._runner.run(plan.batch())
         except Exception as error:
@@ -263,7 +264,7 @@ class Engine:
             plan = self._scheduler.plan()
             self._counters.steps += bool(plan.chunks)
         self._perform(plan.actions)
-        return plan.still_running()
+        return plan
 
     def _perform(self, actions: Iterable[Action]) -> list[Reuse]:
         """Do them; returns those that failed."""

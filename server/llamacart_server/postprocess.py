@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from llamacart.errors import EngineError, LlamacartError
+from llamacart.steering import effective
 from llamacart_server.request import TokenEvent
 from llamacart_server.tally import Tally
 
@@ -104,7 +105,7 @@ class Postprocessor:
         """Hand over the next token of one sequence, unless it is the last."""
         sequence = live.sequence
         if isinstance(token, LlamacartError):
-            return End(sequence, "failed", token)
+            return End(sequence, "failed", _with_suspects(token, sequence))
         if not sequence.n_generated:
             self._count_prompt(live)
         if self._runner.is_end(token) and not sequence.request.ignore_eos:
@@ -121,6 +122,17 @@ class Postprocessor:
         live.tally.cached_tokens = live.sequence.n_cached
         self._counters.prompt_tokens += live.sequence.n_prompt
         self._counters.cached_tokens += live.sequence.n_cached
+
+
+def _with_suspects(error: LlamacartError, sequence: Sequence) -> LlamacartError:
+    """The error of a choice from logits, with what may have spoilt them."""
+    acting = [
+        f"{dose.cartridge.name!r} at alpha {dose.alpha:g}"
+        for dose in effective(tuple(placed.dose for placed in sequence.request.doses))
+    ]
+    if not acting:
+        return error
+    return EngineError(f"{error.message}; what acted: {', '.join(acting)}")
 
 
 def engine_error(error: Exception) -> EngineError:

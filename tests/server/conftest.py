@@ -201,8 +201,9 @@ class FakeRunner:
         self.calls.append(("compact", *slots))
         kept = {slot: self.kv[slot] for slot in slots if self.kv.get(slot)}
         self.kv, self.n_taken = {}, 0
+        lost, self.no_compact = self.no_compact, set()
         for slot, cells in kept.items():
-            if slot not in self.no_compact:
+            if slot not in lost:
                 self.kv[slot] = [Cell(cell.state) for cell in cells]
                 self._take(len(cells))
         return [slot for slot in slots if slot not in self.kv]

@@ -70,7 +70,7 @@ class TestPins:
 
 operations = st.lists(
     st.tuples(
-        st.sampled_from(["extend", "copy", "trim", "clear", "pin", "unpin"]),
+        st.sampled_from(["extend", "copy", "trim", "clear", "pin", "unpin", "compact"]),
         st.integers(0, 3),
         st.integers(0, 3),
         st.integers(0, 12),
@@ -79,14 +79,17 @@ operations = st.lists(
 )
 
 
-@given(operations)
-def test_it_counts_like_sets_of_cells(steps):
-    ledger, slots, pinned = CellLedger(20), {i: [] for i in range(4)}, set()
+@given(operations, st.booleans())
+def test_it_counts_like_sets_of_cells(steps, ordered):
+    ledger, slots, pinned = CellLedger(20, ordered=ordered), {i: [] for i in range(4)}, set()
+    taken = 0  # where cells are in order, all that were taken since they were last compacted
     for name, slot, other, n in steps:
         held = {id(cell) for cells in slots.values() for cell in cells}
-        if name == "extend" and n <= 20 - len(held):
+        n_rows = sum(map(len, slots.values()))
+        if name == "extend" and n <= 20 - (taken if ordered else len(held)):
             ledger.extend(slot, n)
             slots[slot] += [object() for _ in range(n)]
+            taken += n
         elif name == "copy" and not slots[other] and n <= len(slots[slot]):
             ledger.copy(slot, other, n)
             slots[other] = slots[slot][:n]
@@ -102,11 +105,32 @@ def test_it_counts_like_sets_of_cells(steps):
         elif name == "unpin":
             ledger.unpin(slot)
             pinned.discard(slot)
+        elif name == "compact" and ordered and n_rows <= 20:
+            ledger.compact()
+            slots = {i: [object() for _ in cells] for i, cells in slots.items()}
+            taken = n_rows
         held = {id(cell) for cells in slots.values() for cell in cells}
         kept = {id(cell) for i in pinned for cell in slots[i]}
-        assert (ledger.n_used, ledger.n_free) == (len(held), 20 - len(held))
-        assert ledger.n_evictable == len(held - kept)
+        n_free = 20 - (taken if ordered else len(held))
+        assert (ledger.n_used, ledger.n_free, ledger.n_idle) == (
+            len(held),
+            n_free,
+            len(held - kept),
+        )
+        n_pinned_rows = sum(len(slots[i]) for i in pinned)
+        assert ledger.n_evictable == (20 - n_pinned_rows - n_free if ordered else len(held - kept))
+        assert ledger.n_room == 20 - sum(map(len, slots.values()))
+        assert ledger.n_dead == (taken - len(held) if ordered else 0)
         assert [ledger.n_rows(i) for i in slots] == [len(cells) for cells in slots.values()]
         for i, cells in slots.items():
-            loose = sum(id(cell) not in kept for cell in cells[:3])
-            assert ledger.n_unpinned(i, min(3, len(cells))) == loose
+            first = cells[:3]
+            loose = len(first) if ordered else sum(id(cell) not in kept for cell in first)
+            assert ledger.n_unpinned(i, len(first)) == loose
+
+
+def test_rows_that_do_not_fit_unshared_are_not_compacted():
+    ledger = CellLedger(10, ordered=True)
+    ledger.extend(0, 6)
+    ledger.copy(0, 1, 6)
+    with pytest.raises(ValueError, match="12 rows do not fit 10 cells"):
+        ledger.compact()

@@ -600,6 +600,15 @@ class TestFailure:
             tokens(bad)
         assert tokens(good) == fakes.alone(request)
 
+    def test_failed_sampling_names_what_acted(self, engine, runner, fakes):
+        cartridge = fakes.cartridge("wild")
+        engine.load(cartridge)
+        bad = engine.submit(fakes.request(3, 9, (cartridge, 0.5, "all")))
+        runner.samplers[0].broken = True
+        drive(engine)
+        with pytest.raises(EngineError, match=r"broken; what acted: 'wild' at alpha 0\.5"):
+            tokens(bad)
+
     def test_a_broken_thread_leaves_nobody_waiting(self, fakes):
         runner = fakes.Runner(n_cached=0)
         engine = Engine(runner)

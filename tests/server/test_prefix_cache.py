@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamacart_server.actions import Copy, Free, Restore, Save, Trim
+from llamacart.errors import EngineError
+from llamacart_server import prefix_cache
+from llamacart_server.actions import Compact, Copy, Free, Restore, Save, Trim
 from llamacart_server.engine import Engine
 from llamacart_server.host_tier import HostEntry, HostTier
 from llamacart_server.prefix_cache import Match, PrefixCache
@@ -240,6 +242,79 @@ class TestHostTier(TestMatch):
         assert not HostTier(0).wants(rows(range(9)))
 
 
+class TestOrder:
+    """Where cells are kept in order."""
+
+    def cache(self, *sizes, n_idle=4):
+        """A cache of 100 cells with idle entries of these sizes, in slots 0, 1, …"""
+        cache = PrefixCache(100, 8, n_idle, ordered=True)
+        for i, n in enumerate(sizes):
+            slot = cache.open(sequence(), Match())
+            cache.ledger.extend(slot, n)
+            cache.close(slot, rows(range(100 * i, 100 * i + n)))
+        cache.take_actions()
+        return cache
+
+    def test_room_comes_from_moving_what_is_left(self):
+        cache = self.cache(20)
+        slot = cache.open(sequence(), Match())
+        cache.ledger.extend(slot, 70)
+        cache.ledger.trim(slot, 10)
+        assert cache.make_room(10)
+        assert cache.take_actions() == ()
+        assert cache.make_room(20)
+        assert cache.take_actions() == (Compact((0, slot)),)
+        assert (cache.ledger.n_free, cache.ledger.n_dead) == (70, 0)
+
+    def test_idle_entries_go_before_running_ones_move(self):
+        cache = self.cache(20)
+        slot = cache.open(sequence(), Match())
+        cache.ledger.extend(slot, 75)
+        assert cache.make_room(20)
+        assert cache.take_actions() == (Free(0), Compact((slot,)))
+        assert cache.ledger.n_free == 25
+
+    def test_what_would_gain_little_is_not_moved(self):
+        cache = self.cache()
+        slot = cache.open(sequence(), Match())
+        cache.ledger.extend(slot, 95)
+        cache.ledger.trim(slot, 94)
+        assert not cache.make_room(20)
+        assert cache.take_actions() == ()
+
+    def test_idle_cells_are_bounded(self):
+        cache = self.cache(20)
+        slot = cache.open(sequence(), Match())
+        cache.ledger.extend(slot, 15)
+        cache.close(slot, rows(range(500, 515)))
+        assert cache.take_actions() == (Free(0),)
+
+    def test_many_dead_cells_are_left_behind(self, monkeypatch):
+        monkeypatch.setattr(prefix_cache, "MIN_DEAD", 30)
+        cache = self.cache()
+        slot = cache.open(sequence(), Match())
+        cache.ledger.extend(slot, 40)
+        cache.ledger.trim(slot, 11)
+        cache.tidy()
+        assert cache.take_actions() == ()
+        cache.ledger.trim(slot, 10)
+        cache.tidy()
+        assert cache.take_actions() == (Compact((slot,)),)
+
+    def test_rows_lost_on_the_way_are_an_error_of_their_sequence(self, fakes):
+        runner = fakes.Runner(100, 16, 2, 0, ordered=True)
+        engine = Engine(runner)
+        requests = [fakes.request(10, 45, first=i * 100, ignore_eos=True) for i in range(2)]
+        generations = [engine.submit(request) for request in requests]
+        runner.no_compact = {0}  # the younger one gives way before
+        while engine.step():
+            pass
+        with pytest.raises(EngineError, match="rows in the KV cache were lost"):
+            list(generations[0].events())
+        assert [e.token for e in generations[1].events()] == fakes.alone(requests[1])
+        assert engine.stats().running == 0
+
+
 HOSTS = pytest.mark.parametrize("host_cache_bytes", [0, 10**6], ids=["no host", "host"])
 
 
@@ -247,9 +322,10 @@ class TestTexts:
     """Through the engine: what is reused, and that it never changes a text."""
 
     @HOSTS
+    @pytest.mark.parametrize("ordered", [False, True])
     @pytest.mark.parametrize("n_cached", [0, 1, 8])
-    def test_kv_never_crosses_steering_keys(self, fakes, n_cached, host_cache_bytes):
-        runner = fakes.Runner(n_cached=n_cached)
+    def test_kv_never_crosses_steering_keys(self, fakes, n_cached, host_cache_bytes, ordered):
+        runner = fakes.Runner(n_cached=n_cached, ordered=ordered)
         engine = Engine(runner, host_cache_bytes=host_cache_bytes)
         a, b = fakes.cartridge("a", 1.0), fakes.cartridge("b", 2.0)
         engine.load(a)

@@ -1,6 +1,7 @@
 """Answers of every route, over a real socket."""
 
 import json
+import math
 import re
 import threading
 
@@ -9,7 +10,7 @@ import openai
 import pytest
 
 from llamacart.errors import EngineError
-from llamacart_server.request import TokenEvent
+from llamacart_server.request import GenerationReport, TokenEvent
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 HI = [{"role": "user", "content": "Hi"}]
@@ -60,6 +61,45 @@ def test_completion(client, engine):
     (request,) = engine.requests
     assert request.prompt == (0, 10 + ord("a"))
     assert (request.max_tokens, request.doses, request.ignore_eos) == (16, (), False)
+
+
+def test_usage_tells_what_the_cache_had(client, engine):
+    engine.report = GenerationReport(cached_tokens=3)
+    prompts = complete(client, prompt=["a", "b"]).json()
+    assert prompts["usage"]["prompt_tokens_details"] == {"cached_tokens": 6}
+
+
+def test_telemetry_only_where_there_is_some(client, engine):
+    complete(client)
+    assert not engine.requests[-1].telemetry
+    engine.report = GenerationReport(0, (math.nan, 0.5), 2)
+    expected = {"dose": {"1": 0.5}, "capped_rows": 2}
+    (choice,) = complete(client, telemetry=True).json()["choices"]
+    assert engine.requests[-1].telemetry
+    assert choice["telemetry"] == expected
+    chunks = events(complete(client, telemetry=True, stream=True))
+    shown = [c["choices"][0].get("telemetry") for c in chunks]
+    assert shown == [None] * (len(chunks) - 1) + [expected]
+    body = {"model": "fake-1b", "messages": [{"role": "user", "content": "a"}]}
+    chat = client.post("/v1/chat/completions", json=body).json()
+    assert chat["choices"][0]["telemetry"] == expected
+
+
+def test_a_dose_that_was_capped_is_told_without_asking(client, engine):
+    engine.report = GenerationReport(capped_rows=1)
+    (choice,) = complete(client).json()["choices"]
+    assert choice["telemetry"] == {"dose": {}, "capped_rows": 1}
+
+
+def test_metrics(client, engine):
+    engine.figures |= {"running": 2, "cached_tokens": 5, "cancelled": 7}
+    response = client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=")
+    lines = response.text.splitlines()
+    assert "llamacart_requests_running 2.0" in lines
+    assert "llamacart_prompt_tokens_cached_total 5.0" in lines
+    assert 'llamacart_requests_total{outcome="cancelled"} 7.0' in lines
+    assert "# TYPE llamacart_kv_cells_used gauge" in lines
 
 
 def test_completion_stream(client, engine):
