@@ -193,7 +193,7 @@ def test_what_is_shown(admin, folder, make):
     assert listed["data"][2] == shown
 
 
-@pytest.mark.parametrize("name", ["dutch", "..%2f..%2fetc%2fpasswd", "%00", "x" * 9000, "%ff", "."])
+@pytest.mark.parametrize("name", ["dutch", "..%2f..%2fetc%2fpasswd", "%00", "x" * 9000, "%ff"])
 def test_unknown_ids(admin, name):
     for method in ("GET", "DELETE"):
         assert failure(admin.request(method, f"{URL}/{name}"), 404)["code"] == "not_found"
@@ -244,8 +244,11 @@ def test_only_the_admin_key_administers(start, engine, folder, change):
     assert attempt(client, change, "böss".encode()).status_code in (200, 400, 415)
     client.headers["Authorization"] = "Bearer user"
     assert ids(client)
-    client.headers["Authorization"] = "Bearer böss".encode()
-    assert ids(client) == [m["id"][8:] for m in client.get("/v1/models").json()["data"][1:]]
+    client.headers.pop("Authorization")
+    headers = {"Authorization": "Bearer böss".encode()}  # httpx would have it in ASCII
+    shown = client.get(URL, headers=headers).json()["data"]
+    models = client.get("/v1/models", headers=headers).json()["data"]
+    assert [c["id"] for c in shown] == [m["id"][8:] for m in models[1:]]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -516,7 +519,8 @@ def test_paths_that_lead_elsewhere(admin, engine, traps, tmp_path, path):
         content = json.dumps({name: path, "lora_name": "x"})
         response = admin.post(url, content=content, headers={"Content-Type": "application/json"})
         error = failure(response, 400, name)
-        assert "is no path to a .gguf file in the cartridges folder" in error["message"]
+        if path.isprintable():  # pydantic refuses a lone surrogate before
+            assert "is no path to a .gguf file in the cartridges folder" in error["message"]
         if str(tmp_path) not in path:
             assert str(tmp_path) not in error["message"]
     assert state(admin, engine, tmp_path) == before
