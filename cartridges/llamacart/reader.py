@@ -40,38 +40,43 @@ if TYPE_CHECKING:
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
-def read_cartridge(path: Path) -> Cartridge:
+def read_cartridge(path: Path, *, label: str | None = None) -> Cartridge:
     """Read and check a cartridge.
 
     Its arrays are read-only and hold no reference to the file, which may be replaced
     while the cartridge is in use.
+
+    Args:
+        path: The file.
+        label: What errors call it instead of `path`, for readers who are not to know that.
 
     Raises:
         NotFoundError: There is no file at `path`.
         CartridgeFormatError: The file breaks a rule of FORMAT.md.
         CartridgeError: `path` cannot be read, or is not a regular file.
     """
+    label = str(path) if label is None else label
     try:
-        _check_regular(path)
+        _check_regular(path, label)
         with path.open("rb") as file:
             return _read(file, os.fstat(file.fileno()).st_size)
     except FileNotFoundError:
-        raise NotFoundError(f"no cartridge file at {path}") from None
+        raise NotFoundError(f"no cartridge file at {label}") from None
     except OSError as error:
-        raise CartridgeError(f"cannot read {path}: {error.strerror or error}") from error
+        raise CartridgeError(f"cannot read {label}: {error.strerror or error}") from error
     except CartridgeFormatError as error:
         message = error.message.removesuffix(f" [{error.rule}]")
-        raise CartridgeFormatError(error.rule, f"{path}: {message}") from None
+        raise CartridgeFormatError(error.rule, f"{label}: {message}") from None
 
 
-def _check_regular(path: Path) -> None:
+def _check_regular(path: Path, label: str) -> None:
     try:
         regular = stat.S_ISREG(path.stat().st_mode)
     except ValueError as error:  # a path that holds a null byte
-        raise CartridgeError(f"cannot read {str(path)!r}: {error}") from None
+        raise CartridgeError(f"cannot read {label!r}: {error}") from None
     # Reading a pipe or device might block, or never end.
     if not regular:
-        raise CartridgeError(f"{path} is not a regular file")
+        raise CartridgeError(f"{label} is not a regular file")
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def write_cartridge(cartridge: Cartridge, path: Path) -> int:
     finally:
         with suppress(OSError):
             temporary.unlink()
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return size
 
 
@@ -110,9 +110,10 @@ def _pack(matrix: QuantizedMatrix) -> NDArray[np.uint8]:
     return blocks.view(np.uint8)
 
 
-def _sync_folder(folder: Path) -> None:
-    # Makes the rename itself survive a power cut. The file is in place by now, so a
-    # system that cannot sync a folder (Windows, some network mounts) is no failure.
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut, where the system can."""
+    # The file is in place by now, so a system that cannot (Windows, some network mounts) is
+    # no failure.
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from llamacart import __version__
-from llamacart_server import chat, completions, health, metrics, models, tokens
+from llamacart_server import cartridges, chat, completions, health, metrics, models, tokens
 from llamacart_server.auth import ApiKeyMiddleware
 from llamacart_server.errors import add_error_handlers
 from llamacart_server.middleware import RequestMiddleware
@@ -32,7 +32,7 @@ def create_app(
         engine: Already started, with every cartridge of `library` loaded.
         library: The cartridges that requests can name.
         model: The base model.
-        settings: Key, limits and defaults.
+        settings: Keys, limits and defaults.
     """
     service = Service(engine, library, model, settings)
 
@@ -50,11 +50,18 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    for module in (chat, completions, models, tokens, health, metrics):
+    for module in (chat, completions, models, cartridges, tokens, health, metrics):
         app.include_router(module.router(service))
     add_error_handlers(app)
     # The last one added is the outermost.
     if settings.api_key is not None:
-        app.add_middleware(ApiKeyMiddleware, key=settings.api_key.get_secret_value())
-    app.add_middleware(RequestMiddleware, max_body_bytes=settings.max_body_bytes)
+        # The admin key opens everything: a request carries one key, and who adds a cartridge
+        # wants to try it.
+        keys = [key.get_secret_value() for key in (settings.api_key, settings.admin_key) if key]
+        app.add_middleware(ApiKeyMiddleware, keys=keys)
+    app.add_middleware(
+        RequestMiddleware,
+        max_body_bytes=settings.max_body_bytes,
+        exceptions={("POST", cartridges.PATH): settings.max_upload_bytes},
+    )
     return app

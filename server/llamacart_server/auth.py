@@ -22,12 +22,12 @@ class ApiKeyMiddleware:
 
     Args:
         app: What is guarded.
-        key: The key; compared in constant time.
+        keys: Those that are let in; compared in constant time.
     """
 
-    def __init__(self, app: ASGIApp, key: str) -> None:
+    def __init__(self, app: ASGIApp, keys: Iterable[str]) -> None:
         self._app = app
-        self._key = key.encode()
+        self._known = [key.encode() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -43,10 +43,12 @@ class ApiKeyMiddleware:
         await error_response(error)(scope, receive, send)
 
     def _knows(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        return any(hmac.compare_digest(key, self._key) for key in _keys(headers))
+        given = list(presented_keys(headers))
+        return any(hmac.compare_digest(key, known) for key in given for known in self._known)
 
 
-def _keys(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
+def presented_keys(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
+    """Every key that a request carries."""
     for name, value in headers:
         if name == b"x-api-key":
             yield value.strip()

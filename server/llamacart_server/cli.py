@@ -40,6 +40,10 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option(help="Key that clients must send; better in LLAMACART_API_KEY.")
     ] = None,
+    admin_key: Annotated[
+        str | None,
+        typer.Option(help="Key that changing cartridges takes; better in LLAMACART_ADMIN_KEY."),
+    ] = None,
     ctx: Annotated[int | None, typer.Option(help="KV cells, shared by all requests.")] = None,
     parallel: Annotated[int | None, typer.Option(help="Requests that decode together.")] = None,
     batch: Annotated[int | None, typer.Option(help="Most rows in one step.")] = None,

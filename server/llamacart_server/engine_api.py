@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from llamacart.cartridge import Cartridge
     from llamacart_server.engine_stats import EngineStats
     from llamacart_server.request import GenerationReport, GenerationRequest, TokenEvent
 
@@ -41,6 +42,24 @@ class EngineLike(Protocol):
         Raises:
             InputError: The request is not valid for the model or does not fit its context.
             OverloadedError: The queue is full.
+        """
+        ...
+
+    def load(self, cartridge: Cartridge) -> None:
+        """Make a cartridge usable, again doing nothing; blocks until it is.
+
+        Raises:
+            CartridgeMismatchError: Made for another model.
+            OverloadedError: The engine has stopped.
+        """
+        ...
+
+    def unload(self, cartridge: Cartridge) -> None:
+        """Refuse a cartridge, told apart by content, to new requests; open ones keep it. Blocks.
+
+        Raises:
+            NotFoundError: It is not loaded.
+            OverloadedError: The engine has stopped.
         """
         ...
 

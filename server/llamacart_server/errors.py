@@ -44,6 +44,26 @@ class BodyTooLargeError(InputError):
     code = "body_too_large"
 
 
+class UnsupportedMediaTypeError(InputError):
+    """The route takes no body of this Content-Type."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class ConflictError(InputError):
+    """What is there already is in the way."""
+
+    status = 409
+    code = "conflict"
+
+
+class StorageError(LlamacartError):
+    """A file cannot be written or deleted."""
+
+    code = "storage_error"
+
+
 _ROUTING_ERRORS: dict[int, type[LlamacartError]] = {404: NotFoundError, 405: MethodNotAllowedError}
 
 
@@ -116,6 +136,9 @@ def from_validation(errors: Sequence[Any], body: Any) -> InputError:
     """
     if errors[0]["type"] == "json_invalid":
         return InputError(f"the body is not valid JSON: {errors[0]['ctx']['error']}")
+    if errors[0]["loc"][0] in ("path", "query", "header"):
+        name = str(errors[0]["loc"][1])
+        return InputError(f"{name!r}: {_reason(errors[0])}", param=name)
     if not isinstance(body, dict):
         return InputError("the body must be a JSON object sent with Content-Type: application/json")
     places = [_place(error, body) for error in errors]

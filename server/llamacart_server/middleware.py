@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException
 from llamacart_server.errors import BodyTooLargeError, error_response, log_failure, unexpected
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _CLIENT_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -26,11 +28,18 @@ class RequestMiddleware:
     Args:
         app: What is surrounded.
         max_body_bytes: Largest body.
+        exceptions: Largest body of some requests, by method and path.
     """
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_body_bytes: int,
+        exceptions: Mapping[tuple[str, str], int] | None = None,
+    ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._exceptions = exceptions or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -38,6 +47,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(Headers(scope=scope))
+        max_bytes = self._exceptions.get((scope["method"], scope["path"]), self._max_body_bytes)
         started = False
         n_bytes = 0
 
@@ -52,8 +62,8 @@ class RequestMiddleware:
             nonlocal n_bytes
             message = await receive()
             n_bytes += len(message.get("body", b""))
-            if n_bytes > self._max_body_bytes:
-                error = BodyTooLargeError(f"the body is larger than {self._max_body_bytes} bytes")
+            if n_bytes > max_bytes:
+                error = BodyTooLargeError(f"the body is larger than {max_bytes} bytes")
                 # FastAPI passes on only this kind of error from where it reads bodies.
                 raise HTTPException(error.status) from error
             return message

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llamacart_server.engine_api import EngineLike
-    from llamacart_server.library import CartridgeLibrary
+    from llamacart_server.library import CartridgeLibrary, Lease
     from llamacart_server.schemas import ChatBody, CompletionBody, GenerationBody
     from llamacart_server.served import ServedModel
     from llamacart_server.settings import ServeSettings
@@ -41,11 +41,13 @@ class Prepared:
         requests: One for each choice.
         stops: Strings that end a choice.
         selection: The cartridges it resolved to.
+        lease: Keeps them in the engine until it has been submitted.
     """
 
     requests: tuple[GenerationRequest, ...]
     stops: tuple[str, ...]
     selection: Selection
+    lease: Lease
 
 
 @dataclass
@@ -93,7 +95,10 @@ class Service:
 
     def submit(self, prepared: Prepared) -> Answer:
         """Start generating; to be called in the event loop."""
-        return Answer(self.engine, prepared.requests, self.model.tokenizer, prepared.stops)
+        try:
+            return Answer(self.engine, prepared.requests, self.model.tokenizer, prepared.stops)
+        finally:
+            self.library.release(prepared.lease)
 
     def _prompt_tokens(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
@@ -121,7 +126,8 @@ class Service:
         default_limit: int,
         template_stops: tuple[str, ...],
     ) -> Prepared:
-        selection = select(body.model, body.steering, self.model.names, self.library)
+        lease = self.library.lease()
+        selection = select(body.model, body.steering, self.model.names, lease.snapshot)
         self.check_tokens(list(body.logit_bias or ()), "logit_bias")
         if not all(prompts):
             raise InputError("a prompt has no tokens", param="prompt")
@@ -134,7 +140,7 @@ class Service:
             telemetry=bool(body.telemetry),
         )
         requests = tuple(replace(request, prompt=tuple(tokens)) for tokens in prompts)
-        return Prepared(requests, body.stops + template_stops, selection)
+        return Prepared(requests, body.stops + template_stops, selection, lease)
 
 
 def header(kind: str, selection: Selection) -> Header:

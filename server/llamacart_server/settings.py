@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from llamacart.errors import InputError
@@ -25,6 +25,8 @@ class ServeSettings(BaseSettings):
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         api_key: Key that clients must send; none means anyone who reaches the port.
+        admin_key: Key that adding and removing cartridges takes; it opens everything else too.
+            None means that nobody may.
         ctx: KV cells, shared by all requests; also the most that one may use.
         parallel: Requests that decode together.
         batch: Most rows in one step.
@@ -44,6 +46,7 @@ class ServeSettings(BaseSettings):
         max_queued: Requests that may wait; also the most prompts in one request.
         max_queued_tokens: Prompt tokens that may wait.
         max_body_bytes: Largest request body.
+        max_upload_bytes: Largest cartridge file that may be uploaded.
         shutdown_seconds: How long open requests may go on after a signal to stop.
     """
 
@@ -54,6 +57,7 @@ class ServeSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     api_key: Annotated[SecretStr, Field(min_length=1)] | None = None
+    admin_key: Annotated[SecretStr, Field(min_length=1)] | None = None
     ctx: Positive = 8192
     parallel: Positive = 16
     batch: Positive = 512
@@ -70,7 +74,17 @@ class ServeSettings(BaseSettings):
     max_queued: Positive = 256
     max_queued_tokens: Positive = 262_144
     max_body_bytes: Positive = 16 * 2**20
+    max_upload_bytes: Positive = 256 * 2**20
     shutdown_seconds: Positive = 30
+
+    @field_validator("admin_key")
+    @classmethod
+    def _not_every_client_is_admin(
+        cls, key: SecretStr | None, info: ValidationInfo
+    ) -> SecretStr | None:
+        if key is not None and key == info.data.get("api_key"):
+            raise ValueError("must differ from api_key")
+        return key
 
 
 def load_settings(**given: Any) -> ServeSettings:
@@ -84,7 +98,7 @@ def load_settings(**given: Any) -> ServeSettings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
-        value = "" if name == "api_key" else f" has value {str(first['input'])!r}"
+        value = "" if name in ("api_key", "admin_key") else f" has value {str(first['input'])!r}"
         raise InputError(
             f"setting {name} ({ENV_PREFIX}{name.upper()}){value}: {first['msg']}", param=name
         ) from None

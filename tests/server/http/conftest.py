@@ -17,7 +17,8 @@ import pytest
 import uvicorn
 
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
-from llamacart.errors import InputError
+from llamacart.errors import InputError, NotFoundError
+from llamacart.hook import check_fits
 from llamacart_server.app import create_app
 from llamacart_server.engine_stats import EngineStats
 from llamacart_server.library import CartridgeLibrary
@@ -103,6 +104,7 @@ class FakeEngine:
     """Gives every request the same answer."""
 
     def __init__(self) -> None:
+        self.loaded: dict[str, Cartridge] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -116,6 +118,14 @@ class FakeEngine:
 
     def stats(self) -> EngineStats:
         return EngineStats(**self.figures)
+
+    def load(self, cartridge: Cartridge) -> None:
+        check_fits(cartridge, FINGERPRINT)
+        self.loaded[cartridge.content_hash] = cartridge
+
+    def unload(self, cartridge: Cartridge) -> None:
+        if self.loaded.pop(cartridge.content_hash, None) is None:
+            raise NotFoundError(f"cartridge {cartridge.name!r} is not loaded")
 
     def say(self, text: str, *, end: bool = True, limit: bool = False) -> None:
         """Answer with `text`, a byte a token; `limit` ends it as if max_tokens were reached."""

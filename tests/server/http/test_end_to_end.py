@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,37 @@ def test_streams_and_chat(tiny):
     chat = tiny.post("/v1/chat/completions", json={"model": "tiny", "messages": messages})
     assert chat.json()["choices"][0]["message"]["role"] == "assistant"
     assert tiny.get("/v1/models/tiny").json()["chat_template"] == "builtin:chatml"
+
+
+def test_a_cartridge_is_replaced_under_an_open_request(settings, folder, tmp_path, live):
+    own = shutil.copytree(folder, tmp_path / "own")
+    given = settings.model_dump() | {"cartridges": own, "admin_key": "boss"}
+    upload = {"url": "/v1/cartridges?id=up", "content": (own / "down.gguf").read_bytes()}
+    with ExitStack() as owned:
+        app, _, _ = cli.build(load_settings(**given), owned)
+        client = httpx.Client(
+            base_url=owned.enter_context(live(app)), timeout=30, headers={"X-Api-Key": "boss"}
+        )
+        owned.enter_context(client)
+        up, down = text(client, "tiny:up"), text(client, "tiny:down")
+        assert up != down
+        body = {**PROMPT, "model": "tiny:up", "max_tokens": 300, "stream": True}
+        whole = pieces(client.post("/v1/completions", json=body).text.splitlines())
+        with client.stream("POST", "/v1/completions", json=body) as stream:
+            lines = stream.iter_lines()
+            first = next(lines)
+            kind = {"Content-Type": "application/octet-stream"}
+            assert client.post(**upload, headers=kind).status_code == 200
+            # The same id and prompt: had the cache's key not changed, this were still `up`.
+            assert text(client, "tiny:up") == down
+            assert pieces([first, *lines]) == whole
+        assert client.delete("/v1/cartridges/up").status_code == 200
+        assert text(client, "tiny:down") == down
+
+
+def pieces(lines):
+    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    return "".join(chunk["choices"][0]["text"] for chunk in chunks)
 
 
 def test_what_does_not_fit(tiny):
