@@ -42,9 +42,10 @@ class Answer:
         requests: What to generate.
         tokenizer: For the bytes of tokens.
         stops: Strings that end a choice.
+        n_per_prompt: Choices that share a prompt, side by side in `requests`.
 
     Attributes:
-        prompt_tokens: Tokens given, over all choices.
+        prompt_tokens: Tokens given, each prompt counted once.
         completion_tokens: Tokens generated so far, over all choices.
 
     Raises:
@@ -58,11 +59,13 @@ class Answer:
         requests: Sequence[GenerationRequest],
         tokenizer: Tokenizer,
         stops: Sequence[str],
+        n_per_prompt: int = 1,
     ) -> None:
-        self.prompt_tokens = sum(len(request.prompt) for request in requests)
+        self.prompt_tokens = sum(len(request.prompt) for request in requests[::n_per_prompt])
         self.completion_tokens = 0
         self._tokenizer = tokenizer
         self._stops = stops
+        self._n_per_prompt = n_per_prompt
         self._generations: list[GenerationLike] = []
         try:
             for request in requests:
@@ -73,8 +76,9 @@ class Answer:
 
     @property
     def cached_tokens(self) -> int:
-        """Prompt tokens that the prefix cache had, over all choices."""
-        return sum(generation.report.cached_tokens for generation in self._generations)
+        """Prompt tokens that the prefix cache had for the first choice of each prompt."""
+        firsts = self._generations[:: self._n_per_prompt]
+        return sum(generation.report.cached_tokens for generation in firsts)
 
     def cancel(self) -> None:
         """Stop what still runs."""

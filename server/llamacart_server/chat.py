@@ -53,25 +53,29 @@ def _stream(answer: Answer, head: Header, *, wants_usage: bool) -> Response:
     excluded = None if wants_usage else {"usage"}
 
     async def produce(emit: Emit) -> None:
-        async def send(*choices: ChatChunkChoice) -> None:
-            chunk = ChatChunk(**vars(head), choices=list(choices), usage=None)
+        async def send(choice: ChatChunkChoice) -> None:
+            chunk = ChatChunk(**vars(head), choices=[choice], usage=None)
             await emit(chunk.model_dump_json(exclude=excluded))
 
-        begun = False
+        begun: set[int] = set()
 
         async def on_piece(piece: Piece) -> None:
-            nonlocal begun
+            index = piece.index
             # Not before the first text: clients measure their wait by the first chunk.
-            if not begun:
-                begun = True
-                await send(ChatChunkChoice(delta={"role": "assistant", "content": ""}))
+            if index not in begun:
+                begun.add(index)
+                await send(
+                    ChatChunkChoice(index=index, delta={"role": "assistant", "content": ""})
+                )
             if piece.text:
-                await send(ChatChunkChoice(delta={"content": piece.text}))
+                await send(ChatChunkChoice(index=index, delta={"content": piece.text}))
             if piece.finish_reason is not None:
-                telemetry = Telemetry.of(piece.report)
                 await send(
                     ChatChunkChoice(
-                        delta={}, finish_reason=piece.finish_reason, telemetry=telemetry
+                        index=index,
+                        delta={},
+                        finish_reason=piece.finish_reason,
+                        telemetry=Telemetry.of(piece.report),
                     )
                 )
 

@@ -123,9 +123,9 @@ class AssistantMessage(BaseModel):
 
 
 class ChatChoice(BaseModel):
-    """The one choice of a chat."""
+    """One answer of a chat."""
 
-    index: int = 0
+    index: int
     message: AssistantMessage
     logprobs: None = None
     finish_reason: FinishReason
@@ -141,9 +141,9 @@ class ChatCompletion(Envelope):
 
 
 class ChatChunkChoice(BaseModel):
-    """The choice in a chunk; `delta` is {} in the last."""
+    """The next piece of a choice; `delta` is {} in the last."""
 
-    index: int = 0
+    index: int
     delta: dict[Literal["role", "content"], str]
     logprobs: None = None
     finish_reason: FinishReason | None = None

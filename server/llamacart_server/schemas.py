@@ -35,7 +35,6 @@ def _only(*harmless: object) -> AfterValidator:
 
 Off = Annotated[Any, _only(False)]
 Empty = Annotated[Any, _only([], {}, "")]
-One = Annotated[Any, _only(1)]
 
 
 class Body(BaseModel):
@@ -84,7 +83,7 @@ class GenerationBody(Body):
     stream_options: StreamOptions | None = None
     user: str | None = None
 
-    n: One = None
+    n: Annotated[int, Field(strict=True, ge=1)] | None = None
     response_format: Annotated[Any, _only({"type": "text"})] = None
     grammar: Empty = None
     json_schema: Empty = None
@@ -99,6 +98,11 @@ class GenerationBody(Body):
     def token_limit(self) -> int | None:
         """Most tokens that the client wants."""
         return self.max_tokens
+
+    @property
+    def n_choices(self) -> int:
+        """Choices for each prompt."""
+        return self.n or 1
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -148,7 +152,7 @@ class CompletionBody(GenerationBody):
 
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
 
-    best_of: One = None
+    best_of: Annotated[int, Field(strict=True, ge=1)] | None = None
     echo: Off = None
     suffix: Empty = None
     logprobs: Off = None

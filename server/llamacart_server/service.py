@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from llamacart.errors import InputError
+from llamacart.sampling import SEED_LIMIT
 from llamacart_server.answer import Answer
 from llamacart_server.request import GenerationRequest
 from llamacart_server.responses import ActingCartridge, Usage
@@ -16,6 +17,7 @@ from llamacart_server.selection import Selection, select
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llamacart.sampling import SamplingParams
     from llamacart_server.engine_api import EngineLike
     from llamacart_server.library import CartridgeLibrary
     from llamacart_server.schemas import ChatBody, CompletionBody, GenerationBody
@@ -38,14 +40,16 @@ class Prepared:
     """A request that has been checked and tokenised, not yet submitted.
 
     Attributes:
-        requests: One for each choice.
+        requests: One for each choice, those of one prompt side by side.
         stops: Strings that end a choice.
         selection: The cartridges it resolved to.
+        n_per_prompt: Choices for each prompt.
     """
 
     requests: tuple[GenerationRequest, ...]
     stops: tuple[str, ...]
     selection: Selection
+    n_per_prompt: int = 1
 
 
 @dataclass
@@ -81,6 +85,11 @@ class Service:
                 f"prompt has {len(prompts)} items; 1 to {self.settings.max_queued} are allowed",
                 param="prompt",
             )
+        if body.best_of not in (None, body.n_choices):
+            raise InputError(
+                f"best_of has value {body.best_of}; only n = {body.n_choices} is supported",
+                param="best_of",
+            )
         tokens = [self._prompt_tokens(prompt) for prompt in prompts]
         return self._prepare(body, tokens, self.settings.default_max_tokens, ())
 
@@ -93,7 +102,13 @@ class Service:
 
     def submit(self, prepared: Prepared) -> Answer:
         """Start generating; to be called in the event loop."""
-        return Answer(self.engine, prepared.requests, self.model.tokenizer, prepared.stops)
+        return Answer(
+            self.engine,
+            prepared.requests,
+            self.model.tokenizer,
+            prepared.stops,
+            prepared.n_per_prompt,
+        )
 
     def _prompt_tokens(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
@@ -125,6 +140,13 @@ class Service:
         self.check_tokens(list(body.logit_bias or ()), "logit_bias")
         if not all(prompts):
             raise InputError("a prompt has no tokens", param="prompt")
+        n = body.n_choices
+        if n * len(prompts) > self.settings.max_queued:
+            raise InputError(
+                f"n has value {n}; with {len(prompts)} prompts at most "
+                f"{self.settings.max_queued // len(prompts)} are allowed",
+                param="n",
+            )
         request = GenerationRequest(
             prompt=(),
             max_tokens=min(body.token_limit or default_limit, self.settings.max_tokens),
@@ -133,8 +155,19 @@ class Service:
             ignore_eos=bool(body.ignore_eos),
             telemetry=bool(body.telemetry),
         )
-        requests = tuple(replace(request, prompt=tuple(tokens)) for tokens in prompts)
-        return Prepared(requests, body.stops + template_stops, selection)
+        requests = tuple(
+            replace(request, prompt=tuple(tokens), sampling=sampling)
+            for tokens in prompts
+            for sampling in _seeded_apart(request.sampling, n)
+        )
+        return Prepared(requests, body.stops + template_stops, selection, n)
+
+
+def _seeded_apart(sampling: SamplingParams, n: int) -> list[SamplingParams]:
+    """`sampling` for each of `n` choices: seed, seed + 1, …, or each a random one."""
+    if sampling.seed is None:
+        return [sampling] * n
+    return [replace(sampling, seed=(sampling.seed + i) % SEED_LIMIT) for i in range(n)]
 
 
 def header(kind: str, selection: Selection) -> Header:

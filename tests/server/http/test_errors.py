@@ -42,8 +42,6 @@ def refuse(client, path, param, **fields):
 
 
 BOTH = [
-    ("n", 2),
-    ("n", True),
     ("response_format", {"type": "json_object"}),
     ("response_format", {"type": "json_schema", "json_schema": {}}),
     ("grammar", "root ::= x"),
@@ -56,7 +54,7 @@ BOTH = [
     ("lora", [{"id": 0, "scale": 1}]),
 ]
 COMPLETION_ONLY = [
-    ("best_of", 2), ("echo", True), ("suffix", "x"), ("logprobs", 0), ("logprobs", 5),
+    ("echo", True), ("suffix", "x"), ("logprobs", 0), ("logprobs", 5),
 ]  # fmt: skip
 CHAT_ONLY = [
     ("logprobs", True),
@@ -105,6 +103,10 @@ def test_values_that_ask_for_nothing_pass(client, path, fields):
         ("model", {"model": 3}),
         ("max_tokens", {"max_tokens": 0}),
         ("max_tokens", {"max_tokens": "many"}),
+        ("n", {"n": 0}),
+        ("n", {"n": True}),
+        ("n", {"n": 5}),
+        ("n", {"n": 10**30}),
         ("temperature", {"temperature": -0.1}),
         ("temperature", {"temperature": [1]}),
         ("top_p", {"top_p": 1.1}),
@@ -157,6 +159,19 @@ def test_a_bad_value_names_its_field(client, path, param, fields):
 )
 def test_bad_prompts(client, param, prompt):
     refuse(client, COMPLETIONS, param, prompt=prompt)
+
+
+@pytest.mark.parametrize(
+    ("param", "fields"),
+    [
+        ("best_of", {"best_of": 2}),
+        ("best_of", {"best_of": 2, "n": 1}),
+        ("best_of", {"best_of": 0}),
+        ("n", {"prompt": ["a", "b"], "n": 3}),
+    ],
+)
+def test_bad_values_of_completions(client, param, fields):
+    refuse(client, COMPLETIONS, param, **fields)
 
 
 @pytest.mark.parametrize(
