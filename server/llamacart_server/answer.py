@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llamacart.errors import EngineError
+from llamacart_server.logprobs import LogprobQueue, PlacedLogprobs
 from llamacart_server.text import TextStream
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from llamacart.logprobs import TokenLogprobs
     from llamacart_server.engine_api import EngineLike, GenerationLike
     from llamacart_server.request import FinishReason, GenerationReport, GenerationRequest
     from llamacart_server.served import Tokenizer
@@ -26,12 +28,14 @@ class Piece:
         text: May be empty in the last piece only.
         finish_reason: Set in the last piece of a choice.
         report: What the engine has to say of the choice, in its last piece.
+        logprobs: Of the tokens that begin in this piece, if they were asked for.
     """
 
     index: int
     text: str
     finish_reason: FinishReason | None = None
     report: GenerationReport | None = None
+    logprobs: tuple[PlacedLogprobs, ...] = ()
 
 
 class Answer:
@@ -80,6 +84,10 @@ class Answer:
         firsts = self._generations[:: self._n_per_prompt]
         return sum(generation.report.cached_tokens for generation in firsts)
 
+    def prompt_logprobs(self, index: int) -> tuple[TokenLogprobs, ...]:
+        """Of the prompt tokens of a choice but the first; known with the choice's first piece."""
+        return self._generations[index].report.prompt_logprobs
+
     def cancel(self) -> None:
         """Stop what still runs."""
         for generation in self._generations:
@@ -104,31 +112,43 @@ class Answer:
 
     async def collect(self) -> list[Piece]:
         """Run to the end; the whole text of each choice as one piece."""
-        texts = [""] * len(self._generations)
-        last: dict[int, Piece] = {}
+        pieces: list[list[Piece]] = [[] for _ in self._generations]
 
         async def keep(piece: Piece) -> None:
-            texts[piece.index] += piece.text
-            last[piece.index] = piece
+            pieces[piece.index].append(piece)
 
         await self.run(keep)
-        return [replace(last[i], text=text) for i, text in enumerate(texts)]
+        return [
+            replace(
+                parts[-1],
+                text="".join(part.text for part in parts),
+                logprobs=tuple(placed for part in parts for placed in part.logprobs),
+            )
+            for parts in pieces
+        ]
 
     async def _run_choice(self, index: int, emit: Callable[[Piece], Awaitable[None]]) -> None:
         stream = TextStream(self._stops)
+        queue, n_sent = LogprobQueue(), 0
         generation = self._generations[index]
         async for event in generation:
             text = ""
+            if event.logprobs is not None:
+                ends = event.token is None
+                queue.add(PlacedLogprobs(stream.n_decoded, event.logprobs, ends))
             if event.token is not None:
                 self.completion_tokens += 1
                 text = stream.push(self._tokenizer.token_bytes(event.token))
             if event.finish_reason is not None and not stream.stopped:
                 text += stream.finish()
+            n_sent += len(text)
             reason = "stop" if stream.stopped else event.finish_reason
+            is_whole = reason is not None and not stream.stopped
+            logprobs = queue.take(None if is_whole else n_sent)
             if reason is not None:
                 generation.finish()
-                await emit(Piece(index, text, reason, generation.report))
+                await emit(Piece(index, text, reason, generation.report, logprobs))
                 return
             if text:
-                await emit(Piece(index, text))
+                await emit(Piece(index, text, logprobs=logprobs))
         raise EngineError("the generation ended without a reason")

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from llamacart_server.answer import Answer, Piece
+from llamacart_server.logprobs import ChatLogprobs
 from llamacart_server.responses import (
     AssistantMessage,
     ChatChoice,
@@ -13,6 +14,7 @@ from llamacart_server.responses import (
     Telemetry,
 )
 from llamacart_server.schemas import ChatBody
+from llamacart_server.served import Tokenizer
 from llamacart_server.service import Header, Service, header, usage_of
 from llamacart_server.sse import CLIENT_CLOSED_REQUEST, Emit, EventStream, collect_pieces
 
@@ -26,30 +28,33 @@ def router(service: Service) -> APIRouter:
         prepared = await run_in_threadpool(service.prepare_chat, body)
         head = header("chatcmpl", prepared.selection)
         answer = service.submit(prepared)
+        tokenizer = service.model.tokenizer if body.logprobs else None
         if body.stream:
-            return _stream(answer, head, wants_usage=body.wants_usage)
+            return _stream(answer, head, tokenizer, wants_usage=body.wants_usage)
         pieces = await collect_pieces(request.receive, answer)
         if pieces is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        whole = ChatCompletion(
-            **vars(head), choices=[_choice(piece) for piece in pieces], usage=usage_of(answer)
-        )
+        choices = [_choice(piece, tokenizer) for piece in pieces]
+        whole = ChatCompletion(**vars(head), choices=choices, usage=usage_of(answer))
         return Response(whole.model_dump_json(), media_type="application/json")
 
     return routes
 
 
-def _choice(piece: Piece) -> ChatChoice:
+def _choice(piece: Piece, tokenizer: Tokenizer | None) -> ChatChoice:
     message = AssistantMessage(content=piece.text)
     return ChatChoice(
         index=piece.index,
         message=message,
+        logprobs=ChatLogprobs.of(piece.logprobs, tokenizer) if tokenizer else None,
         finish_reason=piece.finish_reason,
         telemetry=Telemetry.of(piece.report),
     )
 
 
-def _stream(answer: Answer, head: Header, *, wants_usage: bool) -> Response:
+def _stream(
+    answer: Answer, head: Header, tokenizer: Tokenizer | None, *, wants_usage: bool
+) -> Response:
     excluded = None if wants_usage else {"usage"}
 
     async def produce(emit: Emit) -> None:
@@ -61,19 +66,24 @@ def _stream(answer: Answer, head: Header, *, wants_usage: bool) -> Response:
 
         async def on_piece(piece: Piece) -> None:
             index = piece.index
+            logprobs = None
+            if tokenizer and piece.logprobs:
+                logprobs = ChatLogprobs.of(piece.logprobs, tokenizer)
             # Not before the first text: clients measure their wait by the first chunk.
             if index not in begun:
                 begun.add(index)
-                await send(
-                    ChatChunkChoice(index=index, delta={"role": "assistant", "content": ""})
-                )
+                await send(ChatChunkChoice(index=index, delta={"role": "assistant", "content": ""}))
             if piece.text:
-                await send(ChatChunkChoice(index=index, delta={"content": piece.text}))
+                delta = ChatChunkChoice(
+                    index=index, delta={"content": piece.text}, logprobs=logprobs
+                )
+                await send(delta)
             if piece.finish_reason is not None:
                 await send(
                     ChatChunkChoice(
                         index=index,
                         delta={},
+                        logprobs=None if piece.text else logprobs,
                         finish_reason=piece.finish_reason,
                         telemetry=Telemetry.of(piece.report),
                     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from llamacart_server.logprobs import ChatLogprobs, CompletionLogprobs
 from llamacart_server.request import FinishReason
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class CompletionChoice(BaseModel):
 
     index: int
     text: str
-    logprobs: None = None
+    logprobs: CompletionLogprobs | None = None
     finish_reason: FinishReason | None
     telemetry: OptionalTelemetry = None
 
@@ -127,7 +128,7 @@ class ChatChoice(BaseModel):
 
     index: int
     message: AssistantMessage
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason
     telemetry: OptionalTelemetry = None
 
@@ -145,7 +146,7 @@ class ChatChunkChoice(BaseModel):
 
     index: int
     delta: dict[Literal["role", "content"], str]
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason | None = None
     telemetry: OptionalTelemetry = None
 

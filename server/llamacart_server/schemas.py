@@ -12,12 +12,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from llamacart.sampling import SEED_LIMIT, SamplingParams
+from llamacart_server.logprobs import MAX_TOP_LOGPROBS
 from llamacart_server.request import ApplyTo
 from llamacart_server.selection import Choice, SteeringFields
 
 MAX_STOPS = 16
 
 TokenId = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+TopCount = Annotated[int, Field(strict=True, ge=0, le=MAX_TOP_LOGPROBS)]
 StopString = Annotated[str, Field(min_length=1)]
 
 
@@ -100,6 +102,16 @@ class GenerationBody(Body):
         return self.max_tokens
 
     @property
+    def n_top_logprobs(self) -> int | None:
+        """How many likely tokens are to be reported beside each; None where nothing is."""
+        return None
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether log-probabilities of the prompt are wanted too."""
+        return False
+
+    @property
     def n_choices(self) -> int:
         """Choices for each prompt."""
         return self.n or 1
@@ -152,10 +164,26 @@ class CompletionBody(GenerationBody):
 
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
 
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     best_of: Annotated[int, Field(strict=True, ge=1)] | None = None
-    echo: Off = None
+    echo: bool | None = None
+    logprobs: TopCount | None = Field(
+        None,
+        description="Report each token's log-probability and this many of the likeliest tokens; "
+        "with `echo` those of the prompt too. They are of the model's own distribution, before "
+        "bias, penalties, temperature and cuts.",
+    )
     suffix: Empty = None
-    logprobs: Off = None
+
+    @property
+    def n_top_logprobs(self) -> int | None:
+        """How many likely tokens are to be reported beside each; None where nothing is."""
+        return self.logprobs
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether log-probabilities of the prompt are wanted too."""
+        return bool(self.echo) and self.logprobs is not None
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -196,8 +224,12 @@ class ChatBody(GenerationBody):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
 
-    logprobs: Off = None
-    top_logprobs: Annotated[Any, _only(0)] = None
+    logprobs: bool | None = Field(
+        None,
+        description="Report each token's log-probability in the model's own distribution, before "
+        "bias, penalties, temperature and cuts.",
+    )
+    top_logprobs: TopCount | None = None
     tools: Empty = None
     tool_choice: Annotated[Any, _only("none")] = None
     functions: Empty = None
@@ -214,6 +246,11 @@ class ChatBody(GenerationBody):
     def token_limit(self) -> int | None:
         """`max_completion_tokens`, or its older name."""
         return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def n_top_logprobs(self) -> int | None:
+        """How many likely tokens are to be reported beside each; None where nothing is."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class TokenizeBody(Body):

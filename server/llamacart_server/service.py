@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from llamacart.errors import InputError
 from llamacart.sampling import SEED_LIMIT
 from llamacart_server.answer import Answer
+from llamacart_server.logprobs import Echo
 from llamacart_server.request import GenerationRequest
 from llamacart_server.responses import ActingCartridge, Usage
 from llamacart_server.selection import Selection, select
@@ -44,12 +45,18 @@ class Prepared:
         stops: Strings that end a choice.
         selection: The cartridges it resolved to.
         n_per_prompt: Choices for each prompt.
+        echoes: What comes before the choices of each prompt, if that was asked for.
     """
 
     requests: tuple[GenerationRequest, ...]
     stops: tuple[str, ...]
     selection: Selection
     n_per_prompt: int = 1
+    echoes: tuple[Echo, ...] = ()
+
+    def echo(self, index: int) -> Echo | None:
+        """What comes before a choice."""
+        return self.echoes[index // self.n_per_prompt] if self.echoes else None
 
 
 @dataclass
@@ -90,11 +97,26 @@ class Service:
                 f"best_of has value {body.best_of}; only n = {body.n_choices} is supported",
                 param="best_of",
             )
+        if body.max_tokens == 0 and not body.scores_prompt:
+            raise InputError(
+                "max_tokens has value 0; without echo and logprobs at least 1 is needed",
+                param="max_tokens",
+            )
         tokens = [self._prompt_tokens(prompt) for prompt in prompts]
-        return self._prepare(body, tokens, self.settings.default_max_tokens, ())
+        prepared = self._prepare(body, tokens, self.settings.default_max_tokens, ())
+        if not body.echo:
+            return prepared
+        pairs = zip(prompts, tokens, strict=True)
+        echoes = (Echo.of(prompt, ids, self.model.tokenizer) for prompt, ids in pairs)
+        return replace(prepared, echoes=tuple(echoes))
 
     def prepare_chat(self, body: ChatBody) -> Prepared:
         """Check a chat and tokenise it; slow for long ones, so not for the loop."""
+        if body.top_logprobs and not body.logprobs:
+            raise InputError(
+                f"top_logprobs has value {body.top_logprobs}; it needs logprobs to be true",
+                param="top_logprobs",
+            )
         template = self.model.template
         tokens = template.tokens(body.messages, self.model.tokenizer)
         limit = self.settings.default_max_tokens_chat
@@ -147,13 +169,16 @@ class Service:
                 f"{self.settings.max_queued // len(prompts)} are allowed",
                 param="n",
             )
+        limit = default_limit if body.token_limit is None else body.token_limit
         request = GenerationRequest(
             prompt=(),
-            max_tokens=min(body.token_limit or default_limit, self.settings.max_tokens),
+            max_tokens=min(limit, self.settings.max_tokens),
             doses=selection.acting,
             sampling=body.sampling,
             ignore_eos=bool(body.ignore_eos),
             telemetry=bool(body.telemetry),
+            logprobs=body.n_top_logprobs,
+            prompt_logprobs=body.scores_prompt,
         )
         requests = tuple(
             replace(request, prompt=tuple(tokens), sampling=sampling)

@@ -16,7 +16,9 @@ import typer
 from typer.testing import CliRunner
 
 from llamacart.cartridge import Cartridge, LayerMap, Metadata
+from llamacart.context import Batch, Context
 from llamacart.errors import CartridgeMismatchError, ModelError
+from llamacart.generate import greedy
 from llamacart.runner import LlamaRunner
 from llamacart.writer import write_cartridge
 from llamacart_server import cli
@@ -92,6 +94,35 @@ def test_streams_and_chat(tiny):
     chat = tiny.post("/v1/chat/completions", json={"model": "tiny", "messages": messages})
     assert chat.json()["choices"][0]["message"]["role"] == "assistant"
     assert tiny.get("/v1/models/tiny").json()["chat_template"] == "builtin:chatml"
+
+
+def test_echoed_log_probabilities_are_llama_cpps_own(tiny, tiny_model):
+    prompt = [5, 60, 7, 99, 23, 150, 42, 8, 77, 31, 12]
+    fields = {"echo": True, "logprobs": 3, "max_tokens": 4, "prompt": prompt}
+    body = {"model": "tiny", **PROMPT, **fields}
+    for _ in range(2):  # the second time the rows are in the cache
+        response = tiny.post("/v1/completions", json=body)
+        logprobs = response.json()["choices"][0]["logprobs"]
+        tokens = [*prompt, *greedy(tiny_model, [prompt], 4)[0]]
+        n = len(prompt) + 4
+        assert len(logprobs["tokens"]) == len(logprobs["text_offset"]) == n
+        with Context(tiny_model, n_ctx=64, n_batch=64, n_threads=1) as context:
+            context.decode(Batch(tokens, range(n), [0] * n, [True] * n))
+            rows = np.array([context.logits(i) for i in range(n)], np.float64)
+        scores = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
+        expected = [scores[i, token] for i, token in enumerate(tokens[1:])]
+        assert logprobs["token_logprobs"][0] is None
+        assert logprobs["token_logprobs"][1:] == pytest.approx(expected, abs=1e-3)
+        for i, top in enumerate(logprobs["top_logprobs"][1:]):
+            assert max(top.values()) == pytest.approx(scores[i].max(), abs=1e-3)
+
+
+def test_choices_of_one_prompt_are_what_they_are_alone(tiny):
+    body = {"model": "tiny", **PROMPT, "temperature": 1.0, "seed": 11}
+    several = tiny.post("/v1/completions", json={**body, "n": 3}).json()["choices"]
+    alone = [text(tiny, temperature=1.0, seed=11 + i) for i in range(3)]
+    assert [choice["text"] for choice in several] == alone
+    assert len(set(alone)) == 3
 
 
 def test_what_does_not_fit(tiny):

@@ -53,12 +53,8 @@ BOTH = [
     ("structured_outputs", {"regex": "a"}),
     ("lora", [{"id": 0, "scale": 1}]),
 ]
-COMPLETION_ONLY = [
-    ("echo", True), ("suffix", "x"), ("logprobs", 0), ("logprobs", 5),
-]  # fmt: skip
+COMPLETION_ONLY = [("suffix", "x")]
 CHAT_ONLY = [
-    ("logprobs", True),
-    ("top_logprobs", 3),
     ("tools", [{"type": "function", "function": {"name": "f"}}]),
     ("tool_choice", "auto"),
     ("tool_choice", {"type": "function", "function": {"name": "f"}}),
