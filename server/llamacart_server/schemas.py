@@ -15,6 +15,7 @@ from llamacart.sampling import SEED_LIMIT, SamplingParams
 from llamacart_server.logprobs import MAX_TOP_LOGPROBS
 from llamacart_server.request import ApplyTo
 from llamacart_server.selection import Choice, SteeringFields
+from llamacart_server.structured import ResponseFormat, StructuredOutputs
 
 MAX_STOPS = 16
 
@@ -86,14 +87,14 @@ class GenerationBody(Body):
     user: str | None = None
 
     n: Annotated[int, Field(strict=True, ge=1)] | None = None
-    response_format: Annotated[Any, _only({"type": "text"})] = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    json_schema: dict[str, Any] | None = None
     grammar: Empty = None
-    json_schema: Empty = None
-    guided_json: Empty = None
     guided_regex: Empty = None
     guided_choice: Empty = None
     guided_grammar: Empty = None
-    structured_outputs: Empty = None
     lora: Empty = None
 
     @property

@@ -14,6 +14,7 @@ from llamacart_server.logprobs import Echo
 from llamacart_server.request import GenerationRequest
 from llamacart_server.responses import ActingCartridge, Usage
 from llamacart_server.selection import Selection, select
+from llamacart_server.structured import grammar_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -174,7 +175,7 @@ class Service:
             prompt=(),
             max_tokens=min(limit, self.settings.max_tokens),
             doses=selection.acting,
-            sampling=body.sampling,
+            sampling=replace(body.sampling, grammar=grammar_of(body)),
             ignore_eos=bool(body.ignore_eos),
             telemetry=bool(body.telemetry),
             logprobs=body.n_top_logprobs,

@@ -125,6 +125,35 @@ def test_choices_of_one_prompt_are_what_they_are_alone(tiny):
     assert len(set(alone)) == 3
 
 
+def test_json_under_a_schema_is_valid_by_construction(tiny):
+    schema = {
+        "type": "object",
+        "properties": {
+            "kind": {"enum": ["a", "b"]},
+            "size": {"type": "integer", "minimum": 1, "maximum": 99},
+            "tags": {"type": "array", "items": {"type": "boolean"}, "maxItems": 2},
+        },
+        "required": ["kind", "size"],
+    }
+    for seed in range(8):
+        response = tiny.post(
+            "/v1/chat/completions",
+            json={
+                "model": "tiny",
+                "messages": [{"role": "user", "content": "Hi"}],
+                "seed": seed,
+                "max_tokens": 300,
+                "response_format": {"type": "json_schema", "json_schema": {"schema": schema}},
+            },
+        )
+        (choice,) = response.json()["choices"]
+        assert choice["finish_reason"] == "stop"
+        value = json.loads(choice["message"]["content"])
+        assert value["kind"] in ("a", "b")
+        assert 1 <= value["size"] <= 99
+        assert set(value) <= {"kind", "size", "tags"}
+
+
 def test_what_does_not_fit(tiny):
     response = tiny.post("/v1/completions", json={"model": "tiny", "prompt": "x" * 600})
     assert response.status_code == 400

@@ -42,15 +42,10 @@ def refuse(client, path, param, **fields):
 
 
 BOTH = [
-    ("response_format", {"type": "json_object"}),
-    ("response_format", {"type": "json_schema", "json_schema": {}}),
     ("grammar", "root ::= x"),
-    ("json_schema", {"type": "object"}),
-    ("guided_json", {"type": "object"}),
     ("guided_regex", "a+"),
     ("guided_choice", ["a"]),
     ("guided_grammar", "x"),
-    ("structured_outputs", {"regex": "a"}),
     ("lora", [{"id": 0, "scale": 1}]),
 ]
 COMPLETION_ONLY = [("suffix", "x")]
