@@ -12,72 +12,34 @@ import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from llamacart.errors import InputError
-from llamacart.gbnf import MAX_REPEAT, check_grammar
-from llamacart.gbnf_ranges import integers
+from llamacart.gbnf import check_grammar
+from llamacart.json_rules import BASE_RULES, FORMATS
+from llamacart.schema_keywords import (
+    ANNOTATIONS,
+    BOUNDS,
+    COMBINERS,
+    KNOWN,
+    OF_TYPE,
+    check_disjoint,
+    counts_of,
+    integer_rule,
+    json_text,
+    refusal,
+    short,
+    type_of,
+    types_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 MAX_DEPTH = 64
-"""Schemas within schemas, references not counted."""
-
-_ANNOTATIONS = frozenset(
-    [
-        *("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"),
-        *("$schema", "$id", "$comment", "$defs", "definitions", "discriminator"),
-    ]
-)
-_COMBINERS = ("$ref", "anyOf", "oneOf", "allOf")
-_BOUNDS = frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"])
-_OF_TYPE = {
-    "object": frozenset(["properties", "required", "additionalProperties"]),
-    "array": frozenset(["items", "prefixItems", "minItems", "maxItems"]),
-    "string": frozenset(["minLength", "maxLength", "format"]),
-    "integer": _BOUNDS,
-    "number": _BOUNDS,
-    "boolean": frozenset[str](),
-    "null": frozenset[str](),
-}
-_KNOWN = frozenset(["type", "enum", "const", *_COMBINERS]).union(*_OF_TYPE.values())
-
-_BASE = {
-    "ws": r'| " " | "\n" [ \t]{0,20}',
-    "hex": r"[0-9a-fA-F]",
-    # A surrogate can only be written as an escape, which might be left without its other half.
-    "char": r'[^"\\\x00-\x1F\x7F] | "\\" '
-    r'(["\\/bfnrt] | "u" ([0-9a-cefA-CEF] hex hex hex | [dD] [0-7] hex hex))',
-    "keychar": r'[^"\\\x00-\x1F\x7F]',
-    "string": r'"\"" char* "\""',
-    "integer": r'"-"? ("0" | [1-9] [0-9]{0,15})',
-    "number": r'integer ("." [0-9]{1,16})? ([eE] [-+]? [0-9]{1,2})?',
-    "boolean": r'"true" | "false"',
-    "null": r'"null"',
-    "value": r"object | array | string | number | boolean | null",
-    "object": r'"{" ws (member ("," ws member)*)? "}"',
-    "member": r'string ":" ws value ws',
-    "array": r'"[" ws (element ("," ws element)*)? "]"',
-    "element": r"value ws",
-}
-_YEAR = "[0-9]{4}"
-_DATE = (
-    f'{_YEAR} "-" (("0" [13578] | "10" | "12") "-" ("0" [1-9] | [12] [0-9] | "3" [01]) | '
-    '("0" [469] | "11") "-" ("0" [1-9] | [12] [0-9] | "30") | '
-    '"02-" ("0" [1-9] | "1" [0-9] | "2" [0-8]))'
-)
-_CLOCK = '([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9]'
-_TIME = f'{_CLOCK} ":" [0-5] [0-9] ("." [0-9]{{1,6}})? ("Z" | [-+] {_CLOCK})'
-_FORMATS = {
-    "date": _DATE,
-    "time": _TIME,
-    "date-time": f'{_DATE} "T" {_TIME}',
-    "uuid": 'hex{8} "-" hex{4} "-" hex{4} "-" hex{4} "-" hex{12}',
-}
+"""Schemas within schemas, references followed once included."""
 
 
 def object_grammar() -> str:
     """The grammar of all JSON objects."""
-    return _text({**_BASE, "root": "object"})
+    return grammar_text({"root": "object"})
 
 
 def schema_grammar(schema: object) -> str:
@@ -89,39 +51,49 @@ def schema_grammar(schema: object) -> str:
     Raises:
         InputError: It is no schema, or uses what is not supported; the message says where.
     """
-    compiler = _Compiler(schema)
+    rules, root = schema_rules(schema)
+    return grammar_text({**rules, "root": root})
+
+
+def schema_rules(schema: object, prefix: str = "") -> tuple[dict[str, str], str]:
+    """Rules for what `schema` allows, to be used with `BASE_RULES`, and the name of the topmost.
+
+    Args:
+        schema: As for `schema_grammar`.
+        prefix: Begins the names of all rules.
+    """
+    compiler = _Compiler(schema, prefix)
     root = compiler.value(schema, "#", 0)
-    text = _text({**_BASE, **compiler.rules, "root": root})
+    return compiler.rules, root
+
+
+def grammar_text(rules: dict[str, str]) -> str:
+    """A grammar of `rules` and `BASE_RULES`, checked."""
+    text = "".join(f"{name} ::= {body}\n" for name, body in {**BASE_RULES, **rules}.items())
     check_grammar(text)
     return text
 
 
-def _text(rules: dict[str, str]) -> str:
-    return "".join(f"{name} ::= {body}\n" for name, body in rules.items())
-
-
-def _literal(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+def literal(text: str) -> str:
+    """GBNF for `text` itself."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
-
-
-def _refusal(where: str, what: str) -> InputError:
-    return InputError(f"the schema at {where} {what}")
 
 
 class _Compiler:
     """Makes rules for the parts of one schema."""
 
-    def __init__(self, document: object) -> None:
+    def __init__(self, document: object, prefix: str) -> None:
         self.rules: dict[str, str] = {}
         self._document = document
+        self._prefix = prefix
         self._names: dict[str, str] = {}  # by body
         self._references: dict[str, str] = {}
 
     def _rule(self, body: str) -> str:
         """The name of a rule with this body."""
         if body not in self._names:
-            name = f"r{len(self._names)}"
+            name = f"{self._prefix}r{len(self._names)}"
             self._names[body] = name
             self.rules[name] = body
         return self._names[body]
@@ -132,20 +104,20 @@ class _Compiler:
     def value(self, schema: Any, where: str, depth: int) -> str:
         """The name of the rule for what `schema`, which lies at `where`, allows."""
         if depth > MAX_DEPTH:
-            raise _refusal(where, f"lies more than {MAX_DEPTH} schemas deep")
+            raise refusal(where, f"lies more than {MAX_DEPTH} schemas deep")
         if schema is True:
             return "value"
         if not isinstance(schema, dict):
-            raise _refusal(where, f"is {_short(schema)}; an object or true is needed")
-        keys = {key for key in schema if key not in _ANNOTATIONS}
-        unknown = sorted(keys - _KNOWN)
+            raise refusal(where, f"is {short(schema)}; an object or true is needed")
+        keys = {key for key in schema if key not in ANNOTATIONS}
+        unknown = sorted(keys - KNOWN)
         if unknown:
-            raise _refusal(where, f"has {unknown[0]!r}, which is not supported")
-        for combiner in _COMBINERS:
+            raise refusal(where, f"has {unknown[0]!r}, which is not supported")
+        for combiner in COMBINERS:
             if combiner in keys:
                 self._check_alone(combiner, keys, where)
                 return self._combined(combiner, schema[combiner], f"{where}/{combiner}", depth)
-        types = _types(schema, keys, where)
+        types = types_of(schema, keys, where)
         for listing in ("const", "enum"):
             if listing in keys:
                 self._check_alone(listing, keys - {"type"}, where)
@@ -155,7 +127,7 @@ class _Compiler:
     def _check_alone(self, keyword: str, keys: set[str], where: str) -> None:
         others = sorted(keys - {keyword})
         if others:
-            raise _refusal(where, f"has {others[0]!r} beside {keyword!r}, which is not supported")
+            raise refusal(where, f"has {others[0]!r} beside {keyword!r}, which is not supported")
 
     # --- combinations -----------------------------------------------------------------------
 
@@ -163,11 +135,11 @@ class _Compiler:
         if combiner == "$ref":
             return self._referred(parts, where, depth)
         if not isinstance(parts, list) or not parts:
-            raise _refusal(where, f"is {_short(parts)}; a list of schemas is needed")
+            raise refusal(where, f"is {short(parts)}; a list of schemas is needed")
         if combiner == "allOf" and len(parts) > 1:
-            raise _refusal(where, "has more than one schema, which is not supported")
+            raise refusal(where, "has more than one schema, which is not supported")
         if combiner == "oneOf":
-            self._check_disjoint(parts, where)
+            check_disjoint(parts, lambda reference: self._resolve(reference, where), where)
         return self._either(
             self.value(part, f"{where}/{i}", depth + 1) for i, part in enumerate(parts)
         )
@@ -175,13 +147,14 @@ class _Compiler:
     def _referred(self, reference: Any, where: str, depth: int) -> str:
         target = self._resolve(reference, where)
         if reference not in self._references:
-            name = self._references[reference] = f"ref{len(self._references)}"
+            name = f"{self._prefix}ref{len(self._references)}"
+            self._references[reference] = name
             self.rules[name] = self.value(target, reference, depth + 1)
         return self._references[reference]
 
     def _resolve(self, reference: Any, where: str) -> Any:
         if not isinstance(reference, str) or not (reference + "/").startswith("#/"):
-            raise _refusal(where, f"is {_short(reference)}; only '#/…' is supported")
+            raise refusal(where, f"is {short(reference)}; only '#/…' is supported")
         target: Any = self._document
         for part in reference.split("/")[1:]:
             key = unquote(part).replace("~1", "/").replace("~0", "~")
@@ -190,61 +163,26 @@ class _Compiler:
             elif isinstance(target, dict) and key in target:
                 target = target[key]
             else:
-                raise _refusal(where, f"refers to {reference!r}, which does not exist")
+                raise refusal(where, f"refers to {reference!r}, which does not exist")
         return target
-
-    def _check_disjoint(self, parts: Sequence[Any], where: str) -> None:
-        """Refuse alternatives that may both allow a text: a grammar cannot demand just one."""
-        told = [self._told_apart_by(part, where) for part in parts]
-        for i, a in enumerate(told):
-            for b in told[:i]:
-                if not any(a[key].isdisjoint(b[key]) for key in a.keys() & b.keys()):
-                    raise _refusal(
-                        where,
-                        "has alternatives that differ neither in type nor in a required property "
-                        "with a const or enum, which is not supported; use anyOf",
-                    )
-
-    def _told_apart_by(self, part: Any, where: str) -> dict[str, frozenset[str]]:
-        """What is known of a text of `part`: its types, and the values of some properties."""
-        for _ in range(MAX_DEPTH):
-            if not (isinstance(part, dict) and "$ref" in part):
-                break
-            part = self._resolve(part["$ref"], where)
-        if not isinstance(part, dict) or any(combiner in part for combiner in _COMBINERS):
-            return {}
-        values = _values(part)
-        if values is not None:
-            return {"": frozenset(map(_type_of, values)), "=": frozenset(map(_json, values))}
-        if "type" not in part:
-            return {}
-        types = frozenset(_types(part, set(part), where))
-        out = {"": types | ({"integer"} if "number" in types else frozenset())}
-        properties, required = part.get("properties"), part.get("required")
-        if types == {"object"} and isinstance(properties, dict) and isinstance(required, list):
-            for name, schema in properties.items():
-                values = _values(schema) if isinstance(schema, dict) else None
-                if name in required and values is not None:
-                    out[f"/{name}"] = frozenset(map(_json, values))
-        return out
 
     # --- values -----------------------------------------------------------------------------
 
     def _listed(self, given: Any, keyword: str, types: list[str], where: str) -> str:
         values = [given] if keyword == "const" else given
         if not isinstance(values, list) or not values:
-            raise _refusal(where, f"has {keyword} {_short(given)}; a list of values is needed")
+            raise refusal(where, f"has {keyword} {short(given)}; a list of values is needed")
         allowed = {*types, "integer"} if "number" in types else set(types)
-        fitting = [value for value in values if _type_of(value) in allowed]
+        fitting = [value for value in values if type_of(value) in allowed]
         if not fitting:
-            raise _refusal(where, f"has no value in its {keyword} that is of its type")
+            raise refusal(where, f"has no value in its {keyword} that is of its type")
         try:
-            return self._either(_literal(_json(value)) for value in fitting)
+            return self._either(literal(json_text(value)) for value in fitting)
         except ValueError:
-            raise _refusal(where, f"has a number in its {keyword} that JSON has not") from None
+            raise refusal(where, f"has a number in its {keyword} that JSON has not") from None
 
     def _typed(self, kind: str, schema: Any, keys: set[str], where: str, depth: int) -> str:
-        if not keys & _OF_TYPE[kind]:
+        if not keys & OF_TYPE[kind]:
             return kind
         match kind:
             case "object":
@@ -254,28 +192,28 @@ class _Compiler:
             case "string":
                 return self._string(schema, where)
             case "integer":
-                return self._rule(_integer(schema, where))
+                return self._rule(integer_rule(schema, where))
             case _:
-                bound = min(keys & _BOUNDS)
-                raise _refusal(where, f"has {bound!r} of a number, which is not supported")
+                bound = min(keys & BOUNDS)
+                raise refusal(where, f"has {bound!r} of a number, which is not supported")
 
     def _string(self, schema: Any, where: str) -> str:
         form = schema.get("format")
-        low, high = _counts(schema, "minLength", "maxLength", where)
+        low, high = counts_of(schema, "minLength", "maxLength", where)
         if form is None:
             most = "" if high is None else high
             return self._rule(rf'"\"" char{{{low},{most}}} "\""')
-        if not isinstance(form, str) or form not in _FORMATS:
-            raise _refusal(where, f"has format {_short(form)}, which is not supported")
+        if not isinstance(form, str) or form not in FORMATS:
+            raise refusal(where, f"has format {short(form)}, which is not supported")
         if low or high is not None:
-            raise _refusal(where, "has a length beside its format, which is not supported")
-        return self._rule(rf'"\"" {_FORMATS[form]} "\""')
+            raise refusal(where, "has a length beside its format, which is not supported")
+        return self._rule(rf'"\"" {FORMATS[form]} "\""')
 
     def _array(self, schema: Any, where: str, depth: int) -> str:
-        low, high = _counts(schema, "minItems", "maxItems", where)
+        low, high = counts_of(schema, "minItems", "maxItems", where)
         prefix = schema.get("prefixItems", [])
         if not isinstance(prefix, list):
-            raise _refusal(where, f"has prefixItems {_short(prefix)}; a list is needed")
+            raise refusal(where, f"has prefixItems {short(prefix)}; a list is needed")
         elements = [
             self._rule(self.value(item, f"{where}/prefixItems/{i}", depth + 1) + " ws")
             for i, item in enumerate(prefix)
@@ -285,7 +223,7 @@ class _Compiler:
         if item is False:
             high = n if high is None else min(high, n)
         if high is not None and high < low:
-            raise _refusal(where, f"asks for at least {low} items and allows {high}")
+            raise refusal(where, f"asks for at least {low} items and allows {high}")
         rest = ""
         if item is not False and high != n:
             element = self._rule(self.value(item, f"{where}/items", depth + 1) + " ws")
@@ -306,16 +244,16 @@ class _Compiler:
         properties = schema.get("properties", {})
         required = schema.get("required", [])
         if not isinstance(properties, dict):
-            raise _refusal(where, f"has properties {_short(properties)}; an object is needed")
+            raise refusal(where, f"has properties {short(properties)}; an object is needed")
         if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-            raise _refusal(where, f"has required {_short(required)}; a list of names is needed")
+            raise refusal(where, f"has required {short(required)}; a list of names is needed")
         other = schema.get("additionalProperties", not properties)
         rule = ""
         missing = [name for name in required if name not in properties]
         if other is not False:
             rule = self.value(other, f"{where}/additionalProperties", depth + 1)
         elif missing and "additionalProperties" in schema:
-            raise _refusal(where, f"requires {missing[0]!r}, which it does not allow")
+            raise refusal(where, f"requires {missing[0]!r}, which it does not allow")
         members = [
             (name, self.value(value, f"{where}/properties/{name}", depth + 1))
             for name, value in properties.items()
@@ -328,7 +266,7 @@ class _Compiler:
             after = self._rule(f'("," ws {more})*')
             start = self._rule(f"({more} {after})?")
         for name, value in reversed(members):
-            member = self._rule(f'{_literal(_json(name))} ":" ws {value} ws')
+            member = self._rule(f'{literal(json_text(name))} ":" ws {value} ws')
             if name in required:
                 start, after = f"{member} {after}", f'"," ws {member} {after}'
             else:
@@ -356,91 +294,7 @@ class _Compiler:
         taken = [character for character in trie if character]
         for character in taken:
             if json.dumps(character, ensure_ascii=False)[1:-1] == character != "\x7f":
-                ways.append(f"{_literal(character)} {self._unlike(trie[character])}")
+                ways.append(f"{literal(character)} {self._unlike(trie[character])}")
         but = "".join(f"\\U{ord(character):08X}" for character in taken)
         ways.append(rf'[^"\\\x00-\x1F\x7F{but}] keychar*')
         return self._either(ways)
-
-
-def _types(schema: Any, keys: set[str], where: str) -> list[str]:
-    """The types that a schema without combiners allows."""
-    given = schema.get("type")
-    if given is None:
-        if keys & {"const", "enum"}:
-            return list(_OF_TYPE)
-        kinds = [k for k in ("object", "array", "string", "number") if keys & _OF_TYPE[k]]
-        if len(kinds) > 1:
-            raise _refusal(where, f"has keywords of {kinds[0]} and {kinds[1]}, and no type")
-        return kinds or [kind for kind in _OF_TYPE if kind != "integer"]
-    types = given if isinstance(given, list) else [given]
-    for kind in types:
-        if not isinstance(kind, str) or kind not in _OF_TYPE:
-            raise _refusal(where, f"has type {_short(kind)}; one of {', '.join(_OF_TYPE)} is known")
-    if not types:
-        raise _refusal(where, "has an empty list of types")
-    return types
-
-
-def _values(schema: dict[str, Any]) -> list[Any] | None:
-    if "const" in schema:
-        return [schema["const"]]
-    values = schema.get("enum")
-    return values if isinstance(values, list) else None
-
-
-def _type_of(value: Any) -> str:
-    match value:
-        case bool():
-            return "boolean"
-        case int():
-            return "integer"
-        case float():
-            return "integer" if value.is_integer() else "number"
-        case str():
-            return "string"
-        case list():
-            return "array"
-        case dict():
-            return "object"
-        case _:
-            return "null"
-
-
-def _counts(schema: Any, least: str, most: str, where: str) -> tuple[int, int | None]:
-    for name in (least, most):
-        value = schema.get(name)
-        if value is not None and not (type(value) is int and 0 <= value <= MAX_REPEAT):
-            raise _refusal(where, f"has {name} {_short(value)}; 0 to {MAX_REPEAT} is supported")
-    low, high = schema.get(least, 0), schema.get(most)
-    if high is not None and high < low:
-        raise _refusal(where, f"has {least} {low} above {most} {high}")
-    return low, high
-
-
-def _integer(schema: Any, where: str) -> str:
-    low, high = None, None
-    for name in sorted(_BOUNDS & schema.keys()):
-        bound = schema[name]
-        if type(bound) is float and bound.is_integer():
-            bound = int(bound)
-        if type(bound) is not int:
-            raise _refusal(where, f"has {name} {_short(bound)}; a whole number is needed")
-        if name in ("minimum", "exclusiveMinimum"):
-            bound += name == "exclusiveMinimum"
-            low = bound if low is None else max(low, bound)
-        else:
-            bound -= name == "exclusiveMaximum"
-            high = bound if high is None else min(high, bound)
-    try:
-        return integers(low, high)
-    except ValueError as error:
-        raise _refusal(where, str(error)) from None
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -96,7 +96,7 @@ def _of_response_format(given: ResponseFormat | None) -> _Ask | None:
         return _given(given.bare_schema) or _Ask(any_object=True)
     if given.json_schema is None:
         raise InputError(
-            "response_format has type 'json_schema' and no field json_schema",
+            "response_format.json_schema is missing; type 'json_schema' needs it",
             param="response_format.json_schema",
         )
     return _Ask(given.json_schema.json_schema)

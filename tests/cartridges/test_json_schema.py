@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamacart.errors import InputError
-from llamacart.gbnf_ranges import integers
 from llamacart.grammar import GrammarSampler
+from llamacart.json_rules import integers
 from llamacart.json_schema import object_grammar, schema_grammar
 from llamacart.model import Model
 
@@ -115,7 +115,8 @@ CASES: list[tuple[object, list[object], list[object]]] = [
     ({"type": "string"}, ["", 'a"\\\n€😀'], [1, None]),
     ({"type": "string", "minLength": 2, "maxLength": 3}, ["ab", 'a"\n'], ["a", "abcd"]),
     ({"type": "string", "maxLength": 0}, [""], ["a"]),
-    ({"minLength": 1}, ["a"], [""]),
+    ({"minLength": 1, "maxLength": None}, ["a"], [""]),
+    ({"type": "string", "minLength": None}, [""], []),
     ({"type": "integer"}, [0, -12, 10**15], [1.5, "1"]),
     ({"type": "integer", "minimum": 3, "exclusiveMaximum": 12}, [3, 9, 10, 11], [2, 12, -3, 30]),
     ({"type": "integer", "minimum": 0.0}, [0, 999], [-1]),
@@ -284,6 +285,7 @@ REFUSED: list[tuple[object, str]] = [
     ({"enum": [1], "const": 1}, "beside"),
     ({"enum": ["a"], "minLength": 1}, "'minLength' beside 'enum'"),
     ({"const": float("nan")}, "JSON"),
+    ({"oneOf": [{"const": float("nan")}, {"type": "null"}]}, "JSON"),
     ({"anyOf": []}, "anyOf"),
     ({"anyOf": [{}], "type": "string"}, "'type' beside 'anyOf'"),
     ({"allOf": [{}, {}]}, "more than one"),

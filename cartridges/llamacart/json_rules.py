@@ -1,6 +1,39 @@
-"""GBNF for the decimal numbers between two bounds."""
+"""GBNF rules for JSON: any value, the formats of strings, integers between two bounds."""
 
 from __future__ import annotations
+
+BASE_RULES = {
+    "ws": r'| " " | "\n" [ \t]{0,20}',
+    "hex": r"[0-9a-fA-F]",
+    # A surrogate can only be written as an escape, which might be left without its other half.
+    "char": r'[^"\\\x00-\x1F\x7F] | "\\" '
+    r'(["\\/bfnrt] | "u" ([0-9a-cefA-CEF] hex hex hex | [dD] [0-7] hex hex))',
+    "keychar": r'[^"\\\x00-\x1F\x7F]',
+    "string": r'"\"" char* "\""',
+    "integer": r'"-"? ("0" | [1-9] [0-9]{0,15})',
+    "number": r'integer ("." [0-9]{1,16})? ([eE] [-+]? [0-9]{1,2})?',
+    "boolean": r'"true" | "false"',
+    "null": r'"null"',
+    "value": r"object | array | string | number | boolean | null",
+    "object": r'"{" ws (member ("," ws member)*)? "}"',
+    "member": r'string ":" ws value ws',
+    "array": r'"[" ws (element ("," ws element)*)? "]"',
+    "element": r"value ws",
+}
+_YEAR = "[0-9]{4}"
+_DATE = (
+    f'{_YEAR} "-" (("0" [13578] | "10" | "12") "-" ("0" [1-9] | [12] [0-9] | "3" [01]) | '
+    '("0" [469] | "11") "-" ("0" [1-9] | [12] [0-9] | "30") | '
+    '"02-" ("0" [1-9] | "1" [0-9] | "2" [0-8]))'
+)
+_CLOCK = '([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9]'
+_TIME = f'{_CLOCK} ":" [0-5] [0-9] ("." [0-9]{{1,6}})? ("Z" | [-+] {_CLOCK})'
+FORMATS = {
+    "date": _DATE,
+    "time": _TIME,
+    "date-time": f'{_DATE} "T" {_TIME}',
+    "uuid": 'hex{8} "-" hex{4} "-" hex{4} "-" hex{4} "-" hex{12}',
+}
 
 MAX_DIGITS = 16
 _LARGEST = 10**MAX_DIGITS - 1
