@@ -47,6 +47,7 @@ class Answer:
         tokenizer: For the bytes of tokens.
         stops: Strings that end a choice.
         n_per_prompt: Choices that share a prompt, side by side in `requests`.
+        shown: Control tokens whose names belong to the text.
 
     Attributes:
         prompt_tokens: Tokens given, each prompt counted once.
@@ -64,11 +65,13 @@ class Answer:
         tokenizer: Tokenizer,
         stops: Sequence[str],
         n_per_prompt: int = 1,
+        shown: frozenset[int] = frozenset(),
     ) -> None:
         self.prompt_tokens = sum(len(request.prompt) for request in requests[::n_per_prompt])
         self.completion_tokens = 0
         self._tokenizer = tokenizer
         self._stops = stops
+        self._shown = shown
         self._n_per_prompt = n_per_prompt
         self._generations: list[GenerationLike] = []
         try:
@@ -138,7 +141,8 @@ class Answer:
                 queue.add(PlacedLogprobs(stream.n_decoded, event.logprobs, ends))
             if event.token is not None:
                 self.completion_tokens += 1
-                text = stream.push(self._tokenizer.token_bytes(event.token))
+                special = event.token in self._shown
+                text = stream.push(self._tokenizer.token_bytes(event.token, special=special))
             if event.finish_reason is not None and not stream.stopped:
                 text += stream.finish()
             n_sent += len(text)

@@ -93,7 +93,10 @@ class Telemetry(BaseModel):
         return cls(dose=dose, capped_rows=report.capped_rows)
 
 
-OptionalTelemetry = Annotated[Telemetry | None, Field(exclude_if=lambda value: value is None)]
+_if_there = Field(exclude_if=lambda value: value is None)
+
+OptionalTelemetry = Annotated[Telemetry | None, _if_there]
+ChatFinishReason = FinishReason | Literal["tool_calls"]
 
 
 class CompletionChoice(BaseModel):
@@ -114,13 +117,29 @@ class Completion(Envelope):
     usage: Usage | None
 
 
+class CalledFunction(BaseModel):
+    """The function of a call and its arguments as JSON, cut off where the limit was reached."""
+
+    name: str
+    arguments: str = ""
+
+
+class ToolCall(BaseModel):
+    """A call that the model asks for."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class AssistantMessage(BaseModel):
     """The answer of a chat."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
     annotations: list[None] = []
+    tool_calls: Annotated[list[ToolCall] | None, _if_there] = None
 
 
 class ChatChoice(BaseModel):
@@ -129,7 +148,7 @@ class ChatChoice(BaseModel):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None = None
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
     telemetry: OptionalTelemetry = None
 
 
@@ -141,13 +160,25 @@ class ChatCompletion(Envelope):
     usage: Usage
 
 
+class ToolCallDelta(BaseModel):
+    """The next piece of a call; the first has its id, type and name."""
+
+    index: int
+    id: Annotated[str | None, _if_there] = None
+    type: Annotated[Literal["function"] | None, _if_there] = None
+    function: dict[Literal["name", "arguments"], str]
+
+
+Delta = dict[Literal["role", "content", "tool_calls"], str | list[ToolCallDelta]]
+
+
 class ChatChunkChoice(BaseModel):
     """The next piece of a choice; `delta` is {} in the last."""
 
     index: int
-    delta: dict[Literal["role", "content"], str]
+    delta: Delta
     logprobs: ChatLogprobs | None = None
-    finish_reason: FinishReason | None = None
+    finish_reason: ChatFinishReason | None = None
     telemetry: OptionalTelemetry = None
 
 

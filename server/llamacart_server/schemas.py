@@ -9,13 +9,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from llamacart.sampling import SEED_LIMIT, SamplingParams
 from llamacart_server.logprobs import MAX_TOP_LOGPROBS
 from llamacart_server.request import ApplyTo
 from llamacart_server.selection import Choice, SteeringFields
 from llamacart_server.structured import ResponseFormat, StructuredOutputs
+from llamacart_server.tools import PastCall, Tool, ToolChoice
 
 MAX_STOPS = 16
 
@@ -206,17 +215,32 @@ class TextPart(Body):
 class Message(Body):
     """A chat message."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    tool_calls: Empty = None
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: list[PastCall] | None = None
+    content: str | list[TextPart] | None = Field(None, validate_default=True)
+    tool_call_id: str | None = None
     function_call: Empty = None
+
+    @field_validator("tool_calls")
+    @classmethod
+    def _only_of_the_assistant(cls, value: object, info: ValidationInfo) -> object:
+        if value and info.data.get("role") != "assistant":
+            raise ValueError("only an assistant's message can have it")
+        return value
+
+    @field_validator("content")
+    @classmethod
+    def _needed_without_calls(cls, value: object, info: ValidationInfo) -> object:
+        if value is None and not info.data.get("tool_calls"):
+            raise PydanticCustomError("missing", "Field required")
+        return value
 
     @property
     def text(self) -> str:
         """The content, its parts joined by newlines."""
         if isinstance(self.content, str):
             return self.content
-        return "\n".join(part.text for part in self.content)
+        return "\n".join(part.text for part in self.content or ())
 
 
 class ChatBody(GenerationBody):
@@ -231,8 +255,9 @@ class ChatBody(GenerationBody):
         "bias, penalties, temperature and cuts.",
     )
     top_logprobs: TopCount | None = None
-    tools: Empty = None
-    tool_choice: Annotated[Any, _only("none")] = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     functions: Empty = None
     function_call: Annotated[Any, _only("none")] = None
     modalities: Annotated[Any, _only(["text"])] = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from llamacart.errors import InputError
@@ -15,6 +16,7 @@ from llamacart_server.request import GenerationRequest
 from llamacart_server.responses import ActingCartridge, Usage
 from llamacart_server.selection import Selection, select
 from llamacart_server.structured import grammar_of
+from llamacart_server.tools import CLOSING, OPENING, tool_use
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +49,7 @@ class Prepared:
         selection: The cartridges it resolved to.
         n_per_prompt: Choices for each prompt.
         echoes: What comes before the choices of each prompt, if that was asked for.
+        has_tools: Whether the answer may hold calls.
     """
 
     requests: tuple[GenerationRequest, ...]
@@ -54,6 +57,7 @@ class Prepared:
     selection: Selection
     n_per_prompt: int = 1
     echoes: tuple[Echo, ...] = ()
+    has_tools: bool = False
 
     def echo(self, index: int) -> Echo | None:
         """What comes before a choice."""
@@ -118,10 +122,14 @@ class Service:
                 f"top_logprobs has value {body.top_logprobs}; it needs logprobs to be true",
                 param="top_logprobs",
             )
+        use = tool_use(body)
         template = self.model.template
-        tokens = template.tokens(body.messages, self.model.tokenizer)
+        tokens = template.tokens(body.messages, self.model.tokenizer, use.tools if use else ())
         limit = self.settings.default_max_tokens_chat
-        return self._prepare(body, [tokens], limit, template.stops)
+        prepared = self._prepare(
+            body, [tokens], limit, template.stops, tool_grammar=use.grammar if use else None
+        )
+        return replace(prepared, has_tools=use is not None)
 
     def submit(self, prepared: Prepared) -> Answer:
         """Start generating; to be called in the event loop."""
@@ -131,7 +139,15 @@ class Service:
             self.model.tokenizer,
             prepared.stops,
             prepared.n_per_prompt,
+            self._markers if prepared.has_tools else frozenset(),
         )
+
+    @cached_property
+    def _markers(self) -> frozenset[int]:
+        """Tokens that begin or end a call, where the vocabulary has some of their own."""
+        tokenize = self.model.tokenizer.tokenize
+        marks = [tokenize(m, add_special=False, parse_special=True) for m in (OPENING, CLOSING)]
+        return frozenset(ids[0] for ids in marks if len(ids) == 1)
 
     def _prompt_tokens(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
@@ -158,7 +174,11 @@ class Service:
         prompts: Sequence[Sequence[int]],
         default_limit: int,
         template_stops: tuple[str, ...],
+        tool_grammar: str | None = None,
     ) -> Prepared:
+        grammar = grammar_of(body)
+        if grammar and tool_grammar:
+            raise InputError("tools cannot be combined with a format of the answer", param="tools")
         selection = select(body.model, body.steering, self.model.names, self.library)
         self.check_tokens(list(body.logit_bias or ()), "logit_bias")
         if not all(prompts):
@@ -175,7 +195,7 @@ class Service:
             prompt=(),
             max_tokens=min(limit, self.settings.max_tokens),
             doses=selection.acting,
-            sampling=replace(body.sampling, grammar=grammar_of(body)),
+            sampling=replace(body.sampling, grammar=grammar or tool_grammar),
             ignore_eos=bool(body.ignore_eos),
             telemetry=bool(body.telemetry),
             logprobs=body.n_top_logprobs,

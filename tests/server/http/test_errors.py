@@ -41,6 +41,7 @@ def refuse(client, path, param, **fields):
     return error["message"]
 
 
+CALLS = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
 BOTH = [
     ("grammar", "root ::= x"),
     ("guided_regex", "a+"),
@@ -50,9 +51,6 @@ BOTH = [
 ]
 COMPLETION_ONLY = [("suffix", "x")]
 CHAT_ONLY = [
-    ("tools", [{"type": "function", "function": {"name": "f"}}]),
-    ("tool_choice", "auto"),
-    ("tool_choice", {"type": "function", "function": {"name": "f"}}),
     ("functions", [{"name": "f"}]),
     ("function_call", "auto"),
     ("modalities", ["text", "audio"]),
@@ -173,10 +171,16 @@ def test_bad_values_of_completions(client, param, fields):
         ("messages", "Hi"),
         ("messages[0]", ["Hi"]),
         ("messages[0].role", [{"content": "x"}]),
-        ("messages[0].role", [{"role": "tool", "content": "x"}]),
+        ("messages[0].role", [{"role": "function", "content": "x"}]),
+        ("messages[0].content", [{"role": "tool"}]),
+        ("messages[0].content", [{"role": "assistant", "tool_calls": []}]),
+        ("messages[0].tool_calls", [{"role": "user", "content": "", "tool_calls": CALLS}]),
         ("messages[0].content", [{"role": "user"}]),
         ("messages[0].content", [{"role": "user", "content": None}]),
-        ("messages[0].tool_calls", [{"role": "assistant", "content": "", "tool_calls": [{}]}]),
+        (
+            "messages[0].tool_calls[0].function",
+            [{"role": "assistant", "content": "", "tool_calls": [{}]}],
+        ),
         (
             "messages[1].content[0].type",
             [
