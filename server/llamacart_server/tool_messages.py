@@ -42,14 +42,12 @@ def for_template(messages: Sequence[Message], tools: Sequence[Tool], *, native: 
     if tools:
         functions = "\n".join(json.dumps(spec, ensure_ascii=False) for spec in specs(tools))
         out.append({"role": "system", "content": _INSTRUCTION.format(functions=functions)})
-    for message in messages:
+    for i, message in enumerate(messages):
         plain = _plain(message)
-        # A system message after the tools', and answers of several tools, make one message.
-        if (
-            out
-            and plain["role"] == out[-1]["role"]
-            and (message.role == "tool" or plain["role"] == "system")
-        ):
+        # The chat's own first system message goes on where the tools' ends, and the answers of
+        # several tools make one turn.
+        after_tools = tools and i == 0 and plain["role"] == "system"
+        if after_tools or (message.role == "tool" and i and messages[i - 1].role == "tool"):
             out[-1]["content"] += f"\n{plain['content']}"
         else:
             out.append(plain)

@@ -19,6 +19,7 @@ from llamacart.cartridge import Cartridge, LayerMap, Metadata
 from llamacart.context import Batch, Context
 from llamacart.errors import CartridgeMismatchError, ModelError
 from llamacart.generate import greedy
+from llamacart.model import Model
 from llamacart.runner import LlamaRunner
 from llamacart.writer import write_cartridge
 from llamacart_server import cli
@@ -96,21 +97,23 @@ def test_streams_and_chat(tiny):
     assert tiny.get("/v1/models/tiny").json()["chat_template"] == "builtin:chatml"
 
 
-def test_echoed_log_probabilities_are_llama_cpps_own(tiny, tiny_model):
+def test_echoed_log_probabilities_are_llama_cpps_own(tiny, settings):
     prompt = [5, 60, 7, 99, 23, 150, 42, 8, 77, 31, 12]
     fields = {"echo": True, "logprobs": 3, "max_tokens": 4, "prompt": prompt}
     body = {"model": "tiny", **PROMPT, **fields}
+    n = len(prompt) + 4
+    with ExitStack() as owned:
+        model = owned.enter_context(Model(settings.model, batch_invariant=True))
+        context = owned.enter_context(Context(model, n_ctx=64, n_batch=64, n_threads=1))
+        tokens = [*prompt, *greedy(model, [prompt], 4, n_threads=1)[0]]
+        context.decode(Batch(tokens, range(n), [0] * n, [True] * n))
+        rows = np.array([context.logits(i) for i in range(n)], np.float64)
+    scores = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
+    expected = [scores[i, token] for i, token in enumerate(tokens[1:])]
     for _ in range(2):  # the second time the rows are in the cache
         response = tiny.post("/v1/completions", json=body)
         logprobs = response.json()["choices"][0]["logprobs"]
-        tokens = [*prompt, *greedy(tiny_model, [prompt], 4)[0]]
-        n = len(prompt) + 4
         assert len(logprobs["tokens"]) == len(logprobs["text_offset"]) == n
-        with Context(tiny_model, n_ctx=64, n_batch=64, n_threads=1) as context:
-            context.decode(Batch(tokens, range(n), [0] * n, [True] * n))
-            rows = np.array([context.logits(i) for i in range(n)], np.float64)
-        scores = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
-        expected = [scores[i, token] for i, token in enumerate(tokens[1:])]
         assert logprobs["token_logprobs"][0] is None
         assert logprobs["token_logprobs"][1:] == pytest.approx(expected, abs=1e-3)
         for i, top in enumerate(logprobs["top_logprobs"][1:]):

@@ -119,7 +119,7 @@ def test_text_alone(client, engine, stream, text):
 
 
 def test_a_call_that_is_cut_off(client, engine):
-    engine.say(CALL[:-35], limit=True)
+    engine.say(CALL[:-20], limit=True)
     (choice,) = chat(client).json()["choices"]
     assert choice["finish_reason"] == "length"
     (call,) = choice["message"]["tool_calls"]
