@@ -11,6 +11,7 @@ of the blocks' maxima, so the m largest tokens do too; and most blocks need no s
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import TYPE_CHECKING
 
 import llama_cpp
@@ -109,6 +110,14 @@ def _drop_impossible(ids, values, count):  # type: ignore[no-untyped-def]
     return kept
 
 
+@numba.njit(cache=True, nogil=True)
+def _log_sum_exp(logits, largest):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(np.uint64(logits.size)):
+        total += math.exp(np.float64(logits[i]) - largest)
+    return largest + math.log(total)
+
+
 class Candidates:
     """The tokens that a sampler chooses from, by ascending id, and the buffers behind them.
 
@@ -147,6 +156,19 @@ class Candidates:
     def largest(self) -> int:
         """Id of the largest logit, the lowest id among equals."""
         return int(_first_largest(self._logits, self._maxima))
+
+    def log_sum_exp(self) -> float:
+        """The logarithm of Σ exp of all logits, summed up in doubles."""
+        return float(_log_sum_exp(self._logits, float(self._logits[self.largest()])))
+
+    def most_likely(self, m: int) -> list[int]:
+        """Ids of the m largest logits, the largest first, the lower id first among equals."""
+        if m <= 0:
+            return []
+        self.narrow(self.bound(m))
+        held = self._data[: self._array.size]
+        order = np.argsort(-held["logit"], kind="stable")[:m]
+        return [int(token) for token in held["id"][order]]
 
     def bound(self, m: int) -> float:
         """A number that at least m logits reach; −∞ where m exceeds the number of blocks."""

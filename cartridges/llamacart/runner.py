@@ -4,30 +4,34 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from llamacart.closing import Closing
 from llamacart.context import Batch, Context
 from llamacart.errors import EngineError, InputError, LlamacartError
 from llamacart.hook import SteeringHook
 from llamacart.logits import Candidates
+from llamacart.logprobs import read_logprobs
 from llamacart.model import default_threads
 from llamacart.sampling import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from llamacart.cartridge import Cartridge
+    from llamacart.logprobs import TokenLogprobs
     from llamacart.model import Model
     from llamacart.report import StepReport
     from llamacart.sampling import SamplingParams
     from llamacart.steering import Steering
 
+T = TypeVar("T")
+
 _PICKS_PER_THREAD = 2
-"""Fewer draws over the whole vocabulary are not worth waking a thread for."""
+"""Fewer passes over the whole vocabulary are not worth waking a thread for."""
 
 
 @dataclass(frozen=True)
@@ -271,19 +275,51 @@ class LlamaRunner(Closing):
         Returns:
             For each pair a token, or the error that kept it from being chosen.
         """
-        # The first look at a row puts llama.cpp's outputs in order, so no thread may do it.
-        rows = [(sampler, self._logits(row)) for sampler, row in picks]
         # Other draws are done sooner than threads have passed Python's lock to and fro.
         n_wide = sum(sampler.is_wide for sampler, _ in picks)
-        n_parts = max(1, min(len(self._candidates), n_wide // _PICKS_PER_THREAD))
-        parts = [rows[i::n_parts] for i in range(n_parts)]
+        return self._over_rows(
+            [row for _, row in picks],
+            lambda i, logits, candidates: picks[i][0].choose(logits, candidates),
+            n_wide,
+        )
+
+    def score(self, asks: Sequence[tuple[int, int, int]]) -> list[TokenLogprobs | LlamacartError]:
+        """Log-probabilities after rows of the last step; see `llamacart.logprobs`.
+
+        Args:
+            asks: A row with output, the token that came after it, and how many of the most
+                likely tokens are wanted.
+
+        Returns:
+            For each ask what it asks for, or the error that kept it from being read.
+        """
+        return self._over_rows(
+            [row for row, _, _ in asks],
+            lambda i, logits, candidates: read_logprobs(logits, *asks[i][1:], candidates),
+            len(asks),
+        )
+
+    def _over_rows(
+        self,
+        rows: Sequence[int],
+        work: Callable[[int, NDArray[np.float32], Candidates], T],
+        n_slow: int,
+    ) -> list[T | LlamacartError]:
+        """Call `work` with the place and the logits of each of `rows`, `n_slow` of them slow."""
+        # The first look at a row puts llama.cpp's outputs in order, so no thread may do it.
+        jobs = list(enumerate(self._logits(row) for row in rows))
+        n_parts = max(1, min(len(self._candidates), n_slow // _PICKS_PER_THREAD))
+        parts = [jobs[i::n_parts] for i in range(n_parts)]
         others = [
-            self._pool.submit(_choose, part, candidates)
+            self._pool.submit(_work_through, part, work, candidates)
             for part, candidates in zip(parts[1:], self._candidates[1:], strict=False)
             if self._pool is not None
         ]
-        chosen = [_choose(parts[0], self._candidates[0]), *(other.result() for other in others)]
-        return [chosen[i % n_parts][i // n_parts] for i in range(len(rows))]
+        done = [
+            _work_through(parts[0], work, self._candidates[0]),
+            *(other.result() for other in others),
+        ]
+        return [done[i % n_parts][i // n_parts] for i in range(len(rows))]
 
     def _logits(self, row: int) -> NDArray[np.float32] | LlamacartError:
         try:
@@ -308,14 +344,16 @@ class LlamaRunner(Closing):
         self._context.close()
 
 
-def _choose(
-    rows: Sequence[tuple[Sampler, NDArray[np.float32] | LlamacartError]], candidates: Candidates
-) -> list[int | LlamacartError]:
-    out: list[int | LlamacartError] = []
-    for sampler, logits in rows:
+def _work_through(
+    jobs: Sequence[tuple[int, NDArray[np.float32] | LlamacartError]],
+    work: Callable[[int, NDArray[np.float32], Candidates], T],
+    candidates: Candidates,
+) -> list[T | LlamacartError]:
+    out: list[T | LlamacartError] = []
+    for i, logits in jobs:
         try:
             out.append(
-                logits if isinstance(logits, LlamacartError) else sampler.choose(logits, candidates)
+                logits if isinstance(logits, LlamacartError) else work(i, logits, candidates)
             )
         except LlamacartError as error:
             out.append(error)

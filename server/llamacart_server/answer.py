@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llamacart.errors import EngineError
+from llamacart_server.logprobs import LogprobQueue, PlacedLogprobs
 from llamacart_server.text import TextStream
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from llamacart.logprobs import TokenLogprobs
     from llamacart_server.engine_api import EngineLike, GenerationLike
     from llamacart_server.request import FinishReason, GenerationReport, GenerationRequest
     from llamacart_server.served import Tokenizer
@@ -26,12 +28,14 @@ class Piece:
         text: May be empty in the last piece only.
         finish_reason: Set in the last piece of a choice.
         report: What the engine has to say of the choice, in its last piece.
+        logprobs: Of the tokens that begin in this piece, if they were asked for.
     """
 
     index: int
     text: str
     finish_reason: FinishReason | None = None
     report: GenerationReport | None = None
+    logprobs: tuple[PlacedLogprobs, ...] = ()
 
 
 class Answer:
@@ -42,9 +46,11 @@ class Answer:
         requests: What to generate.
         tokenizer: For the bytes of tokens.
         stops: Strings that end a choice.
+        n_per_prompt: Choices that share a prompt, side by side in `requests`.
+        shown: Control tokens whose names belong to the text.
 
     Attributes:
-        prompt_tokens: Tokens given, over all choices.
+        prompt_tokens: Tokens given, each prompt counted once.
         completion_tokens: Tokens generated so far, over all choices.
 
     Raises:
@@ -58,11 +64,15 @@ class Answer:
         requests: Sequence[GenerationRequest],
         tokenizer: Tokenizer,
         stops: Sequence[str],
+        n_per_prompt: int = 1,
+        shown: frozenset[int] = frozenset(),
     ) -> None:
-        self.prompt_tokens = sum(len(request.prompt) for request in requests)
+        self.prompt_tokens = sum(len(request.prompt) for request in requests[::n_per_prompt])
         self.completion_tokens = 0
         self._tokenizer = tokenizer
         self._stops = stops
+        self._shown = shown
+        self._n_per_prompt = n_per_prompt
         self._generations: list[GenerationLike] = []
         try:
             for request in requests:
@@ -73,8 +83,13 @@ class Answer:
 
     @property
     def cached_tokens(self) -> int:
-        """Prompt tokens that the prefix cache had, over all choices."""
-        return sum(generation.report.cached_tokens for generation in self._generations)
+        """Prompt tokens that the prefix cache had for the first choice of each prompt."""
+        firsts = self._generations[:: self._n_per_prompt]
+        return sum(generation.report.cached_tokens for generation in firsts)
+
+    def prompt_logprobs(self, index: int) -> tuple[TokenLogprobs, ...]:
+        """Of the prompt tokens of a choice but the first; known with the choice's first piece."""
+        return self._generations[index].report.prompt_logprobs
 
     def cancel(self) -> None:
         """Stop what still runs."""
@@ -100,31 +115,44 @@ class Answer:
 
     async def collect(self) -> list[Piece]:
         """Run to the end; the whole text of each choice as one piece."""
-        texts = [""] * len(self._generations)
-        last: dict[int, Piece] = {}
+        pieces: list[list[Piece]] = [[] for _ in self._generations]
 
         async def keep(piece: Piece) -> None:
-            texts[piece.index] += piece.text
-            last[piece.index] = piece
+            pieces[piece.index].append(piece)
 
         await self.run(keep)
-        return [replace(last[i], text=text) for i, text in enumerate(texts)]
+        return [
+            replace(
+                parts[-1],
+                text="".join(part.text for part in parts),
+                logprobs=tuple(placed for part in parts for placed in part.logprobs),
+            )
+            for parts in pieces
+        ]
 
     async def _run_choice(self, index: int, emit: Callable[[Piece], Awaitable[None]]) -> None:
         stream = TextStream(self._stops)
+        queue, n_sent = LogprobQueue(), 0
         generation = self._generations[index]
         async for event in generation:
             text = ""
+            if event.logprobs is not None:
+                ends = event.token is None
+                queue.add(PlacedLogprobs(stream.n_decoded, event.logprobs, ends))
             if event.token is not None:
                 self.completion_tokens += 1
-                text = stream.push(self._tokenizer.token_bytes(event.token))
+                special = event.token in self._shown
+                text = stream.push(self._tokenizer.token_bytes(event.token, special=special))
             if event.finish_reason is not None and not stream.stopped:
                 text += stream.finish()
+            n_sent += len(text)
             reason = "stop" if stream.stopped else event.finish_reason
+            is_whole = reason is not None and not stream.stopped
+            logprobs = queue.take(None if is_whole else n_sent)
             if reason is not None:
                 generation.finish()
-                await emit(Piece(index, text, reason, generation.report))
+                await emit(Piece(index, text, reason, generation.report, logprobs))
                 return
             if text:
-                await emit(Piece(index, text))
+                await emit(Piece(index, text, logprobs=logprobs))
         raise EngineError("the generation ended without a reason")

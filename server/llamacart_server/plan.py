@@ -9,6 +9,7 @@ from llamacart.runner import RunBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as SequenceOf
+    from typing import Self
 
     from llamacart.steering import Steering
     from llamacart_server.actions import Action
@@ -23,13 +24,23 @@ class Chunk:
         sequence: Whose tokens.
         start: First position.
         stop: Position after the last.
-        output: Whether the last row is the newest known token, so that a token is sampled.
+        output: Whether the last row is the newest known token, so that the next one can be
+            sampled.
+        scored: Positions whose logits are read for the prompt's log-probabilities.
     """
 
     sequence: Sequence
     start: int
     stop: int
     output: bool
+    scored: range = range(0)
+
+    @classmethod
+    def of(cls, sequence: Sequence, n_rows: int) -> Self:
+        """The next rows of a sequence."""
+        start, stop = sequence.n_computed, sequence.n_computed + n_rows
+        output = n_rows == sequence.n_pending
+        return cls(sequence, start, stop, output, sequence.scored_in(start, stop))
 
     @property
     def n_rows(self) -> int:
@@ -74,7 +85,10 @@ class Plan:
             tokens.extend(sequence.tokens[chunk.start : chunk.stop])
             positions.extend(places)
             sequences.extend([sequence.slot] * chunk.n_rows)
-            outputs.extend(chunk.output and place == chunk.stop - 1 for place in places)
+            outputs.extend(
+                place in chunk.scored or (chunk.output and place == chunk.stop - 1)
+                for place in places
+            )
             steerings.extend(sequence.steering_at(place) for place in places)
             telemetry = sequence.request.telemetry
             observed.extend(telemetry and place >= sequence.n_seen for place in places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -14,6 +15,7 @@ from llamacart_server.tally import Tally
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from llamacart.logprobs import TokenLogprobs
     from llamacart.report import StepReport
     from llamacart_server.engine_stats import Counters
     from llamacart_server.generation import Generation
@@ -63,7 +65,7 @@ class Postprocessor:
             Who is over; their last events have not been delivered yet.
         """
         ends: list[End] = []
-        picks: list[tuple[Live, int]] = []
+        readings: list[_Reading] = []
         first = 0
         for chunk in plan.chunks:
             rows = range(first, first + chunk.n_rows)
@@ -75,10 +77,12 @@ class Postprocessor:
                 ends.append(End(chunk.sequence, "failed", EngineError(str(fault))))
             elif live.generation.ended_by_caller is not None:
                 ends.append(End(chunk.sequence, live.generation.ended_by_caller))
-            elif chunk.output:
-                picks.append((live, rows[-1]))
-        for (live, _), token in zip(picks, self._sample(picks), strict=True):
-            end = self._advance(live, token)
+            elif chunk.output or chunk.scored:
+                readings.append(_Reading(live, chunk, rows))
+        self._sample([reading for reading in readings if reading.samples])
+        self._score([reading for reading in readings if reading.asks])
+        for reading in readings:
+            end = self._advance(reading)
             if end is not None:
                 ends.append(end)
         return ends
@@ -92,30 +96,60 @@ class Postprocessor:
         sequence.n_computed = chunk.stop
         sequence.n_seen = max(sequence.n_seen, chunk.stop)
 
-    def _sample(self, picks: list[tuple[Live, int]]) -> list[int | LlamacartError]:
-        if not picks:
-            return []
+    def _sample(self, readings: list[_Reading]) -> None:
+        if not readings:
+            return
         try:
-            return self._runner.sample([(live.sampler, row) for live, row in picks])
+            tokens = self._runner.sample([(r.live.sampler, r.rows[-1]) for r in readings])
         except Exception as error:
             logger.exception("sampling failed")
-            return [engine_error(error) for _ in picks]
+            tokens = [engine_error(error) for _ in readings]
+        for reading, token in zip(readings, tokens, strict=True):
+            if isinstance(token, LlamacartError):
+                reading.error = token
+            else:
+                reading.token = token
 
-    def _advance(self, live: Live, token: int | LlamacartError) -> End | None:
-        """Hand over the next token of one sequence, unless it is the last."""
-        sequence = live.sequence
-        if isinstance(token, LlamacartError):
-            return End(sequence, "failed", _with_suspects(token, sequence))
+    def _score(self, readings: list[_Reading]) -> None:
+        if not readings:
+            return
+        try:
+            scores = iter(self._runner.score([ask for r in readings for ask in r.asks]))
+        except Exception as error:
+            logger.exception("log-probabilities cannot be read")
+            for reading in readings:
+                reading.error = engine_error(error)
+            return
+        for reading in readings:
+            for score in itertools.islice(scores, len(reading.asks)):
+                if isinstance(score, LlamacartError):
+                    reading.error = score
+                else:
+                    reading.scores.append(score)
+
+    def _advance(self, reading: _Reading) -> End | None:
+        """Take what was read of one sequence and hand over its next token, unless the last."""
+        live, sequence, token = reading.live, reading.live.sequence, reading.token
+        if reading.error is not None:
+            return End(sequence, "failed", _with_suspects(reading.error, sequence))
+        n_scored = len(reading.chunk.scored)
+        live.tally.prompt_logprobs += tuple(reading.scores[:n_scored])
+        sequence.n_scored += n_scored
+        logprobs = reading.scores[n_scored] if len(reading.scores) > n_scored else None
+        if not reading.chunk.output:
+            return None
         if not sequence.n_generated:
             self._count_prompt(live)
+        if token is None:
+            return End(sequence, "finished", TokenEvent(None, "length"))
         if self._runner.is_end(token) and not sequence.request.ignore_eos:
-            return End(sequence, "finished", TokenEvent(None, "stop"))
+            return End(sequence, "finished", TokenEvent(None, "stop", logprobs))
         self._counters.generated_tokens += 1
         sequence.append(token)
         if sequence.n_generated == sequence.max_tokens:
-            return End(sequence, "finished", TokenEvent(token, "length"))
+            return End(sequence, "finished", TokenEvent(token, "length", logprobs))
         live.generation.report = live.tally.report()
-        live.generation.deliver(TokenEvent(token))
+        live.generation.deliver(TokenEvent(token, None, logprobs))
         return None
 
     def _count_prompt(self, live: Live) -> None:
@@ -133,6 +167,45 @@ def _with_suspects(error: LlamacartError, sequence: Sequence) -> LlamacartError:
     if not acting:
         return error
     return EngineError(f"{error.message}; what acted: {', '.join(acting)}")
+
+
+@dataclass
+class _Reading:
+    """What is read from the outputs of one sequence's rows in a step.
+
+    Attributes:
+        live: Whose.
+        chunk: Its rows.
+        rows: Their places in the batch.
+        token: What was sampled after the last row.
+        scores: Log-probabilities of prompt tokens, then of the sampled one.
+        error: What kept one of them from being read.
+    """
+
+    live: Live
+    chunk: Chunk
+    rows: range
+    token: int | None = None
+    scores: list[TokenLogprobs] = field(default_factory=list)
+    error: LlamacartError | None = None
+
+    @property
+    def samples(self) -> bool:
+        """Whether a token is wanted: not where only the prompt is scored."""
+        return self.chunk.output and self.live.sequence.max_tokens > 0
+
+    @property
+    def asks(self) -> list[tuple[int, int, int]]:
+        """For `Runner.score`; complete once the token has been sampled."""
+        chunk, sequence = self.chunk, self.live.sequence
+        n_top = sequence.request.logprobs
+        asks = [
+            (self.rows[place - chunk.start], sequence.tokens[place + 1], n_top or 0)
+            for place in chunk.scored
+        ]
+        if n_top is not None and self.token is not None:
+            asks.append((self.rows[-1], self.token, n_top))
+        return asks
 
 
 def engine_error(error: Exception) -> EngineError:

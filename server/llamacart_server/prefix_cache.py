@@ -89,17 +89,21 @@ class PrefixCache:
 
     # --- lookup -----------------------------------------------------------------------------
 
-    def match(self, rows: Rows, running: Iterable[tuple[int, Rows]]) -> Match:
+    def match(
+        self, rows: Rows, running: Iterable[tuple[int, Rows]], limit: int | None = None
+    ) -> Match:
         """What a newcomer can reuse.
 
         Args:
-            rows: The newcomer's known rows; the last is never reused, since its output is wanted.
+            rows: The newcomer's known rows.
             running: Slots of running sequences and the rows computed in them.
+            limit: Most rows to reuse; None means all but the last, whose output is wanted.
         """
+        if limit is None:
+            limit = len(rows) - 1
         best = Match(MIN_REUSED_ROWS - 1)
         if not self.enabled:
             return Match()
-        limit = len(rows) - 1
         for slot, held in running:
             n = min(held.common(rows), limit)
             if n > best.n:
@@ -107,7 +111,9 @@ class PrefixCache:
         for slot, held in self._idle.items():
             common = held.common(rows)
             if min(common, limit) >= max(best.n, MIN_REUSED_ROWS):
-                best = Match(min(common, limit), slot, whole=common == len(held))
+                # What is taken over is cut down, so it should not be much longer.
+                whole = len(held) == common <= limit + 1
+                best = Match(min(common, limit), slot, whole=whole)
         room = self.ledger.n_free + self.ledger.n_evictable
         for entry in self.host:
             n = min(entry.rows.common(rows), limit)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from llamacart.sampling import SamplingParams
 
 if TYPE_CHECKING:
+    from llamacart.logprobs import TokenLogprobs
     from llamacart.steering import Dose
 
 ApplyTo = Literal["all", "prompt", "generated"]
@@ -28,12 +29,15 @@ class GenerationRequest:
 
     Attributes:
         prompt: Token ids, at least one.
-        max_tokens: Most tokens to generate, at least 1; the engine lowers it to what is left
-            of the context.
+        max_tokens: Most tokens to generate; the engine lowers it to what is left of the
+            context. At least 1, or 0 where `prompt_logprobs` is all that is wanted.
         doses: Cartridges that act; empty means unsteered.
         sampling: How tokens are chosen.
         ignore_eos: Go on past the end-of-generation token (for benchmarks).
         telemetry: Measure what the cartridges do, for `GenerationReport.dose`.
+        logprobs: Report each generated token's log-probability, and this many of the most
+            likely tokens beside it; None means not to.
+        prompt_logprobs: Report those of the prompt's tokens too, with as many beside each.
     """
 
     prompt: tuple[int, ...]
@@ -42,6 +46,8 @@ class GenerationRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     ignore_eos: bool = False
     telemetry: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,10 +57,13 @@ class TokenEvent:
     Attributes:
         token: Its id; None only where the generation ended without one (end of generation).
         finish_reason: Set on the last event.
+        logprobs: Its log-probability, where the request asked for it; also that of the token
+            that ended the generation.
     """
 
     token: int | None
     finish_reason: FinishReason | None = None
+    logprobs: TokenLogprobs | None = None
 
 
 @dataclass(frozen=True)
@@ -68,8 +77,11 @@ class GenerationReport:
             computed for it, NaN where nothing acts; None unless the request asked for telemetry
             and something was measured.
         capped_rows: Rows at which the dose limit made a delta smaller.
+        prompt_logprobs: Of each prompt token but the first, where the request asked for them;
+            all are known before the first token is delivered.
     """
 
     cached_tokens: int = 0
     dose: tuple[float, ...] | None = None
     capped_rows: int = 0
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()

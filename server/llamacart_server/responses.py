@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from llamacart_server.logprobs import ChatLogprobs, CompletionLogprobs
 from llamacart_server.request import FinishReason
 
 if TYPE_CHECKING:
@@ -92,7 +93,10 @@ class Telemetry(BaseModel):
         return cls(dose=dose, capped_rows=report.capped_rows)
 
 
-OptionalTelemetry = Annotated[Telemetry | None, Field(exclude_if=lambda value: value is None)]
+_if_there = Field(exclude_if=lambda value: value is None)
+
+OptionalTelemetry = Annotated[Telemetry | None, _if_there]
+ChatFinishReason = FinishReason | Literal["tool_calls"]
 
 
 class CompletionChoice(BaseModel):
@@ -100,7 +104,7 @@ class CompletionChoice(BaseModel):
 
     index: int
     text: str
-    logprobs: None = None
+    logprobs: CompletionLogprobs | None = None
     finish_reason: FinishReason | None
     telemetry: OptionalTelemetry = None
 
@@ -113,22 +117,38 @@ class Completion(Envelope):
     usage: Usage | None
 
 
+class CalledFunction(BaseModel):
+    """The function of a call and its arguments as JSON, cut off where the limit was reached."""
+
+    name: str
+    arguments: str = ""
+
+
+class ToolCall(BaseModel):
+    """A call that the model asks for."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class AssistantMessage(BaseModel):
     """The answer of a chat."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
     annotations: list[None] = []
+    tool_calls: Annotated[list[ToolCall] | None, _if_there] = None
 
 
 class ChatChoice(BaseModel):
-    """The one choice of a chat."""
+    """One answer of a chat."""
 
-    index: int = 0
+    index: int
     message: AssistantMessage
-    logprobs: None = None
-    finish_reason: FinishReason
+    logprobs: ChatLogprobs | None = None
+    finish_reason: ChatFinishReason
     telemetry: OptionalTelemetry = None
 
 
@@ -140,13 +160,25 @@ class ChatCompletion(Envelope):
     usage: Usage
 
 
-class ChatChunkChoice(BaseModel):
-    """The choice in a chunk; `delta` is {} in the last."""
+class ToolCallDelta(BaseModel):
+    """The next piece of a call; the first has its id, type and name."""
 
-    index: int = 0
-    delta: dict[Literal["role", "content"], str]
-    logprobs: None = None
-    finish_reason: FinishReason | None = None
+    index: int
+    id: Annotated[str | None, _if_there] = None
+    type: Annotated[Literal["function"] | None, _if_there] = None
+    function: dict[Literal["name", "arguments"], str]
+
+
+Delta = dict[Literal["role", "content", "tool_calls"], str | list[ToolCallDelta]]
+
+
+class ChatChunkChoice(BaseModel):
+    """The next piece of a choice; `delta` is {} in the last."""
+
+    index: int
+    delta: Delta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: ChatFinishReason | None = None
     telemetry: OptionalTelemetry = None
 
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from llamacart.cartridge import Cartridge
     from llamacart.errors import LlamacartError
+    from llamacart.logprobs import TokenLogprobs
     from llamacart.report import StepReport
     from llamacart.runner import RunBatch
     from llamacart.sampling import SamplingParams
@@ -113,6 +114,18 @@ class Runner(Protocol):
 
         Returns:
             For each pair a token, or the error that kept it from being chosen.
+        """
+        ...
+
+    def score(self, asks: Sequence[tuple[int, int, int]]) -> list[TokenLogprobs | LlamacartError]:
+        """Log-probabilities after rows of the last step.
+
+        Args:
+            asks: A batch row with output, the token that came after it, and how many of the
+                most likely tokens are wanted.
+
+        Returns:
+            For each ask what it asks for, or the error that kept it from being read.
         """
         ...
 

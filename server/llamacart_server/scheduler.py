@@ -107,15 +107,17 @@ class Scheduler:
 
         Raises:
             ContextOverflowError: The prompt leaves no room for a single one.
-            InputError: Less than one was asked for.
+            InputError: Less than one was asked for, or less than none where only the prompt's
+                log-probabilities are wanted.
         """
-        if request.max_tokens < 1:
+        least = 0 if request.prompt_logprobs else 1
+        if request.max_tokens < least:
             raise InputError(
-                f"max_tokens has value {request.max_tokens}; at least 1 is needed",
+                f"max_tokens has value {request.max_tokens}; at least {least} is needed",
                 param="max_tokens",
             )
         room = self._config.n_ctx - len(request.prompt)
-        if room < 1:
+        if room < min(request.max_tokens, 1):
             raise ContextOverflowError(
                 f"the prompt has {len(request.prompt)} tokens, which leaves no room for an answer "
                 f"in a context of {self._config.n_ctx}"
@@ -189,7 +191,8 @@ class Scheduler:
             if self._still_awaits(sequence):
                 continue
             rows = sequence.rows(len(sequence.tokens))
-            match = self._cache.match(rows, ((_slot(s), _computed(s)) for s in self._running))
+            running = ((_slot(s), _computed(s)) for s in self._running)
+            match = self._cache.match(rows, running, sequence.n_reusable)
             if self._awaits(sequence, rows, match):
                 continue
             if not self._fits(sequence, match):
@@ -224,7 +227,7 @@ class Scheduler:
             # Only the older is waited for, so that two never wait for each other.
             if leader.state is SequenceState.PREFILL and leader.arrival < sequence.arrival:
                 common = rows.common(leader.rows(len(leader.tokens)))
-                n = min(common, len(rows) - 1)
+                n = min(common, sequence.n_reusable)
                 if n >= match.n + MIN_AWAITED_ROWS:
                     self._awaited[sequence] = (leader, n)
                     return True
@@ -257,13 +260,14 @@ class Scheduler:
         """Choose the rows of the next step and make room for them.
 
         Every decoding sequence gets its row; those in prefill share the rest equally, of
-        which there is less while others decode, or where cells are short.
+        which there is less while others decode, or where cells are short. One whose prompt is
+        scored gets no more rows than there are outputs for.
         """
         self._cache.tidy()
         while not self._cache.make_room(self._least_rows()):
             self._preempt(max(self._running, key=lambda s: s.arrival))
         decoding, prefilling = self._by_state()
-        needs = [s.n_pending for s in prefilling]
+        needs = self._needs(prefilling)
         budget = min(self._prefill_budget(len(decoding)), sum(needs))
         self._cache.make_room(len(decoding) + budget)
         budget = min(budget, self._cache.ledger.n_free - len(decoding))
@@ -273,8 +277,18 @@ class Scheduler:
         rows += [(s, share) for s, share in zip(prefilling, shares, strict=True) if share]
         for sequence, n in rows:
             self._cache.ledger.extend(_slot(sequence), n)
-        chunks = (Chunk(s, s.n_computed, s.n_computed + n, n == s.n_pending) for s, n in rows)
-        return Plan(tuple(chunks), self._cache.take_actions())
+        chunks = tuple(Chunk.of(sequence, n) for sequence, n in rows)
+        return Plan(chunks, self._cache.take_actions())
+
+    def _needs(self, prefilling: list[Sequence]) -> list[int]:
+        """Rows that each sequence in prefill could have in a step.
+
+        A step has as many outputs as sequences may run. One is kept for each that runs, for its
+        next token; those that score prompts share the others.
+        """
+        spare = self._config.n_sequences - len(self._running)
+        shares = fair_shares([s.n_to_score for s in prefilling], spare, self._turn)
+        return [s.rows_with(1 + more) for s, more in zip(prefilling, shares, strict=True)]
 
     def _by_state(self) -> tuple[list[Sequence], list[Sequence]]:
         decoding = [s for s in self._running if s.state is SequenceState.DECODING]

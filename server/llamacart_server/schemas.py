@@ -9,15 +9,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from llamacart.sampling import SEED_LIMIT, SamplingParams
+from llamacart_server.logprobs import MAX_TOP_LOGPROBS
 from llamacart_server.request import ApplyTo
 from llamacart_server.selection import Choice, SteeringFields
+from llamacart_server.structured import ResponseFormat, StructuredOutputs
+from llamacart_server.tools import PastCall, Tool, ToolChoice
 
 MAX_STOPS = 16
 
 TokenId = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+TopCount = Annotated[int, Field(strict=True, ge=0, le=MAX_TOP_LOGPROBS)]
 StopString = Annotated[str, Field(min_length=1)]
 
 
@@ -35,7 +47,6 @@ def _only(*harmless: object) -> AfterValidator:
 
 Off = Annotated[Any, _only(False)]
 Empty = Annotated[Any, _only([], {}, "")]
-One = Annotated[Any, _only(1)]
 
 
 class Body(BaseModel):
@@ -84,21 +95,36 @@ class GenerationBody(Body):
     stream_options: StreamOptions | None = None
     user: str | None = None
 
-    n: One = None
-    response_format: Annotated[Any, _only({"type": "text"})] = None
+    n: Annotated[int, Field(strict=True, ge=1)] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    json_schema: dict[str, Any] | None = None
     grammar: Empty = None
-    json_schema: Empty = None
-    guided_json: Empty = None
     guided_regex: Empty = None
     guided_choice: Empty = None
     guided_grammar: Empty = None
-    structured_outputs: Empty = None
     lora: Empty = None
 
     @property
     def token_limit(self) -> int | None:
         """Most tokens that the client wants."""
         return self.max_tokens
+
+    @property
+    def n_top_logprobs(self) -> int | None:
+        """How many likely tokens are to be reported beside each; None where nothing is."""
+        return None
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether log-probabilities of the prompt are wanted too."""
+        return False
+
+    @property
+    def n_choices(self) -> int:
+        """Choices for each prompt."""
+        return self.n or 1
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -148,10 +174,26 @@ class CompletionBody(GenerationBody):
 
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
 
-    best_of: One = None
-    echo: Off = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    best_of: Annotated[int, Field(strict=True, ge=1)] | None = None
+    echo: bool | None = None
+    logprobs: TopCount | None = Field(
+        None,
+        description="Report each token's log-probability and this many of the likeliest tokens; "
+        "with `echo` those of the prompt too. They are of the model's own distribution, before "
+        "bias, penalties, temperature and cuts.",
+    )
     suffix: Empty = None
-    logprobs: Off = None
+
+    @property
+    def n_top_logprobs(self) -> int | None:
+        """How many likely tokens are to be reported beside each; None where nothing is."""
+        return self.logprobs
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether log-probabilities of the prompt are wanted too."""
+        return bool(self.echo) and self.logprobs is not None
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -173,17 +215,32 @@ class TextPart(Body):
 class Message(Body):
     """A chat message."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    tool_calls: Empty = None
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: list[PastCall] | None = None
+    content: str | list[TextPart] | None = Field(None, validate_default=True)
+    tool_call_id: str | None = None
     function_call: Empty = None
+
+    @field_validator("tool_calls")
+    @classmethod
+    def _only_of_the_assistant(cls, value: object, info: ValidationInfo) -> object:
+        if value and info.data.get("role") != "assistant":
+            raise ValueError("only an assistant's message can have it")
+        return value
+
+    @field_validator("content")
+    @classmethod
+    def _needed_without_calls(cls, value: object, info: ValidationInfo) -> object:
+        if value is None and not info.data.get("tool_calls"):
+            raise PydanticCustomError("missing", "Field required")
+        return value
 
     @property
     def text(self) -> str:
         """The content, its parts joined by newlines."""
         if isinstance(self.content, str):
             return self.content
-        return "\n".join(part.text for part in self.content)
+        return "\n".join(part.text for part in self.content or ())
 
 
 class ChatBody(GenerationBody):
@@ -192,10 +249,15 @@ class ChatBody(GenerationBody):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
 
-    logprobs: Off = None
-    top_logprobs: Annotated[Any, _only(0)] = None
-    tools: Empty = None
-    tool_choice: Annotated[Any, _only("none")] = None
+    logprobs: bool | None = Field(
+        None,
+        description="Report each token's log-probability in the model's own distribution, before "
+        "bias, penalties, temperature and cuts.",
+    )
+    top_logprobs: TopCount | None = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     functions: Empty = None
     function_call: Annotated[Any, _only("none")] = None
     modalities: Annotated[Any, _only(["text"])] = None
@@ -210,6 +272,11 @@ class ChatBody(GenerationBody):
     def token_limit(self) -> int | None:
         """`max_completion_tokens`, or its older name."""
         return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def n_top_logprobs(self) -> int | None:
+        """How many likely tokens are to be reported beside each; None where nothing is."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class TokenizeBody(Body):

@@ -42,6 +42,7 @@ class Sequence:
         n_computed: Leading tokens that are in the KV cache.
         n_seen: Leading tokens whose rows were computed for it before, if not in this slot.
         n_cached: Prompt tokens that the prefix cache had when it was last admitted.
+        n_scored: Leading rows whose logits have been read for the prompt's log-probabilities.
         arrival: Its place in the order of arrival, set by the scheduler.
         counted: Whether it counts against the caps of the queue.
         state: Changed by the scheduler and by `append`.
@@ -58,6 +59,7 @@ class Sequence:
     n_computed: int = 0
     n_seen: int = 0
     n_cached: int = 0
+    n_scored: int = 0
     arrival: int = -1
     counted: bool = False
     state: SequenceState = SequenceState.WAITING
@@ -104,6 +106,29 @@ class Sequence:
     def n_pending(self) -> int:
         """Tokens that are known and not yet computed."""
         return len(self.tokens) - self.n_computed
+
+    @property
+    def n_to_score(self) -> int:
+        """Rows whose logits are still to be read; each tells of the prompt token after it."""
+        return self.n_prompt - 1 - self.n_scored if self.request.prompt_logprobs else 0
+
+    @property
+    def n_reusable(self) -> int:
+        """Leading rows that need not be computed for it, if they exist already."""
+        return self.n_scored if self.n_to_score else len(self.tokens) - 1
+
+    def scored_in(self, start: int, stop: int) -> range:
+        """Those of rows start..stop−1 whose logits are to be read."""
+        if not self.n_to_score:
+            return range(0)
+        return range(max(start, self.n_scored), min(stop, self.n_prompt - 1))
+
+    def rows_with(self, n_outputs: int) -> int:
+        """Most of the next rows of which `n_outputs` ≥ 1 at most have outputs."""
+        # Its last row has an output too, for the next token.
+        if self.n_to_score < n_outputs:
+            return self.n_pending
+        return self.n_scored - self.n_computed + n_outputs
 
     def steering_at(self, position: int) -> Steering:
         """What acts on the row of the token at `position`.

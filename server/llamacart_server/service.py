@@ -5,17 +5,23 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from llamacart.errors import InputError
+from llamacart.sampling import SEED_LIMIT
 from llamacart_server.answer import Answer
+from llamacart_server.logprobs import Echo
 from llamacart_server.request import GenerationRequest
 from llamacart_server.responses import ActingCartridge, Usage
 from llamacart_server.selection import Selection, select
+from llamacart_server.structured import grammar_of
+from llamacart_server.tools import CLOSING, OPENING, tool_use
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llamacart.sampling import SamplingParams
     from llamacart_server.engine_api import EngineLike
     from llamacart_server.library import CartridgeLibrary, Lease
     from llamacart_server.schemas import ChatBody, CompletionBody, GenerationBody
@@ -38,16 +44,26 @@ class Prepared:
     """A request that has been checked and tokenised, not yet submitted.
 
     Attributes:
-        requests: One for each choice.
+        requests: One for each choice, those of one prompt side by side.
         stops: Strings that end a choice.
         selection: The cartridges it resolved to.
         lease: Keeps them in the engine until it has been submitted.
+        n_per_prompt: Choices for each prompt.
+        echoes: What comes before the choices of each prompt, if that was asked for.
+        has_tools: Whether the answer may hold calls.
     """
 
     requests: tuple[GenerationRequest, ...]
     stops: tuple[str, ...]
     selection: Selection
     lease: Lease
+    n_per_prompt: int = 1
+    echoes: tuple[Echo, ...] = ()
+    has_tools: bool = False
+
+    def echo(self, index: int) -> Echo | None:
+        """What comes before a choice."""
+        return self.echoes[index // self.n_per_prompt] if self.echoes else None
 
 
 @dataclass
@@ -83,22 +99,60 @@ class Service:
                 f"prompt has {len(prompts)} items; 1 to {self.settings.max_queued} are allowed",
                 param="prompt",
             )
+        if body.best_of not in (None, body.n_choices):
+            raise InputError(
+                f"best_of has value {body.best_of}; only n = {body.n_choices} is supported",
+                param="best_of",
+            )
+        if body.max_tokens == 0 and not body.scores_prompt:
+            raise InputError(
+                "max_tokens has value 0; without echo and logprobs at least 1 is needed",
+                param="max_tokens",
+            )
         tokens = [self._prompt_tokens(prompt) for prompt in prompts]
-        return self._prepare(body, tokens, self.settings.default_max_tokens, ())
+        prepared = self._prepare(body, tokens, self.settings.default_max_tokens, ())
+        if not body.echo:
+            return prepared
+        pairs = zip(prompts, tokens, strict=True)
+        echoes = (Echo.of(prompt, ids, self.model.tokenizer) for prompt, ids in pairs)
+        return replace(prepared, echoes=tuple(echoes))
 
     def prepare_chat(self, body: ChatBody) -> Prepared:
         """Check a chat and tokenise it; slow for long ones, so not for the loop."""
+        if body.top_logprobs and not body.logprobs:
+            raise InputError(
+                f"top_logprobs has value {body.top_logprobs}; it needs logprobs to be true",
+                param="top_logprobs",
+            )
+        use = tool_use(body)
         template = self.model.template
-        tokens = template.tokens(body.messages, self.model.tokenizer)
+        tokens = template.tokens(body.messages, self.model.tokenizer, use.tools if use else ())
         limit = self.settings.default_max_tokens_chat
-        return self._prepare(body, [tokens], limit, template.stops)
+        prepared = self._prepare(
+            body, [tokens], limit, template.stops, tool_grammar=use.grammar if use else None
+        )
+        return replace(prepared, has_tools=use is not None)
 
     def submit(self, prepared: Prepared) -> Answer:
         """Start generating; to be called in the event loop."""
         try:
-            return Answer(self.engine, prepared.requests, self.model.tokenizer, prepared.stops)
+            return Answer(
+                self.engine,
+                prepared.requests,
+                self.model.tokenizer,
+                prepared.stops,
+                prepared.n_per_prompt,
+                self._markers if prepared.has_tools else frozenset(),
+            )
         finally:
             self.library.release(prepared.lease)
+
+    @cached_property
+    def _markers(self) -> frozenset[int]:
+        """Tokens that begin or end a call, where the vocabulary has some of their own."""
+        tokenize = self.model.tokenizer.tokenize
+        marks = [tokenize(m, add_special=False, parse_special=True) for m in (OPENING, CLOSING)]
+        return frozenset(ids[0] for ids in marks if len(ids) == 1)
 
     def _prompt_tokens(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
@@ -125,22 +179,47 @@ class Service:
         prompts: Sequence[Sequence[int]],
         default_limit: int,
         template_stops: tuple[str, ...],
+        tool_grammar: str | None = None,
     ) -> Prepared:
+        grammar = grammar_of(body)
+        if grammar and tool_grammar:
+            raise InputError("tools cannot be combined with a format of the answer", param="tools")
         lease = self.library.lease()
         selection = select(body.model, body.steering, self.model.names, lease.snapshot)
         self.check_tokens(list(body.logit_bias or ()), "logit_bias")
         if not all(prompts):
             raise InputError("a prompt has no tokens", param="prompt")
+        n = body.n_choices
+        if n * len(prompts) > self.settings.max_queued:
+            raise InputError(
+                f"n has value {n}; with {len(prompts)} prompts at most "
+                f"{self.settings.max_queued // len(prompts)} are allowed",
+                param="n",
+            )
+        limit = default_limit if body.token_limit is None else body.token_limit
         request = GenerationRequest(
             prompt=(),
-            max_tokens=min(body.token_limit or default_limit, self.settings.max_tokens),
+            max_tokens=min(limit, self.settings.max_tokens),
             doses=selection.acting,
-            sampling=body.sampling,
+            sampling=replace(body.sampling, grammar=grammar or tool_grammar),
             ignore_eos=bool(body.ignore_eos),
             telemetry=bool(body.telemetry),
+            logprobs=body.n_top_logprobs,
+            prompt_logprobs=body.scores_prompt,
         )
-        requests = tuple(replace(request, prompt=tuple(tokens)) for tokens in prompts)
-        return Prepared(requests, body.stops + template_stops, selection, lease)
+        requests = tuple(
+            replace(request, prompt=tuple(tokens), sampling=sampling)
+            for tokens in prompts
+            for sampling in _seeded_apart(request.sampling, n)
+        )
+        return Prepared(requests, body.stops + template_stops, selection, lease, n)
+
+
+def _seeded_apart(sampling: SamplingParams, n: int) -> list[SamplingParams]:
+    """`sampling` for each of `n` choices: seed, seed + 1, …, or each a random one."""
+    if sampling.seed is None:
+        return [sampling] * n
+    return [replace(sampling, seed=(sampling.seed + i) % SEED_LIMIT) for i in range(n)]
 
 
 def header(kind: str, selection: Selection) -> Header:

@@ -43,7 +43,7 @@ class ServeSettings(BaseSettings):
         max_tokens: Most tokens one request may generate; a larger wish is lowered to it.
         default_max_tokens: Tokens of a completion that names no limit.
         default_max_tokens_chat: Tokens of a chat answer that names no limit.
-        max_queued: Requests that may wait; also the most prompts in one request.
+        max_queued: Generations that may wait; also the most in one request, prompts times `n`.
         max_queued_tokens: Prompt tokens that may wait.
         max_body_bytes: Largest request body.
         max_upload_bytes: Largest cartridge file that may be uploaded.

@@ -12,6 +12,7 @@ from llamacart_server.request import GenerationReport
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from llamacart.logprobs import TokenLogprobs
     from llamacart.report import StepReport
 
 logger = logging.getLogger(__name__)
@@ -23,11 +24,13 @@ class Tally:
     Attributes:
         cached_tokens: Prompt tokens that the prefix cache had.
         capped_rows: Rows at which the dose limit made a delta smaller.
+        prompt_logprobs: Of prompt tokens, as far as they have been read.
     """
 
     def __init__(self) -> None:
         self.cached_tokens = 0
         self.capped_rows = 0
+        self.prompt_logprobs: tuple[TokenLogprobs, ...] = ()
         self._sums: NDArray[np.float64] | None = None
         self._counts: NDArray[np.int64] | None = None
 
@@ -55,4 +58,4 @@ class Tally:
             means = np.full(len(self._sums), np.nan)
             np.divide(self._sums, self._counts, out=means, where=self._counts > 0)
             dose = tuple(means.tolist())
-        return GenerationReport(self.cached_tokens, dose, self.capped_rows)
+        return GenerationReport(self.cached_tokens, dose, self.capped_rows, self.prompt_logprobs)

@@ -14,6 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from llamacart.errors import InputError, ModelError
 from llamacart_server.builtin_templates import CHATML, GEMMA, LLAMA3
+from llamacart_server.tool_messages import for_template, knows_tools, specs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
     from llamacart_server.schemas import Message
+    from llamacart_server.tools import Tool
 
 _BUILTIN = {"gemma": GEMMA, "llama3": LLAMA3, "chatml": CHATML}
 _MARKERS = {
@@ -97,8 +99,12 @@ class ChatTemplate:
             raise ModelError(f"chat template ({self.source}) is not valid: {error}") from error
         object.__setattr__(self, "_template", template)
 
-    def render(self, messages: Sequence[dict[str, str]]) -> str:
+    def render(self, messages: Sequence[Any], tools: Sequence[Any] = ()) -> str:
         """The prompt text, up to where the assistant's answer begins.
+
+        Args:
+            messages: As Hugging Face's templates take them.
+            tools: Likewise; only for a template that knows what to do with them.
 
         Raises:
             InputError: The template refuses the messages, e.g. roles out of turn.
@@ -109,7 +115,7 @@ class ChatTemplate:
                 add_generation_prompt=True,
                 bos_token=self.bos,
                 eos_token=self.eos,
-                tools=None,
+                tools=list(tools) or None,
                 documents=None,
             )
         # A template is a program that came with the model: it can fail in any way, on
@@ -120,22 +126,18 @@ class ChatTemplate:
                 param="messages",
             ) from error
 
-    def tokens(self, messages: Sequence[Message], vocabulary: Vocabulary) -> list[int]:
+    def tokens(
+        self, messages: Sequence[Message], vocabulary: Vocabulary, tools: Sequence[Tool] = ()
+    ) -> list[int]:
         """Prompt tokens of a chat.
 
         Control tokens come from the template alone: text of a message that spells one
         (`<end_of_turn>`) is tokenised as plain text, so that nobody speaks in another role.
         """
-        fence = _unused_pair([m.text for m in messages])
-        rendered = self.render(
-            [
-                {
-                    "role": "system" if m.role == "developer" else m.role,
-                    "content": fence_control_tokens(m.text, fence, vocabulary),
-                }
-                for m in messages
-            ]
-        )
+        native = knows_tools(self.text)
+        given = [for_template(messages, tools, native=native), specs(tools) if native else []]
+        fence = _unused_pair([json.dumps(given, ensure_ascii=False)])
+        rendered = self.render(*_fenced(given, fence, vocabulary))
         has_bos = bool(self.bos) and rendered.startswith(self.bos)
         opening, closing = fence
         out: list[int] = []
@@ -164,6 +166,22 @@ def fence_control_tokens(text: str, fence: tuple[str, str], vocabulary: Vocabula
     pattern = "|".join(map(re.escape, sorted(filter(None, names), key=len, reverse=True)))
     opening, closing = fence
     return re.sub(pattern, lambda match: f"{opening}{match[0]}{closing}", text) if pattern else text
+
+
+def _fenced(value: Any, fence: tuple[str, str], vocabulary: Vocabulary) -> Any:
+    """`value` with every string in it fenced."""
+    match value:
+        case str():
+            return fence_control_tokens(value, fence, vocabulary)
+        case list():
+            return [_fenced(item, fence, vocabulary) for item in value]
+        case dict():
+            return {
+                _fenced(key, fence, vocabulary): _fenced(item, fence, vocabulary)
+                for key, item in value.items()
+            }
+        case _:
+            return value
 
 
 def choose_template(model: TemplateOwner) -> ChatTemplate:

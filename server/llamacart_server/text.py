@@ -38,6 +38,7 @@ class TextStream:
 
     Attributes:
         stopped: Whether a stop string has been met; nothing more comes out then.
+        n_decoded: Characters that whole bytes have come for, sent or held back.
     """
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
@@ -46,6 +47,7 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._pending = ""
         self.stopped = False
+        self.n_decoded = 0
 
     def push(self, piece: bytes) -> str:
         """Add the bytes of a token; return the text that is now sure to be wanted."""
@@ -61,6 +63,7 @@ class TextStream:
         if self.stopped:
             return ""
         self._pending += text
+        self.n_decoded += len(text)
         cut = cut_at_stop(self._pending, self._stops)
         if cut is not None:
             self.stopped = True

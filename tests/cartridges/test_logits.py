@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from llamacart.errors import EngineError
 from llamacart.logits import BLOCK, Candidates
+from llamacart.logprobs import TokenLogprobs, read_logprobs
 
 NAN, INF = math.nan, math.inf
 # Few different values, so that many are equal; zeros of both signs; the largest floats.
@@ -77,3 +79,44 @@ def test_the_row_itself_is_not_changed(n):
     candidates = scanned(row)
     candidates.narrow(candidates.bound(1))
     np.testing.assert_array_equal(row, before)
+
+
+@given(row=hnp.arrays(np.float32, st.integers(1, 3 * BLOCK), elements=st.floats(-90, 90, width=32)))
+@settings(deadline=None)
+def test_log_sum_exp(row):
+    wide = row.astype(np.longdouble)
+    expected = wide.max() + np.log(np.exp(wide - wide.max()).sum())
+    assert scanned(row).log_sum_exp() == pytest.approx(float(expected), rel=1e-13, abs=1e-12)
+
+
+@given(row=ROWS, m=st.integers(0, 25))
+@settings(deadline=None)
+def test_most_likely_by_logit_then_id(row, m):
+    if row.max() > -INF:
+        expected = sorted(range(len(row)), key=lambda i: (-row[i], i))[:m]
+        assert scanned(row).most_likely(m) == expected
+
+
+def test_logprobs_are_a_log_softmax():
+    row = np.random.default_rng(1).normal(0, 5, 700).astype(np.float32)
+    row[3] = -INF
+    wide = row.astype(np.float64)
+    expected = wide - np.log(np.exp(wide).sum())
+    candidates = Candidates(len(row))
+    read = read_logprobs(row, 17, 3, candidates)
+    best = np.argsort(-wide)[:3]
+    assert read.token == 17
+    assert read.logprob == pytest.approx(expected[17], abs=1e-12)
+    assert [i for i, _ in read.top] == best.tolist()
+    assert [p for _, p in read.top] == pytest.approx(expected[best].tolist(), abs=1e-12)
+    assert read_logprobs(row, 3, 0, candidates) == TokenLogprobs(3, -INF)
+    # The likeliest token has the same number as choice and as alternative: lm-eval compares them.
+    best_read = read_logprobs(row, int(best[0]), 1, candidates)
+    assert best_read.top == ((int(best[0]), best_read.logprob),)
+
+
+def test_logits_that_are_none_have_no_logprobs():
+    row = np.zeros(300, np.float32)
+    row[7] = NAN
+    with pytest.raises(EngineError, match="not finite"):
+        read_logprobs(row, 0, 1, Candidates(300))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llamacart.cartridge import Cartridge, LayerMap, Metadata
-from llamacart.errors import ContextOverflowError, EngineError, InputError
+from llamacart.errors import ContextOverflowError, EngineError, InputError, LlamacartError
 from llamacart.model import Model
 from llamacart.runner import LlamaRunner, RunBatch
 from llamacart.sampling import Sampler, SamplingParams
@@ -166,6 +166,24 @@ class TestSample:
 
     def fresh(self, runner: LlamaRunner) -> Sampler:
         return runner.sampler(SamplingParams(seed=8))
+
+    def test_log_probabilities_of_many_rows(self, runner: LlamaRunner) -> None:
+        runner.run(rows(40, outputs=15))
+        asks = [(row, (row * 3) % 200, row % 4) for row in range(25, 40)]
+        scores = runner.score(asks)
+        for (row, token, n_top), score in zip(asks, scores, strict=True):
+            logits = runner._context.logits(row).astype(np.float64)
+            expected = logits - np.log(np.exp(logits).sum())
+            assert not isinstance(score, LlamacartError)
+            assert score.token == token
+            assert score.logprob == pytest.approx(expected[token], abs=1e-9)
+            assert [i for i, _ in score.top] == np.argsort(-logits, kind="stable")[:n_top].tolist()
+
+    def test_a_row_without_outputs_has_no_log_probabilities(self, runner: LlamaRunner) -> None:
+        runner.run(rows(10, outputs=1))
+        good, bad = runner.score([(9, 5, 0), (3, 5, 0)])
+        assert not isinstance(good, LlamacartError)
+        assert isinstance(bad, EngineError)
 
     def test_closing_ends_the_threads(self, tiny_model: Model) -> None:
         import threading

@@ -11,10 +11,11 @@ import pytest
 
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart.errors import CartridgeMismatchError, EngineError, InputError, LlamacartError
+from llamacart.logprobs import TokenLogprobs
 from llamacart.report import Fault, StepReport
 from llamacart.sampling import SamplingParams
 from llamacart.steering import Dose, Steering, effective
-from llamacart_server.request import ApplyTo, GenerationRequest, PlacedDose
+from llamacart_server.request import ApplyTo, GenerationRequest, PlacedDose, TokenEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,6 +50,13 @@ class FakeSampler:
 
     def close(self) -> None:
         self.closed = True
+
+
+def fake_logprobs(state: bytes, token: int, n_top: int) -> TokenLogprobs:
+    """Log-probabilities that depend on the row's state and the token."""
+    digest = hashlib.blake2b(state).digest()
+    top = tuple((digest[i], -(i + 1) / 8) for i in range(n_top))
+    return TokenLogprobs(token, -((digest[0] + token) % 97) / 16, top)
 
 
 @dataclass(eq=False)
@@ -94,6 +102,7 @@ class FakeRunner:
         self.broken_reuse: Exception | None = None
         self.faults: dict[int, Fault] = {}
         self.caps: dict[int, int] = {}
+        self.broken_scores: Exception | None = None
         self._outputs: dict[int, bytes] = {}
 
     def load(self, cartridge: Cartridge) -> None:
@@ -242,6 +251,12 @@ class FakeRunner:
             return EngineError("this sampler is broken")
         return sampler.choose(self._outputs[row])
 
+    def score(self, asks: Sequence[tuple[int, int, int]]) -> list[TokenLogprobs | LlamacartError]:
+        assert asks
+        if self.broken_scores is not None:
+            raise self.broken_scores
+        return [fake_logprobs(self._outputs[row], token, n) for row, token, n in asks]
+
     def is_end(self, token: int) -> bool:
         return token == END
 
@@ -283,22 +298,37 @@ def check(engine: Engine) -> None:
 
 def alone(request: GenerationRequest) -> list[int]:
     """Tokens that a request yields without engine, scheduler or neighbours."""
+    return [event.token for event in alone_scored(request)[1] if event.token is not None]
+
+
+def alone_scored(
+    request: GenerationRequest,
+) -> tuple[tuple[TokenLogprobs, ...], list[TokenEvent]]:
+    """Prompt log-probabilities and events that a request yields by itself.
+
+    The events have no reason.
+    """
+    n_top = request.logprobs or 0
     steerings = {
         rows: tuple(d.dose for d in request.doses if d.apply_to in ("all", rows))
         for rows in ("prompt", "generated")
     }
     state = b""
+    scores = []
     for token in request.prompt:
+        scores.append(fake_logprobs(state, token, n_top))
         state = chain(state, token, steerings["prompt"])
     sampler = FakeSampler(request.sampling.seed or 0)
-    out: list[int] = []
-    while len(out) < request.max_tokens:
+    events: list[TokenEvent] = []
+    while len(events) < request.max_tokens:
         token = sampler.choose(state)
+        score = fake_logprobs(state, token, n_top) if request.logprobs is not None else None
         if token == END and not request.ignore_eos:
+            events.append(TokenEvent(None, None, score))
             break
-        out.append(token)
+        events.append(TokenEvent(token, None, score))
         state = chain(state, token, steerings["generated"])
-    return out
+    return tuple(scores[1:]) if request.prompt_logprobs else (), events
 
 
 def make_cartridge(
@@ -339,6 +369,7 @@ class Fakes:
 
     Runner = FakeRunner
     alone = staticmethod(alone)
+    alone_scored = staticmethod(alone_scored)
     check = staticmethod(check)
     continued = staticmethod(continued)
     cartridge = staticmethod(make_cartridge)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import aclosing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -498,6 +499,83 @@ class TestReport:
         assert engine.stats().failed == 1
         with pytest.raises(EngineError, match="french"):
             tokens(bad)
+
+
+class TestLogprobs:
+    @pytest.fixture
+    def request_(self, fakes):
+        return replace(fakes.request(30, 9, ignore_eos=True), logprobs=2, prompt_logprobs=True)
+
+    def test_of_prompt_and_answer(self, engine, fakes, request_):
+        generation = engine.submit(request_)
+        drive(engine)
+        prompt, events = fakes.alone_scored(request_)
+        got = list(generation.events())
+        assert [replace(event, finish_reason=None) for event in got] == events
+        assert generation.report.prompt_logprobs == prompt
+        assert [len(s.top) for s in prompt] == [2] * 29
+
+    def test_those_of_the_prompt_are_there_with_the_first_token(self, engine, fakes, request_):
+        generation = engine.submit(request_)
+        while not generation._items:
+            engine.step()
+        assert len(generation.report.prompt_logprobs) == 29
+        drive(engine)
+
+    def test_the_token_that_ends_has_one_too(self, engine, fakes):
+        seed = next(i for i in range(1000) if len(fakes.alone(fakes.request(2, 50, seed=i))) < 40)
+        request = replace(fakes.request(2, 50, seed=seed), logprobs=0)
+        generation = engine.submit(request)
+        drive(engine)
+        last = list(generation.events())[-1]
+        assert (last.token, last.finish_reason) == (None, "stop")
+        assert last.logprobs == fakes.alone_scored(request)[1][-1].logprobs
+        assert last.logprobs.token == fakes.END
+
+    def test_nothing_is_read_unless_asked_for(self, engine, runner, fakes):
+        runner.broken_scores = RuntimeError("not to be called")
+        generation = engine.submit(fakes.request(30, 9))
+        drive(engine)
+        assert [e.logprobs for e in generation.events()] == [None] * len(
+            fakes.alone_scored(fakes.request(30, 9))[1]
+        )
+        assert generation.report.prompt_logprobs == ()
+
+    def test_a_prompt_alone(self, engine, runner, fakes, request_):
+        request = replace(request_, max_tokens=0)
+        generation = engine.submit(request)
+        drive(engine)
+        assert list(generation.events()) == [TokenEvent(None, "length")]
+        assert generation.report.prompt_logprobs == fakes.alone_scored(request)[0]
+        assert (engine.stats().finished, engine.stats().prompt_tokens) == (1, 30)
+        assert engine.stats().generated_tokens == 0
+
+    def test_a_prompt_of_one_token_has_none(self, engine, fakes, request_):
+        request = replace(request_, prompt=(5,), max_tokens=0)
+        generation = engine.submit(request)
+        drive(engine)
+        assert list(generation.events()) == [TokenEvent(None, "length")]
+        assert generation.report.prompt_logprobs == ()
+
+    def test_the_cache_changes_nothing_for_it_and_its_rows_serve_others(
+        self, engine, runner, fakes, request_
+    ):
+        plain = replace(request_, logprobs=None, prompt_logprobs=False)
+        for request, n_cached in ((plain, 0), (request_, 0), (plain, 29)):
+            generation = engine.submit(request)
+            drive(engine)
+            assert tokens(generation) == fakes.alone(request)
+            assert generation.report.prompt_logprobs == fakes.alone_scored(request)[0]
+            assert generation.report.cached_tokens == n_cached
+
+    def test_a_failure_to_read_ends_those_who_asked_alone(self, engine, runner, fakes, request_):
+        runner.broken_scores = RuntimeError("broken")
+        plain_request = fakes.request(5, 3, first=7)
+        asking, plain = engine.submit(request_), engine.submit(plain_request)
+        drive(engine)
+        with pytest.raises(EngineError, match="broken"):
+            list(asking.events())
+        assert tokens(plain) == fakes.alone(plain_request)
 
 
 class TestCartridges:

@@ -18,9 +18,11 @@ def make(**fields: int) -> Scheduler:
     return Scheduler(SchedulerConfig(**limits))
 
 
-def sequence(n_prompt: int, max_tokens: int = 8, first: int = 1) -> Sequence:
+def sequence(
+    n_prompt: int, max_tokens: int = 8, first: int = 1, *, scored: bool = False
+) -> Sequence:
     prompt = tuple(range(first, first + n_prompt))
-    return Sequence(GenerationRequest(prompt, max_tokens), max_tokens)
+    return Sequence(GenerationRequest(prompt, max_tokens, prompt_logprobs=scored), max_tokens)
 
 
 def add(scheduler: Scheduler, *sequences: Sequence) -> None:
@@ -45,6 +47,7 @@ def compute(scheduler: Scheduler, plan: Plan) -> None:
     """What an engine does after a step, with token 7 for everyone."""
     for chunk in plan.chunks:
         chunk.sequence.n_computed = chunk.stop
+        chunk.sequence.n_scored += len(chunk.scored)
         if chunk.output:
             chunk.sequence.append(7)
             if chunk.sequence.n_generated == chunk.sequence.max_tokens:
@@ -154,6 +157,90 @@ class TestPlan:
         assert list(batch.sequences) == [0, 1, 1]
         assert list(batch.outputs) == [True, False, True]
         assert batch.observed is None
+
+
+class TestScoring:
+    """A step has as many rows with outputs as sequences may run: 4 here."""
+
+    def test_a_lone_prompt_gets_all_outputs(self):
+        scheduler, scored = make(), sequence(10, scored=True)
+        add(scheduler, scored)
+        seen = []
+        while scored.n_generated == 0:
+            plan = step(scheduler)
+            assert sum(plan.batch().outputs) <= 4
+            seen += [(c.start, c.stop, list(c.scored), c.output) for c in plan.chunks]
+        assert seen == [
+            (0, 4, [0, 1, 2, 3], False),
+            (4, 8, [4, 5, 6, 7], False),
+            (8, 10, [8], True),
+        ]
+
+    def test_each_row_but_the_last_is_scored_once(self):
+        scheduler = make(n_sequences=3)
+        several = [sequence(n, 1, first=100 * n, scored=n != 9) for n in (7, 9, 1, 30, 12)]
+        add(scheduler, *several)
+        scored: dict[Sequence, list[int]] = {one: [] for one in several}
+        while scheduler.has_work:
+            plan = step(scheduler)
+            assert sum(len(c.scored) + c.output for c in plan.chunks) <= 3
+            for chunk in plan.chunks:
+                scored[chunk.sequence] += chunk.scored
+        assert [len(rows) for rows in scored.values()] == [6, 0, 0, 29, 11]
+        assert all(rows == list(range(len(rows))) for rows in scored.values())
+
+    def test_decoders_keep_their_outputs_and_another_prompt_its_rows(self):
+        scheduler = make(prefill_rows=40)
+        talkers = [sequence(3, 50), sequence(3, 50, first=20)]
+        add(scheduler, *talkers)
+        step(scheduler)
+        scored, plain = sequence(50, scored=True, first=100), sequence(60, first=300)
+        add(scheduler, scored, plain)
+        plan = planned(scheduler)
+        assert rows_of(plan) == {talkers[0]: 1, talkers[1]: 1, scored: 1, plain: 39}
+
+    def test_no_row_of_the_cache_is_reused(self):
+        scheduler = make(n_cached=4)
+        add(scheduler, sequence(40, 1))
+        step(scheduler)
+        again, scored = sequence(40, 1), sequence(40, 1, scored=True)
+        add(scheduler, again, scored)
+        scheduler.admit()
+        assert (again.n_computed, scored.n_computed) == (39, 0)
+
+    def test_nobody_is_awaited(self):
+        scheduler = make(n_cached=4, n_batch=8)
+        add(scheduler, sequence(60))
+        step(scheduler)
+        scored = sequence(60, scored=True)
+        add(scheduler, scored)
+        assert scored in rows_of(planned(scheduler))
+
+    def test_what_was_scored_before_a_preemption_may_be_reused_but_is_not_scored_again(self):
+        scheduler = make(n_cached=4)
+        scored = sequence(40, 1, scored=True)
+        add(scheduler, scored)
+        for _ in range(5):
+            step(scheduler)
+        assert scored.n_scored == 20
+        scheduler._preempt(scored)
+        add(scheduler, twin := sequence(40, 1))
+        scheduler._waiting.remove(scored)
+        step(scheduler)
+        assert twin.n_generated == 1
+        scheduler._waiting.append(scored)
+        plan = planned(scheduler)
+        (chunk,) = plan.chunks
+        assert (chunk.start, list(chunk.scored)) == (20, [20, 21, 22, 23])
+
+    def test_a_scored_prompt_may_fill_the_context_where_nothing_is_generated(self):
+        scheduler = make(n_ctx=20)
+        request = GenerationRequest(tuple(range(20)), 0, prompt_logprobs=True)
+        assert scheduler.fit_max_tokens(request) == 0
+        with pytest.raises(ContextOverflowError):
+            scheduler.fit_max_tokens(GenerationRequest(tuple(range(20)), 1, prompt_logprobs=True))
+        with pytest.raises(InputError):
+            scheduler.fit_max_tokens(GenerationRequest((1,), -1, prompt_logprobs=True))
 
 
 class TestAdmission:

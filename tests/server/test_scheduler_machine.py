@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -18,7 +20,7 @@ from llamacart.report import Fault
 from llamacart.sampling import SamplingParams
 from llamacart.steering import Dose
 from llamacart_server.engine import Engine
-from llamacart_server.request import GenerationRequest, PlacedDose
+from llamacart_server.request import GenerationRequest, PlacedDose, TokenEvent
 
 FAULTY = 998
 MAX_QUEUED = 6
@@ -41,13 +43,15 @@ requests = st.builds(
     dict,
     prompt=st.sampled_from(PROMPTS),
     tail=st.lists(st.integers(900, 903), max_size=2),
-    max_tokens=st.sampled_from([90, 1, 12, 50]),
+    max_tokens=st.sampled_from([90, 1, 12, 50, 0]),
     cartridge=st.integers(0, 1),
     alpha=st.sampled_from([1.0, None, 0.0, 0.5]),
     apply_to=st.sampled_from(["all", "prompt", "generated"]),
     seed=st.integers(0, 2),
     faulty=st.sampled_from([False] * 9 + [True]),
     telemetry=st.booleans(),
+    logprobs=st.sampled_from([None, 0, 2]),
+    prompt_logprobs=st.booleans(),
 )
 
 
@@ -90,10 +94,12 @@ class EngineMachine(RuleBasedStateMachine):
             doses = (PlacedDose(Dose(cartridge, ask["alpha"]), ask["apply_to"]),)
         request = GenerationRequest(
             prompt=ask["prompt"] + tuple(ask["tail"]) + (FAULTY,) * ask["faulty"],
-            max_tokens=ask["max_tokens"],
+            max_tokens=max(ask["max_tokens"], 0 if ask["prompt_logprobs"] else 1),
             doses=doses,
             sampling=SamplingParams(seed=ask["seed"]),
             telemetry=ask["telemetry"],
+            logprobs=ask["logprobs"],
+            prompt_logprobs=ask["prompt_logprobs"],
         )
         try:
             self.open.append((request, self.engine.submit(request)))
@@ -180,7 +186,7 @@ class EngineMachine(RuleBasedStateMachine):
         for request, generation in self.open:
             got = []
             try:
-                got.extend(e.token for e in generation.events() if e.token is not None)
+                got.extend(generation.events())
             except LlamacartError as error:
                 failed += 1
                 reasons = ["decode failed"]
@@ -191,7 +197,11 @@ class EngineMachine(RuleBasedStateMachine):
             if generation.ended_by_caller is None:
                 assert FAULTY not in request.prompt
                 room = self.runner.n_ctx - len(request.prompt)
-                assert got == self.fakes.alone(request)[:room]
+                prompt_scores, events = self.fakes.alone_scored(request)
+                # A generation that ends without a token still has an event.
+                events = events[:room] or [TokenEvent(None)]
+                assert [replace(event, finish_reason=None) for event in got] == events
+                assert generation.report.prompt_logprobs == prompt_scores
             else:
                 left += 1
                 assert got == []

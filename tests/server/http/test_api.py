@@ -485,7 +485,7 @@ def test_sdk_errors(sdk, engine):
     with pytest.raises(openai.NotFoundError, match="no cartridge 'dutch'"):
         sdk.chat.completions.create(model="demo:dutch", messages=HI)
     with pytest.raises(openai.BadRequestError) as caught:
-        sdk.chat.completions.create(model="demo", messages=HI, n=2)
+        sdk.chat.completions.create(model="demo", messages=HI, n=9)
     assert (caught.value.param, caught.value.code) == ("n", "invalid_value")
     engine.script = [TokenEvent(107), EngineError("it broke")]
     stream = sdk.chat.completions.create(model="demo", messages=HI, stream=True)

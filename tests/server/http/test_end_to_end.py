@@ -17,7 +17,10 @@ import typer
 from typer.testing import CliRunner
 
 from llamacart.cartridge import Cartridge, LayerMap, Metadata
+from llamacart.context import Batch, Context
 from llamacart.errors import CartridgeMismatchError, ModelError
+from llamacart.generate import greedy
+from llamacart.model import Model
 from llamacart.runner import LlamaRunner
 from llamacart.writer import write_cartridge
 from llamacart_server import cli
@@ -124,6 +127,66 @@ def test_a_cartridge_is_replaced_under_an_open_request(settings, folder, tmp_pat
 def pieces(lines):
     chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     return "".join(chunk["choices"][0]["text"] for chunk in chunks)
+
+
+def test_echoed_log_probabilities_are_llama_cpps_own(tiny, settings):
+    prompt = [5, 60, 7, 99, 23, 150, 42, 8, 77, 31, 12]
+    fields = {"echo": True, "logprobs": 3, "max_tokens": 4, "prompt": prompt}
+    body = {"model": "tiny", **PROMPT, **fields}
+    n = len(prompt) + 4
+    with ExitStack() as owned:
+        model = owned.enter_context(Model(settings.model, batch_invariant=True))
+        context = owned.enter_context(Context(model, n_ctx=64, n_batch=64, n_threads=1))
+        tokens = [*prompt, *greedy(model, [prompt], 4, n_threads=1)[0]]
+        context.decode(Batch(tokens, range(n), [0] * n, [True] * n))
+        rows = np.array([context.logits(i) for i in range(n)], np.float64)
+    scores = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
+    expected = [scores[i, token] for i, token in enumerate(tokens[1:])]
+    for _ in range(2):  # the second time the rows are in the cache
+        response = tiny.post("/v1/completions", json=body)
+        logprobs = response.json()["choices"][0]["logprobs"]
+        assert len(logprobs["tokens"]) == len(logprobs["text_offset"]) == n
+        assert logprobs["token_logprobs"][0] is None
+        assert logprobs["token_logprobs"][1:] == pytest.approx(expected, abs=1e-3)
+        for i, top in enumerate(logprobs["top_logprobs"][1:]):
+            assert max(top.values()) == pytest.approx(scores[i].max(), abs=1e-3)
+
+
+def test_choices_of_one_prompt_are_what_they_are_alone(tiny):
+    body = {"model": "tiny", **PROMPT, "temperature": 1.0, "seed": 11}
+    several = tiny.post("/v1/completions", json={**body, "n": 3}).json()["choices"]
+    alone = [text(tiny, temperature=1.0, seed=11 + i) for i in range(3)]
+    assert [choice["text"] for choice in several] == alone
+    assert len(set(alone)) == 3
+
+
+def test_json_under_a_schema_is_valid_by_construction(tiny):
+    schema = {
+        "type": "object",
+        "properties": {
+            "kind": {"enum": ["a", "b"]},
+            "size": {"type": "integer", "minimum": 1, "maximum": 99},
+            "tags": {"type": "array", "items": {"type": "boolean"}, "maxItems": 2},
+        },
+        "required": ["kind", "size"],
+    }
+    for seed in range(8):
+        response = tiny.post(
+            "/v1/chat/completions",
+            json={
+                "model": "tiny",
+                "messages": [{"role": "user", "content": "Hi"}],
+                "seed": seed,
+                "max_tokens": 300,
+                "response_format": {"type": "json_schema", "json_schema": {"schema": schema}},
+            },
+        )
+        (choice,) = response.json()["choices"]
+        assert choice["finish_reason"] == "stop"
+        value = json.loads(choice["message"]["content"])
+        assert value["kind"] in ("a", "b")
+        assert 1 <= value["size"] <= 99
+        assert set(value) <= {"kind", "size", "tags"}
 
 
 def test_what_does_not_fit(tiny):

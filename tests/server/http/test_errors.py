@@ -41,29 +41,16 @@ def refuse(client, path, param, **fields):
     return error["message"]
 
 
+CALLS = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
 BOTH = [
-    ("n", 2),
-    ("n", True),
-    ("response_format", {"type": "json_object"}),
-    ("response_format", {"type": "json_schema", "json_schema": {}}),
     ("grammar", "root ::= x"),
-    ("json_schema", {"type": "object"}),
-    ("guided_json", {"type": "object"}),
     ("guided_regex", "a+"),
     ("guided_choice", ["a"]),
     ("guided_grammar", "x"),
-    ("structured_outputs", {"regex": "a"}),
     ("lora", [{"id": 0, "scale": 1}]),
 ]
-COMPLETION_ONLY = [
-    ("best_of", 2), ("echo", True), ("suffix", "x"), ("logprobs", 0), ("logprobs", 5),
-]  # fmt: skip
+COMPLETION_ONLY = [("suffix", "x")]
 CHAT_ONLY = [
-    ("logprobs", True),
-    ("top_logprobs", 3),
-    ("tools", [{"type": "function", "function": {"name": "f"}}]),
-    ("tool_choice", "auto"),
-    ("tool_choice", {"type": "function", "function": {"name": "f"}}),
     ("functions", [{"name": "f"}]),
     ("function_call", "auto"),
     ("modalities", ["text", "audio"]),
@@ -105,6 +92,10 @@ def test_values_that_ask_for_nothing_pass(client, path, fields):
         ("model", {"model": 3}),
         ("max_tokens", {"max_tokens": 0}),
         ("max_tokens", {"max_tokens": "many"}),
+        ("n", {"n": 0}),
+        ("n", {"n": True}),
+        ("n", {"n": 5}),
+        ("n", {"n": 10**30}),
         ("temperature", {"temperature": -0.1}),
         ("temperature", {"temperature": [1]}),
         ("top_p", {"top_p": 1.1}),
@@ -160,6 +151,19 @@ def test_bad_prompts(client, param, prompt):
 
 
 @pytest.mark.parametrize(
+    ("param", "fields"),
+    [
+        ("best_of", {"best_of": 2}),
+        ("best_of", {"best_of": 2, "n": 1}),
+        ("best_of", {"best_of": 0}),
+        ("n", {"prompt": ["a", "b"], "n": 3}),
+    ],
+)
+def test_bad_values_of_completions(client, param, fields):
+    refuse(client, COMPLETIONS, param, **fields)
+
+
+@pytest.mark.parametrize(
     ("param", "messages"),
     [
         ("messages", None),
@@ -167,10 +171,16 @@ def test_bad_prompts(client, param, prompt):
         ("messages", "Hi"),
         ("messages[0]", ["Hi"]),
         ("messages[0].role", [{"content": "x"}]),
-        ("messages[0].role", [{"role": "tool", "content": "x"}]),
+        ("messages[0].role", [{"role": "function", "content": "x"}]),
+        ("messages[0].content", [{"role": "tool"}]),
+        ("messages[0].content", [{"role": "assistant", "tool_calls": []}]),
+        ("messages[0].tool_calls", [{"role": "user", "content": "", "tool_calls": CALLS}]),
         ("messages[0].content", [{"role": "user"}]),
         ("messages[0].content", [{"role": "user", "content": None}]),
-        ("messages[0].tool_calls", [{"role": "assistant", "content": "", "tool_calls": [{}]}]),
+        (
+            "messages[0].tool_calls[0].function",
+            [{"role": "assistant", "content": "", "tool_calls": [{}]}],
+        ),
         (
             "messages[1].content[0].type",
             [

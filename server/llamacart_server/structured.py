@@ -1,0 +1,114 @@
+"""Answers that must be JSON: the fields that ask for them, and the grammar they become."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llamacart.errors import InputError
+from llamacart.json_schema import object_grammar, schema_grammar
+
+if TYPE_CHECKING:
+    from llamacart_server.schemas import GenerationBody
+
+
+class JsonSchemaFormat(BaseModel):
+    """`response_format.json_schema`; what it says is always kept, `strict` or not."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    json_schema: Any = Field(alias="schema")
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """`response_format`; `schema` beside `json_object` is llama-server's."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+    bare_schema: Any = Field(None, alias="schema")
+
+
+class StructuredOutputs(BaseModel):
+    """vLLM's `structured_outputs`, of which JSON alone is supported."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    json_schema: Any = Field(None, alias="json")
+    json_object: bool | None = None
+
+
+def grammar_of(body: GenerationBody) -> str | None:
+    """The grammar that an answer must follow, or None. Slow for a large schema.
+
+    Raises:
+        InputError: Two fields ask for one, or a schema cannot be kept.
+    """
+    asked = [
+        ("response_format", _of_response_format(body.response_format)),
+        ("structured_outputs", _of_structured_outputs(body.structured_outputs)),
+        ("guided_json", _given(body.guided_json)),
+        ("json_schema", _given(body.json_schema)),
+    ]
+    wanted = [(param, ask) for param, ask in asked if ask is not None]
+    if not wanted:
+        return None
+    if len(wanted) > 1:
+        first, second = wanted[0][0], wanted[1][0]
+        raise InputError(f"{second} and {first} both say what to answer", param=second)
+    (param, ask) = wanted[0]
+    return ask.grammar(param)
+
+
+class _Ask:
+    """A wish for JSON: under a schema, or any object."""
+
+    def __init__(self, schema: Any = None, *, any_object: bool = False) -> None:
+        self._schema = schema
+        self._any_object = any_object
+
+    def grammar(self, param: str) -> str:
+        """Its grammar; errors name the field `param`."""
+        if self._any_object:
+            return object_grammar()
+        schema = self._schema
+        if isinstance(schema, str):  # as vLLM allows
+            try:
+                schema = json.loads(schema)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{param}: the schema is no JSON: {error}", param=param) from None
+        try:
+            return schema_grammar(schema)
+        except InputError as error:
+            raise InputError(f"{param}: {error.message}", param=param) from None
+
+
+def _of_response_format(given: ResponseFormat | None) -> _Ask | None:
+    if given is None or given.type == "text":
+        return None
+    if given.type == "json_object":
+        return _given(given.bare_schema) or _Ask(any_object=True)
+    if given.json_schema is None:
+        raise InputError(
+            "response_format.json_schema is missing; type 'json_schema' needs it",
+            param="response_format.json_schema",
+        )
+    return _Ask(given.json_schema.json_schema)
+
+
+def _of_structured_outputs(given: StructuredOutputs | None) -> _Ask | None:
+    if given is None:
+        return None
+    if given.json_object:
+        return _Ask(any_object=True)
+    return _given(given.json_schema)
+
+
+def _given(schema: Any) -> _Ask | None:
+    return None if schema is None or schema == "" else _Ask(schema)

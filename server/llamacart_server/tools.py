@@ -1,0 +1,278 @@
+"""Function calling by constrained generation: what a client offers, and the grammar of a call.
+
+A call is written as Hermes and Qwen models write it:
+
+    <tool_call>
+    {"name": "weather", "arguments": {"city": "Paris"}}
+    </tool_call>
+
+Where the model may choose, it writes text without the marker `<tool_call>`, then calls or
+nothing. Where it must call, it writes calls alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llamacart.errors import InputError
+from llamacart.json_schema import grammar_text, literal, schema_rules
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llamacart_server.schemas import ChatBody
+
+OPENING, CLOSING = "<tool_call>", "</tool_call>"
+MAX_TOOLS = 128
+
+FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class FunctionSpec(_Part):
+    """`function` of a tool; its schema is always kept, `strict` or not."""
+
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(_Part):
+    """An item of `tools`."""
+
+    type: Literal["function"]
+    function: FunctionSpec
+
+
+class FunctionChoice(_Part):
+    """`function` of a `tool_choice`."""
+
+    name: str
+
+
+class NamedTool(_Part):
+    """A `tool_choice` of one function."""
+
+    type: Literal["function"]
+    function: FunctionChoice
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedTool
+
+
+class CalledFunction(_Part):
+    """What an assistant called, in a message of the past."""
+
+    name: str
+    arguments: str
+
+
+class PastCall(_Part):
+    """An item of `tool_calls` in a message of the past."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+@dataclass(frozen=True)
+class ToolUse:
+    """What a chat may or must call.
+
+    Attributes:
+        tools: What the prompt tells the model of.
+        grammar: What the answer must follow.
+    """
+
+    tools: tuple[Tool, ...]
+    grammar: str
+
+
+def tool_use(body: ChatBody) -> ToolUse | None:
+    """The tools of a chat, None where there are none to call.
+
+    Raises:
+        InputError: `tools` and `tool_choice` do not fit, or a schema cannot be kept.
+    """
+    tools, choice = tuple(body.tools or ()), body.tool_choice
+    if not tools:
+        if choice not in (None, "none", "auto"):
+            raise InputError(
+                "tool_choice asks for a call, and there are no tools", param="tool_choice"
+            )
+        return None
+    if len(tools) > MAX_TOOLS:
+        raise InputError(f"tools has {len(tools)} items; at most {MAX_TOOLS} work", param="tools")
+    names = [tool.function.name for tool in tools]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise InputError(f"tools[{i}] is a second function {name!r}", param=f"tools[{i}]")
+    if choice == "none":
+        return None
+    callable_tools = tools
+    if isinstance(choice, NamedTool):
+        callable_tools = tuple(t for t in tools if t.function.name == choice.function.name)
+        if not callable_tools:
+            raise InputError(
+                f"tool_choice names {choice.function.name!r}, which is not among the tools",
+                param="tool_choice",
+            )
+    several = bool(body.parallel_tool_calls) and not isinstance(choice, NamedTool)
+    must = choice not in (None, "auto")
+    indices = [tools.index(tool) for tool in callable_tools]
+    return ToolUse(tools, _grammar(tools, indices, must=must, several=several))
+
+
+def _grammar(tools: Sequence[Tool], indices: Sequence[int], *, must: bool, several: bool) -> str:
+    rules: dict[str, str] = {}
+    bodies = []
+    for i in indices:
+        function = tools[i].function
+        header = literal(f'\n{{"name": "{function.name}", "arguments": ')
+        bodies.append(f"{header} {_arguments(function, i, rules)}")
+    opening, closing = literal(OPENING), literal(f"}}\n{CLOSING}")
+    more = f' ("\\n" {opening} call)*' if several else ""
+    rules["call"] = f"({' | '.join(bodies)}) {closing}"
+    rules["calls"] = f"call{more}"
+    if must:
+        rules["root"] = f"{opening} calls"
+        return grammar_text(rules)
+    # One rule for each length of the marker's beginning that the text ends with.
+    for k, character in enumerate(OPENING):
+        following = f"text-{k + 1}" if k + 1 < len(OPENING) else "calls"
+        ways = ["", f"{literal(character)} {following}"]
+        if k:
+            ways.append(f"{literal(OPENING[0])} text-1")
+        others = "".join(dict.fromkeys(OPENING[0] + character))
+        ways.append(f"[^{others}] text-0")
+        rules[f"text-{k}"] = " | ".join(ways)
+    rules["root"] = "text-0"
+    return grammar_text(rules)
+
+
+def _arguments(function: FunctionSpec, i: int, rules: dict[str, str]) -> str:
+    schema = function.parameters
+    if schema is None:  # as OpenAI has it: a function without parameters
+        return '"{}"'
+    param = f"tools[{i}].function.parameters"
+    if schema and schema.get("type", "object") != "object":
+        raise InputError(f"{param} has type {schema['type']!r}; 'object' is needed", param=param)
+    try:
+        added, top = schema_rules({**schema, "type": "object"}, f"f{i}-")
+    except InputError as error:
+        raise InputError(f"{param}: {error.message}", param=param) from None
+    rules |= added
+    return top
+
+
+# --- reading an answer ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CallPart:
+    """A piece of a call.
+
+    Attributes:
+        index: Which call of the answer.
+        name: The function, in the first piece of a call.
+        arguments: The next characters of its JSON.
+    """
+
+    index: int
+    name: str | None
+    arguments: str
+
+
+class ToolReader:
+    """Tells text from calls in an answer that follows a grammar of `tool_use`.
+
+    Attributes:
+        n_calls: Calls begun so far.
+        is_inside: Whether the last one is not complete yet.
+    """
+
+    _HEADER = '", "arguments": '
+
+    def __init__(self) -> None:
+        self.n_calls = 0
+        self.is_inside = False
+        self._buffer = ""
+        self._in_arguments = False
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+
+    def push(self, text: str) -> tuple[str, list[CallPart]]:
+        """Add text of the answer; returns content and pieces of calls that are now known."""
+        self._buffer += text
+        content = ""
+        parts: list[CallPart] = []
+        while True:
+            if self._in_arguments:
+                arguments = self._take_arguments()
+                if arguments:
+                    parts.append(CallPart(self.n_calls - 1, None, arguments))
+                if self._in_arguments:
+                    return content, parts
+            elif self.is_inside:
+                header, found, rest = self._buffer.partition(self._HEADER)
+                if not found:
+                    return content, parts
+                self._buffer = rest
+                parts.append(CallPart(self.n_calls, header.rpartition('"')[2], ""))
+                self.n_calls += 1
+                self._in_arguments = True
+            else:
+                before, found, rest = self._buffer.partition(OPENING)
+                if not found:
+                    n_held = self._n_held()
+                    before, self._buffer = (
+                        before[: len(before) - n_held],
+                        before[len(before) - n_held :],
+                    )
+                    return content + self._content(before), parts
+                content += self._content(before)
+                self._buffer = rest
+                self.is_inside = True
+
+    def finish(self) -> str:
+        """Content that was held back, once no more text comes."""
+        rest, self._buffer = self._buffer, ""
+        return "" if self.is_inside else self._content(rest)
+
+    def _content(self, text: str) -> str:
+        # Behind a call there are only its end and line breaks.
+        return "" if self.n_calls else text
+
+    def _n_held(self) -> int:
+        return next(
+            (n for n in range(len(OPENING) - 1, 0, -1) if self._buffer.endswith(OPENING[:n])), 0
+        )
+
+    def _take_arguments(self) -> str:
+        """Take the buffer up to where the object closes."""
+        for i, character in enumerate(self._buffer):
+            if self._escaped:
+                self._escaped = False
+            elif self._in_string:
+                self._escaped = character == "\\"
+                self._in_string = character != '"'
+            elif character == '"':
+                self._in_string = True
+            elif character in "{[":
+                self._depth += 1
+            elif character in "}]":
+                self._depth -= 1
+                if not self._depth:
+                    taken, self._buffer = self._buffer[: i + 1], self._buffer[i + 1 :]
+                    self._in_arguments = self.is_inside = False
+                    return taken
+        taken, self._buffer = self._buffer, ""
+        return taken
