@@ -6,11 +6,15 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from llamacart import __version__
 from llamacart_server import chat, completions, health, metrics, models, tokens
-from llamacart_server.auth import ApiKeyMiddleware
+from llamacart_server.access import AccessMiddleware
+from llamacart_server.auth import ApiKeyMiddleware, read_keys
 from llamacart_server.errors import add_error_handlers
+from llamacart_server.keepalive import KeepAliveMiddleware
+from llamacart_server.lifecycle import DrainMiddleware, Lifecycle
 from llamacart_server.middleware import RequestMiddleware
 from llamacart_server.service import Service
 
@@ -32,15 +36,23 @@ def create_app(
         engine: Already started, with every cartridge of `library` loaded.
         library: The cartridges that requests can name.
         model: The base model.
-        settings: Key, limits and defaults.
+        settings: Keys, limits and defaults.
+
+    Returns:
+        The app; `app.state.lifecycle` lets its owner drain it.
+
+    Raises:
+        InputError: There is something wrong with the keys.
     """
-    service = Service(engine, library, model, settings)
+    keys = read_keys(settings)
+    lifecycle = Lifecycle(settings.request_timeout)
+    service = Service(engine, library, model, settings, lifecycle)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        service.readiness.ready = True
+        lifecycle.start()
         yield
-        service.readiness.ready = False
+        lifecycle.close()
 
     app = FastAPI(
         title="llamacart",
@@ -53,8 +65,21 @@ def create_app(
     for module in (chat, completions, models, tokens, health, metrics):
         app.include_router(module.router(service))
     add_error_handlers(app)
+    app.state.lifecycle = lifecycle
     # The last one added is the outermost.
-    if settings.api_key is not None:
-        app.add_middleware(ApiKeyMiddleware, key=settings.api_key.get_secret_value())
+    if settings.keep_alive:
+        app.add_middleware(KeepAliveMiddleware, seconds=settings.keep_alive)
+    if keys:
+        app.add_middleware(ApiKeyMiddleware, keys=keys, rate_limit=settings.rate_limit)
+    app.add_middleware(DrainMiddleware, lifecycle=lifecycle)
     app.add_middleware(RequestMiddleware, max_body_bytes=settings.max_body_bytes)
+    if settings.cors_origin:  # outermost, so that a page can also read errors
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origin,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After", "X-Request-Id"],
+        )
+    app.add_middleware(AccessMiddleware, metrics=service.metrics, log=settings.log_requests)
     return app

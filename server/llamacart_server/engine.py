@@ -226,6 +226,8 @@ class Engine:
         plan = self._schedule()
         if not plan.chunks:
             return False
+        for chunk in plan.chunks:
+            self._live[chunk.sequence].tally.begin()
         try:
             report = self._runner.run(plan.batch())
         except Exception as error:

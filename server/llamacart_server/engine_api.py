@@ -32,7 +32,7 @@ class GenerationLike(Protocol):
         ...
 
 
-class EngineLike(Protocol):
+class Submitter(Protocol):
     """Takes requests."""
 
     def submit(self, request: GenerationRequest) -> GenerationLike:
@@ -43,6 +43,10 @@ class EngineLike(Protocol):
             OverloadedError: The queue is full.
         """
         ...
+
+
+class EngineLike(Submitter, Protocol):
+    """Takes requests, and says what it is doing."""
 
     def stats(self) -> EngineStats:
         """A consistent snapshot of what it is doing and has done."""

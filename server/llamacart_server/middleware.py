@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
 from llamacart_server.errors import BodyTooLargeError, error_response, log_failure, unexpected
+from llamacart_server.logs import REQUEST_ID
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,7 +19,7 @@ _CLIENT_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class RequestMiddleware:
-    """Outermost layer of the app.
+    """Outermost layer of the app, but for CORS and the log of requests.
 
     Gives each answer the `X-Request-Id` that the client sent or a new one, refuses bodies
     that are too large, and turns an error that nobody else handled into a 500.
@@ -38,6 +39,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(Headers(scope=scope))
+        REQUEST_ID.set(request_id)  # the task is this request's own
         started = False
         n_bytes = 0
 

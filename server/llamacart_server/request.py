@@ -68,8 +68,10 @@ class GenerationReport:
             computed for it, NaN where nothing acts; None unless the request asked for telemetry
             and something was measured.
         capped_rows: Rows at which the dose limit made a delta smaller.
+        queue_seconds: From its arrival to its first step; None before that.
     """
 
     cached_tokens: int = 0
     dose: tuple[float, ...] | None = None
     capped_rows: int = 0
+    queue_seconds: float | None = None
