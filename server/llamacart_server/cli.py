@@ -39,7 +39,17 @@ def serve(*, config: Path | None = None, print_config: bool = False, **given: An
     settings = load_settings(config, **given)
     if print_config:
         typer.echo(to_toml(settings), nl=False)
-        return
+    else:
+        run(settings)
+
+
+def run(settings: ServeSettings) -> None:
+    """Serve until a signal to stop.
+
+    Raises:
+        LlamacartError: What is to be served cannot be.
+        typer.Exit: A second signal has cut answers short; the exit code is 1.
+    """
     configure_logging(settings.log_format)
     if not has_keys(settings) and settings.host not in ("127.0.0.1", "::1", "localhost"):
         logger.warning("no API key is set: whoever reaches %s can use the server", settings.host)

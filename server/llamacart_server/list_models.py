@@ -66,7 +66,7 @@ def _from_files(config: Path | None, **given: Any) -> list[dict[str, Any]]:
             library = CartridgeLibrary.from_folder(
                 settings.cartridges, model.fingerprint, force=settings.force
             )
-    rows = [{"id": base, "alpha": None, "hash": None, "description": None}]
+    rows: list[dict[str, Any]] = [{"id": base, "alpha": None, "hash": None, "description": None}]
     for cartridge in library:
         rows.append(
             {

@@ -84,7 +84,7 @@ def set_signature(function: Any, parameters: Iterable[inspect.Parameter]) -> Non
 
 def to_toml(settings: BaseModel) -> str:
     """The settings as a configuration file; what is not set, and secrets, as comments."""
-    lines = []
+    lines: list[str] = []
     panel = None
     for name, field in type(settings).model_fields.items():
         option = option_of(field)

@@ -188,3 +188,12 @@ def test_keep_alives_do_not_disturb_a_client(serve, engine):
 def test_a_lively_stream_has_no_comments(serve, engine):
     client = serve(engine, keep_alive=5)
     assert "keep-alive" not in client.post("/v1/completions", json={**BODY, "stream": True}).text
+
+
+def test_a_line_break_that_only_some_clients_see(client, engine):
+    said = "a\u2028b\u2029c\x85d\x0be\nf"
+    engine.say(said)
+    with client.stream("POST", "/v1/completions", json={**BODY, "stream": True}) as response:
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    texts = [json.loads(line)["choices"][0]["text"] for line in lines[:-1]]
+    assert "".join(texts) == said

@@ -113,7 +113,7 @@ def start_streams(process, *lengths):
 
 def test_open_streams_finish_and_new_requests_are_refused(tiny_path):
     with served(tiny_path, "--shutdown-seconds", "30") as process:
-        streams = start_streams(process, 3000, 3000, 3000)
+        streams = start_streams(process, 1200, 1200, 1200)
         with httpx.Client(base_url=process.url, timeout=10) as client:
             assert client.get("/ready").status_code == 200
             process.signal()

@@ -86,7 +86,7 @@ def test_refusals(serve, engine):
     for body, headers, status in sent:
         answer = client.post("/v1/completions", json=body, headers=headers)
         assert answer.status_code == status
-    client.headers |= key
+    client.headers.update(key)
     seen = Scrape(client)
     reasons = ("overloaded", "not_found", "invalid", "too_large", "rate_limit", "authentication")
     assert [seen.of("requests_refused_total", r) for r in reasons] == [1, 1, 1, 1, 1, 2]
