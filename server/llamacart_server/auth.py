@@ -22,11 +22,6 @@ OPEN_PATHS = frozenset({"/health", "/ready"})
 UNCOUNTED_PATHS = frozenset({"/metrics"})
 
 
-def has_keys(settings: ServeSettings) -> bool:
-    """Whether clients must send a key."""
-    return bool(settings.api_key) or settings.api_key_file is not None
-
-
 def read_keys(settings: ServeSettings) -> tuple[str, ...]:
     """All keys, from the settings and from the file that they name.
 

@@ -13,7 +13,7 @@ import typer
 import uvicorn
 
 from llamacart.errors import InputError
-from llamacart_server.auth import has_keys
+from llamacart_server.auth import read_keys
 from llamacart_server.draining import CLOSING_SECONDS, DrainingServer
 from llamacart_server.logs import configure_logging
 from llamacart_server.options import keyword, parameters, set_signature, to_toml
@@ -51,7 +51,7 @@ def run(settings: ServeSettings) -> None:
         typer.Exit: A second signal has cut answers short; the exit code is 1.
     """
     configure_logging(settings.log_format)
-    if not has_keys(settings) and settings.host not in ("127.0.0.1", "::1", "localhost"):
+    if not read_keys(settings) and settings.host not in ("127.0.0.1", "::1", "localhost"):
         logger.warning("no API key is set: whoever reaches %s can use the server", settings.host)
     # The engine's thread must not wait long for Python when a step is done.
     sys.setswitchinterval(0.0005)

@@ -13,21 +13,15 @@ BODY = {"model": "demo", "prompt": "my secret"}
 
 
 @pytest.fixture
-def log():
+def log(own_log):
     """Function that sends the log, in a form, to a stream."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    root.handlers.clear()  # or they would be closed
 
     def configure(form):
         stream = io.StringIO()
         configure_logging(form, stream)
         return stream
 
-    yield configure
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.getLogger("llamacart_server").setLevel(logging.NOTSET)
+    return configure
 
 
 def records(stream, client=None):
