@@ -50,7 +50,8 @@ def main() -> None:
     """Print English beside French."""
     folder = Path(sys.argv[1])
     command = [Path(sys.executable).with_name("llamacart"), "serve", "--model", "demo"]
-    server = subprocess.Popen([*command, "--cartridges", folder, "--port", str(PORT)])  # noqa: S603
+    options = ["--cartridges", folder, "--port", str(PORT), "--no-log-requests"]
+    server = subprocess.Popen([*command, *options])  # noqa: S603
     try:
         wait_until_ready(server)
         base, steered = (model["id"] for model in call("/v1/models")["data"])

@@ -106,7 +106,7 @@ def build_app() -> typer.Typer:
 
 
 def _missing(name: str, reason: str) -> Any:
-    extra = {"train": "trainer", "serve": "server"}.get(name, name)
+    extra = {"train": "trainer"}.get(name, "server")
 
     def command() -> None:
         raise LlamacartError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,10 @@ from llamacart_server.text import TextStream
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from llamacart.logprobs import TokenLogprobs
-    from llamacart_server.engine_api import EngineLike, GenerationLike
+    from llamacart_server.engine_api import GenerationLike, Submitter
     from llamacart_server.request import FinishReason, GenerationReport, GenerationRequest
     from llamacart_server.served import Tokenizer
 
@@ -48,6 +50,7 @@ class Answer:
         stops: Strings that end a choice.
         n_per_prompt: Choices that share a prompt, side by side in `requests`.
         shown: Control tokens whose names belong to the text.
+        bounds: Makes what surrounds the making of the answer, and may end it by an error.
 
     Attributes:
         prompt_tokens: Tokens given, each prompt counted once.
@@ -60,12 +63,13 @@ class Answer:
 
     def __init__(
         self,
-        engine: EngineLike,
+        engine: Submitter,
         requests: Sequence[GenerationRequest],
         tokenizer: Tokenizer,
         stops: Sequence[str],
         n_per_prompt: int = 1,
         shown: frozenset[int] = frozenset(),
+        bounds: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> None:
         self.prompt_tokens = sum(len(request.prompt) for request in requests[::n_per_prompt])
         self.completion_tokens = 0
@@ -73,6 +77,7 @@ class Answer:
         self._stops = stops
         self._shown = shown
         self._n_per_prompt = n_per_prompt
+        self._bounds = bounds
         self._generations: list[GenerationLike] = []
         try:
             for request in requests:
@@ -100,8 +105,13 @@ class Answer:
         """Hand over the pieces of all choices as they come; the choices interleave.
 
         Raises:
-            LlamacartError: A generation failed; the others have been stopped.
+            LlamacartError: A generation failed, or a bound was reached; the others have been
+                stopped.
         """
+        async with self._bounds():
+            await self._run_choices(emit)
+
+    async def _run_choices(self, emit: Callable[[Piece], Awaitable[None]]) -> None:
         tasks = [
             asyncio.ensure_future(self._run_choice(i, emit)) for i in range(len(self._generations))
         ]

@@ -6,11 +6,15 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from llamacart import __version__
 from llamacart_server import cartridges, chat, completions, health, metrics, models, tokens
-from llamacart_server.auth import ApiKeyMiddleware
+from llamacart_server.access import AccessMiddleware
+from llamacart_server.auth import ApiKeyMiddleware, read_keys
 from llamacart_server.errors import add_error_handlers
+from llamacart_server.keepalive import KeepAliveMiddleware
+from llamacart_server.lifecycle import DrainMiddleware, Lifecycle
 from llamacart_server.middleware import RequestMiddleware
 from llamacart_server.service import Service
 
@@ -33,14 +37,22 @@ def create_app(
         library: The cartridges that requests can name.
         model: The base model.
         settings: Keys, limits and defaults.
+
+    Returns:
+        The app; `app.state.lifecycle` lets its owner drain it.
+
+    Raises:
+        InputError: There is something wrong with the keys.
     """
-    service = Service(engine, library, model, settings)
+    keys = read_keys(settings)
+    lifecycle = Lifecycle(settings.request_timeout)
+    service = Service(engine, library, model, settings, lifecycle)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        service.readiness.ready = True
+        lifecycle.start()
         yield
-        service.readiness.ready = False
+        lifecycle.close()
 
     app = FastAPI(
         title="llamacart",
@@ -53,15 +65,28 @@ def create_app(
     for module in (chat, completions, models, cartridges, tokens, health, metrics):
         app.include_router(module.router(service))
     add_error_handlers(app)
+    app.state.lifecycle = lifecycle
     # The last one added is the outermost.
-    if settings.api_key is not None:
+    if settings.keep_alive:
+        app.add_middleware(KeepAliveMiddleware, seconds=settings.keep_alive)
+    if keys:
         # The admin key opens everything: a request carries one key, and who adds a cartridge
         # wants to try it.
-        keys = [key.get_secret_value() for key in (settings.api_key, settings.admin_key) if key]
-        app.add_middleware(ApiKeyMiddleware, keys=keys)
+        admin = [settings.admin_key.get_secret_value()] if settings.admin_key else []
+        app.add_middleware(ApiKeyMiddleware, keys=[*keys, *admin], rate_limit=settings.rate_limit)
+    app.add_middleware(DrainMiddleware, lifecycle=lifecycle)
     app.add_middleware(
         RequestMiddleware,
         max_body_bytes=settings.max_body_bytes,
         exceptions={("POST", cartridges.PATH): settings.max_upload_bytes},
     )
+    if settings.cors_origin:  # outermost, so that a page can also read errors
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origin,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After", "X-Request-Id"],
+        )
+    app.add_middleware(AccessMiddleware, metrics=service.metrics, log=settings.log_requests)
     return app

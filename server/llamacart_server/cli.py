@@ -3,82 +3,55 @@
 from __future__ import annotations
 
 import logging
-import signal
 import socket
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path  # typer reads the annotations
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import uvicorn
 
 from llamacart.errors import InputError
-from llamacart_server.settings import load_settings
+from llamacart_server.auth import read_keys
+from llamacart_server.draining import CLOSING_SECONDS, DrainingServer
+from llamacart_server.logs import configure_logging
+from llamacart_server.options import keyword, parameters, set_signature, to_toml
+from llamacart_server.settings import CONFIG_VARIABLE, ServeSettings, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fastapi import FastAPI
 
     from llamacart_server.library import CartridgeLibrary
     from llamacart_server.served import ServedModel
-    from llamacart_server.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
 
+FILE = "Configuration file"
 
-def serve(
-    model: Annotated[
-        str | None, typer.Option(help="GGUF path, 'demo' or hf:<owner>/<repo>/<file>.")
-    ] = None,
-    cartridges: Annotated[
-        Path | None, typer.Option(help="Folder of cartridges, all loaded at start-up.")
-    ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
-    api_key: Annotated[
-        str | None, typer.Option(help="Key that clients must send; better in LLAMACART_API_KEY.")
-    ] = None,
-    admin_key: Annotated[
-        str | None,
-        typer.Option(help="Key that changing cartridges takes; better in LLAMACART_ADMIN_KEY."),
-    ] = None,
-    ctx: Annotated[int | None, typer.Option(help="KV cells, shared by all requests.")] = None,
-    parallel: Annotated[int | None, typer.Option(help="Requests that decode together.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Most rows in one step.")] = None,
-    prefix_cache: Annotated[
-        int | None, typer.Option(help="Idle conversations kept for reuse; 0 turns it off.")
-    ] = None,
-    cache_ram: Annotated[
-        int | None, typer.Option(help="MiB of host memory for those that had to leave.")
-    ] = None,
-    dose_limit: Annotated[
-        float | None, typer.Option(help="Most relative size of a steering delta; default: any.")
-    ] = None,
-    gpu_layers: Annotated[int | None, typer.Option(help="Layers to offload; -1 means all.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; default: all processors.")] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Most tokens one request may generate.")
-    ] = None,
-    batch_invariant: Annotated[
-        bool | None,
-        typer.Option(help="Rows never depend on their neighbours (CPU; slower prompts)."),
-    ] = None,
-    force: Annotated[
-        bool | None,
-        typer.Option("--force/--no-force", help="Accept cartridges made for other weights."),
-    ] = None,
-) -> None:
+
+def serve(*, config: Path | None = None, print_config: bool = False, **given: Any) -> None:
     """Serve a model and its cartridges over an OpenAI-compatible API.
 
-    What is not given comes from the environment (LLAMACART_MODEL, LLAMACART_PORT, …), else
-    from the defaults: model demo, 127.0.0.1:8080, 8192 KV cells, 16 requests in parallel.
+    What is not given comes from the environment (LLAMACART_MODEL, LLAMACART_MAX_TOKENS, …), else
+    from a TOML file (model = "…", max_tokens = …), else from the defaults.
     """
-    settings = load_settings(**locals())
-    logging.basicConfig(format="%(levelname)s:     %(message)s")
-    logging.getLogger("llamacart_server").setLevel(logging.INFO)
-    if settings.api_key is None and settings.host not in ("127.0.0.1", "::1", "localhost"):
+    settings = load_settings(config, **given)
+    if print_config:
+        typer.echo(to_toml(settings), nl=False)
+    else:
+        run(settings)
+
+
+def run(settings: ServeSettings) -> None:
+    """Serve until a signal to stop.
+
+    Raises:
+        LlamacartError: What is to be served cannot be.
+        typer.Exit: A second signal has cut answers short; the exit code is 1.
+    """
+    configure_logging(settings.log_format)
+    if not read_keys(settings) and settings.host not in ("127.0.0.1", "::1", "localhost"):
         logger.warning("no API key is set: whoever reaches %s can use the server", settings.host)
     # The engine's thread must not wait long for Python when a step is done.
     sys.setswitchinterval(0.0005)
@@ -90,13 +63,39 @@ def serve(
             host=settings.host,
             ws="none",
             server_header=False,
-            timeout_graceful_shutdown=settings.shutdown_seconds,
+            proxy_headers=bool(settings.trusted_proxy),
+            forwarded_allow_ips=list(settings.trusted_proxy),
+            timeout_graceful_shutdown=CLOSING_SECONDS,
+            log_config=None,
             log_level="warning",
+            access_log=False,
         )
         ids = [served.id, *(f"{served.id}:{cartridge}" for cartridge in library.ids)]
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{shown}:{listener.getsockname()[1]}"
-        _Server(config, f"listening on {url}/v1, models: {', '.join(ids)}").run([listener])
+        greeting = f"listening on {url}/v1, models: {', '.join(ids)}"
+        server = DrainingServer(config, app.state.lifecycle, settings.shutdown_seconds, greeting)
+        server.run([listener])
+    if server.force_exit:
+        raise typer.Exit(1)  # answers may have been cut
+
+
+CONFIG_OPTION = typer.Option(
+    "--config", envvar=CONFIG_VARIABLE, help="TOML file with settings.", rich_help_panel=FILE
+)
+PRINT_OPTION = typer.Option(
+    "--print-config",
+    help="Print the effective settings as TOML, without secrets, and stop.",
+    rich_help_panel=FILE,
+)
+set_signature(
+    serve,
+    [
+        *parameters(ServeSettings),
+        keyword("config", Annotated[Path | None, CONFIG_OPTION], None),
+        keyword("print_config", Annotated[bool, PRINT_OPTION], False),
+    ],
+)
 
 
 def build(
@@ -155,31 +154,6 @@ def build(
     served = describe(model, runner.n_ctx)
     logger.info("%s: chat template %s", served.id, served.template.source)
     return create_app(engine, library, served, settings), served, library
-
-
-class _Server(uvicorn.Server):
-    """A server that says when it listens, and returns after a signal to stop.
-
-    uvicorn's own raises the signal again once it has drained, which would end the process
-    before the engine is stopped.
-    """
-
-    def __init__(self, config: uvicorn.Config, greeting: str) -> None:
-        super().__init__(config)
-        self._greeting = greeting
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        typer.echo(self._greeting)
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        previous = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -227,6 +227,8 @@ class Engine:
         plan = planned.still_running()
         if not plan.chunks:
             return bool(planned.chunks)
+        for chunk in plan.chunks:
+            self._live[chunk.sequence].tally.begin()
         try:
             report = self._runner.run(plan.batch())
         except Exception as error:

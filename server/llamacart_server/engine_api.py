@@ -33,7 +33,7 @@ class GenerationLike(Protocol):
         ...
 
 
-class EngineLike(Protocol):
+class Submitter(Protocol):
     """Takes requests."""
 
     def submit(self, request: GenerationRequest) -> GenerationLike:
@@ -44,6 +44,10 @@ class EngineLike(Protocol):
             OverloadedError: The queue is full.
         """
         ...
+
+
+class EngineLike(Submitter, Protocol):
+    """Takes requests, and says what it is doing."""
 
     def load(self, cartridge: Cartridge) -> None:
         """Make a cartridge usable, again doing nothing; blocks until it is.

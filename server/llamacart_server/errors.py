@@ -30,6 +30,31 @@ class AuthenticationError(LlamacartError):
     type = "authentication_error"
 
 
+class RateLimitError(LlamacartError):
+    """The request's key has been used too often.
+
+    Args:
+        message: See `LlamacartError`.
+        retry_after: Seconds until the next request is allowed.
+    """
+
+    status = 429
+    code = "rate_limit_exceeded"
+    type = "rate_limit_error"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class RequestTimeoutError(LlamacartError):
+    """The answer took longer than `request_timeout` allows."""
+
+    status = 504
+    code = "request_timeout"
+    type = "timeout_error"
+
+
 class MethodNotAllowedError(InputError):
     """The path exists, not for this method."""
 
@@ -64,6 +89,9 @@ class StorageError(LlamacartError):
     code = "storage_error"
 
 
+_NOT_OURS = {OverloadedError.status, RequestTimeoutError.status}
+"""Server errors by their status that say nothing of a defect."""
+
 _ROUTING_ERRORS: dict[int, type[LlamacartError]] = {404: NotFoundError, 405: MethodNotAllowedError}
 
 
@@ -86,6 +114,10 @@ def error_response(error: LlamacartError) -> Response:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     if error.status == AuthenticationError.status:
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, RateLimitError):
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, RequestTimeoutError):
+        headers["X-Should-Retry"] = "false"  # read by OpenAI's clients: it would take as long again
     return Response(error_json(error), error.status, headers=headers, media_type="application/json")
 
 
@@ -100,7 +132,7 @@ def log_failure(error: Exception) -> None:
     """Log an error that is not the client's: with its traceback where nobody foresaw it."""
     if not isinstance(error, LlamacartError):
         logger.error("unexpected %s", type(error).__name__, exc_info=error)
-    elif error.status >= EngineError.status and error.status != OverloadedError.status:
+    elif error.status >= EngineError.status and error.status not in _NOT_OURS:
         logger.error("%s: %s", type(error).__name__, error.message)
 
 

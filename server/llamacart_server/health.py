@@ -17,7 +17,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/ready")
     async def ready() -> Status:
-        if not service.readiness.ready:
+        if not service.lifecycle.ready:
             raise OverloadedError("the server is starting or stopping")
         return Status()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class EngineCollector:
 def router(service: Service) -> APIRouter:
     """The route, bound to what it works with."""
     routes = APIRouter()
-    registry = CollectorRegistry()
+    registry = service.registry
     registry.register(EngineCollector(service.engine))
 
     @routes.get("/metrics", response_class=Response)

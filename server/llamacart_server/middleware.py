@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
 from llamacart_server.errors import BodyTooLargeError, error_response, log_failure, unexpected
+from llamacart_server.logs import REQUEST_ID
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +21,7 @@ _CLIENT_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class RequestMiddleware:
-    """Outermost layer of the app.
+    """Outermost layer of the app, but for CORS and the log of requests.
 
     Gives each answer the `X-Request-Id` that the client sent or a new one, refuses bodies
     that are too large, and turns an error that nobody else handled into a 500.
@@ -48,6 +49,7 @@ class RequestMiddleware:
             return
         request_id = _request_id(Headers(scope=scope))
         max_bytes = self._exceptions.get((scope["method"], scope["path"]), self._max_body_bytes)
+        REQUEST_ID.set(request_id)  # the task is this request's own
         started = False
         n_bytes = 0
 

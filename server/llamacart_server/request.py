@@ -79,9 +79,11 @@ class GenerationReport:
         capped_rows: Rows at which the dose limit made a delta smaller.
         prompt_logprobs: Of each prompt token but the first, where the request asked for them;
             all are known before the first token is delivered.
+        queue_seconds: From its arrival to its first step; None before that.
     """
 
     cached_tokens: int = 0
     dose: tuple[float, ...] | None = None
     capped_rows: int = 0
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    queue_seconds: float | None = None

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from prometheus_client import CollectorRegistry
+
 from llamacart.errors import InputError
 from llamacart.sampling import SEED_LIMIT
 from llamacart_server.answer import Answer
+from llamacart_server.lifecycle import Lifecycle
 from llamacart_server.logprobs import Echo
+from llamacart_server.logs import fields
 from llamacart_server.request import GenerationRequest
+from llamacart_server.request_metrics import ObservedEngine, RequestMetrics
 from llamacart_server.responses import ActingCartridge, Usage
 from llamacart_server.selection import Selection, select
 from llamacart_server.structured import grammar_of
@@ -27,6 +33,8 @@ if TYPE_CHECKING:
     from llamacart_server.schemas import ChatBody, CompletionBody, GenerationBody
     from llamacart_server.served import ServedModel
     from llamacart_server.settings import ServeSettings
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,13 +74,6 @@ class Prepared:
         return self.echoes[index // self.n_per_prompt] if self.echoes else None
 
 
-@dataclass
-class Readiness:
-    """Whether the server takes requests: not before start-up has ended, nor while it drains."""
-
-    ready: bool = False
-
-
 @dataclass(frozen=True)
 class Service:
     """Built objects that the routes work with.
@@ -82,14 +83,21 @@ class Service:
         library: The cartridges there are.
         model: The base model.
         settings: Limits and defaults.
-        readiness: Whether requests are welcome.
+        lifecycle: Whether requests are welcome, and for how long.
+        registry: Of the app's metrics.
     """
 
     engine: EngineLike
     library: CartridgeLibrary
     model: ServedModel
     settings: ServeSettings
-    readiness: Readiness = field(default_factory=Readiness)
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    @cached_property
+    def metrics(self) -> RequestMetrics:
+        """What is counted of requests."""
+        return RequestMetrics(self.registry)
 
     def prepare_completion(self, body: CompletionBody) -> Prepared:
         """Check a completion and tokenise its prompts; slow for long ones, so not for the loop."""
@@ -135,14 +143,19 @@ class Service:
 
     def submit(self, prepared: Prepared) -> Answer:
         """Start generating; to be called in the event loop."""
+        if self.settings.log_prompts:
+            for request in prepared.requests[:: prepared.n_per_prompt]:
+                text = self.model.tokenizer.detokenize(request.prompt, special=True)
+                logger.info("prompt", extra=fields(prompt=text))
         try:
             return Answer(
-                self.engine,
+                ObservedEngine(self.engine, self.metrics),
                 prepared.requests,
                 self.model.tokenizer,
                 prepared.stops,
                 prepared.n_per_prompt,
                 self._markers if prepared.has_tools else frozenset(),
+                self.lifecycle.answering,
             )
         finally:
             self.library.release(prepared.lease)

@@ -1,104 +1,225 @@
-"""Settings of the server: from the command line, else from the environment."""
+"""Settings of the server: from the command line, the environment and a TOML file."""
 
 from __future__ import annotations
 
+import difflib
+import os
+import tomllib
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from llamacart.errors import InputError
 from llamacart.resolve import DEMO
+from llamacart_server.options import Option, split_list
 
 ENV_PREFIX = "LLAMACART_"
+CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
+
+MODEL = "Model and cartridges"
+NETWORK = "Network"
+ACCESS = "Who may use it"
+CAPACITY = "Capacity"
+LIMITS = "Limits of a request"
+OPERATION = "Logs and stopping"
+
+
+def _check_network(value: str) -> str:
+    if value != "*":
+        ip_network(value)
+    return value
+
 
 Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Network = Annotated[str, AfterValidator(_check_network)]
+Secret = Annotated[SecretStr, Field(min_length=1)]
+Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
+Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(split_list)]
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split_list)]
+Secrets = Annotated[tuple[Secret, ...], NoDecode, BeforeValidator(split_list)]
 
 
 class ServeSettings(BaseSettings):
-    """Settings of `llamacart serve`; each is also an environment variable `LLAMACART_<NAME>`.
+    """Settings of `llamacart serve`, each declared here and nowhere else.
 
-    Attributes:
-        model: GGUF path, `demo`, or `hf:<owner>/<repo>/<file>`.
-        cartridges: Folder of cartridge files, all loaded at start-up.
-        host: Address to listen on.
-        port: Port to listen on; 0 takes a free one.
-        api_key: Key that clients must send; none means anyone who reaches the port.
-        admin_key: Key that adding and removing cartridges takes; it opens everything else too.
-            None means that nobody may.
-        ctx: KV cells, shared by all requests; also the most that one may use.
-        parallel: Requests that decode together.
-        batch: Most rows in one step.
-        prefix_cache: Idle conversations and prompts whose KV cells stay for reuse; 0 turns reuse
-            off. Each takes the logits of one row in memory (1 MiB for Gemma's vocabulary).
-        cache_ram: MiB of host memory for the KV of those that had to leave; 0 means none.
-        dose_limit: Most relative size ‖Δ‖/‖h_S‖ of what cartridges may do to a row at a layer;
-            what is more is scaled down to it and reported. None means no limit.
-        gpu_layers: Layers to offload; -1 means all.
-        threads: Threads for compute; none means all processors of the process.
-        batch_invariant: Compute on the CPU so that a request's text does not depend on what
-            runs beside it; reading a long prompt is slower.
-        force: Accept cartridges made for other weights of the same shape.
-        max_tokens: Most tokens one request may generate; a larger wish is lowered to it.
-        default_max_tokens: Tokens of a completion that names no limit.
-        default_max_tokens_chat: Tokens of a chat answer that names no limit.
-        max_queued: Generations that may wait; also the most in one request, prompts times `n`.
-        max_queued_tokens: Prompt tokens that may wait.
-        max_body_bytes: Largest request body.
-        max_upload_bytes: Largest cartridge file that may be uploaded.
-        shutdown_seconds: How long open requests may go on after a signal to stop.
+    The option `--max-tokens` is the variable `LLAMACART_MAX_TOKENS` and the file's key
+    `max_tokens`; the command line beats the environment, which beats the file.
     """
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
-    model: str = DEMO
-    cartridges: Path | None = None
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    api_key: Annotated[SecretStr, Field(min_length=1)] | None = None
-    admin_key: Annotated[SecretStr, Field(min_length=1)] | None = None
-    ctx: Positive = 8192
-    parallel: Positive = 16
-    batch: Positive = 512
-    prefix_cache: Annotated[int, Field(ge=0)] = 16
-    cache_ram: Annotated[int, Field(ge=0)] = 0
-    dose_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    gpu_layers: Annotated[int, Field(ge=-1)] = -1
-    threads: Positive | None = None
-    batch_invariant: bool = True
-    force: bool = False
-    max_tokens: Positive = 2048
-    default_max_tokens: Positive = 16
-    default_max_tokens_chat: Positive = 512
-    max_queued: Positive = 256
-    max_queued_tokens: Positive = 262_144
-    max_body_bytes: Positive = 16 * 2**20
-    max_upload_bytes: Positive = 256 * 2**20
-    shutdown_seconds: Positive = 30
+    model: Annotated[str, Option(MODEL, "GGUF path, 'demo' or hf:<owner>/<repo>/<file>.")] = DEMO
+    cartridges: Annotated[
+        Path | None, Option(MODEL, "Folder of cartridges, all loaded at start-up.")
+    ] = None
+    force: Annotated[
+        bool, Option(MODEL, "Accept cartridges made for other weights of the same shape.")
+    ] = False
+    dose_limit: Annotated[
+        Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
+        Option(MODEL, "Most relative size of a steering delta; more is scaled down to it."),
+    ] = None
+    gpu_layers: Annotated[int, Field(ge=-1), Option(MODEL, "Layers to offload; -1 means all.")] = -1
+    threads: Annotated[
+        Positive | None, Option(MODEL, "Threads for compute; default: all processors.")
+    ] = None
+    batch_invariant: Annotated[
+        bool, Option(MODEL, "Rows never depend on their neighbours (CPU; slower prompts).")
+    ] = True
 
-    @field_validator("admin_key")
+    host: Annotated[str, Option(NETWORK, "Address to listen on.")] = "127.0.0.1"
+    port: Annotated[
+        int, Field(ge=0, le=65535), Option(NETWORK, "Port to listen on; 0 takes a free one.")
+    ] = 8080
+    keep_alive: Annotated[
+        Seconds, Option(NETWORK, "Seconds of silence after which a stream gets a comment; 0: none.")
+    ] = 15.0
+    trusted_proxy: Annotated[
+        Networks,
+        Option(NETWORK, "Address or network whose X-Forwarded-For is believed, or *; repeatable."),
+    ] = ()
+
+    api_key: Annotated[
+        Secrets,
+        Option(
+            ACCESS,
+            "Key that clients must send; repeatable, or several with commas. Better in the "
+            "environment or a file than on the command line, which other users can see.",
+        ),
+    ] = ()
+    api_key_file: Annotated[
+        Path | None, Option(ACCESS, "File with one key a line; # begins a comment line.")
+    ] = None
+    admin_key: Annotated[
+        Secret | None,
+        Option(
+            ACCESS,
+            "Key that adding and removing cartridges takes; it opens everything else too. "
+            "Default: nobody may.",
+        ),
+    ] = None
+    rate_limit: Annotated[Count, Option(ACCESS, "Requests a minute for each key; 0: no limit.")] = 0
+    cors_origin: Annotated[
+        Origins, Option(ACCESS, "Origin whose pages may call the server, or *; repeatable.")
+    ] = ()
+
+    ctx: Annotated[
+        Positive, Option(CAPACITY, "KV cells, shared by all requests; one may use them all.")
+    ] = 8192
+    parallel: Annotated[Positive, Option(CAPACITY, "Requests that decode together.")] = 16
+    batch: Annotated[Positive, Option(CAPACITY, "Most rows in one step.")] = 512
+    prefix_cache: Annotated[
+        Count,
+        # Each takes the logits of one row in memory: 1 MiB for Gemma's vocabulary.
+        Option(CAPACITY, "Idle conversations kept for reuse; 0 turns reuse off."),
+    ] = 16
+    cache_ram: Annotated[
+        Count, Option(CAPACITY, "MiB of host memory for those that had to leave.")
+    ] = 0
+    max_queued: Annotated[
+        Positive, Option(CAPACITY, "Choices that may wait; also the most in one request.")
+    ] = 256
+    max_queued_tokens: Annotated[Positive, Option(CAPACITY, "Prompt tokens that may wait.")] = (
+        262_144
+    )
+
+    max_tokens: Annotated[
+        Positive, Option(LIMITS, "Most tokens one request may generate; more is lowered to it.")
+    ] = 2048
+    default_max_tokens: Annotated[
+        Positive, Option(LIMITS, "Tokens of a completion that names no limit.")
+    ] = 16
+    default_max_tokens_chat: Annotated[
+        Positive, Option(LIMITS, "Tokens of a chat answer that names no limit.")
+    ] = 512
+    request_timeout: Annotated[
+        Seconds, Option(LIMITS, "Seconds an answer may take, waiting included; 0: no limit.")
+    ] = 600.0
+    max_body_bytes: Annotated[Positive, Option(LIMITS, "Largest request body.")] = 16 * 2**20
+    max_upload_bytes: Annotated[
+        Positive, Option(LIMITS, "Largest cartridge file that may be uploaded.")
+    ] = 256 * 2**20
+
+    log_format: Annotated[
+        Literal["text", "json"], Option(OPERATION, "Form of the log: text or json.")
+    ] = "text"
+    log_requests: Annotated[bool, Option(OPERATION, "Write each request to the log.")] = True
+    log_prompts: Annotated[
+        bool, Option(OPERATION, "Write prompts to the log; they may be private.")
+    ] = False
+    shutdown_seconds: Annotated[
+        Positive, Option(OPERATION, "Seconds that open answers may go on after SIGTERM.")
+    ] = 30
+
     @classmethod
-    def _not_every_client_is_admin(
-        cls, key: SecretStr | None, info: ValidationInfo
-    ) -> SecretStr | None:
-        if key is not None and key == info.data.get("api_key"):
-            raise ValueError("must differ from api_key")
-        return key
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line, environment, file; the first one that has a value wins."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
-def load_settings(**given: Any) -> ServeSettings:
-    """Settings from `given` values, where not None, else from the environment.
+def load_settings(config: Path | None = None, **given: Any) -> ServeSettings:
+    """Settings from `given` values, where not None, else the environment, else a file.
+
+    Args:
+        config: The file; None means the one in LLAMACART_CONFIG, if that is set.
+        given: Values of the command line.
 
     Raises:
-        InputError: A value is not valid; the message names the setting and its variable.
+        InputError: The file cannot be read, or a value is not valid; the message names the
+            setting and its variable.
     """
     try:
-        return ServeSettings(**{k: v for k, v in given.items() if v is not None})
+        return _reading(config)(**{k: v for k, v in given.items() if v not in (None, [])})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
-        value = "" if name in ("api_key", "admin_key") else f" has value {str(first['input'])!r}"
+        raise _input_error(name, first["type"], first["input"], first["msg"]) from None
+
+
+def _reading(config: Path | None) -> type[ServeSettings]:
+    """The class with a file as a source, if there is one."""
+    variable = os.environ.get(CONFIG_VARIABLE)
+    path = config or (Path(variable) if variable else None)
+    if path is None:
+        return ServeSettings
+    try:
+        tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"setting {name} ({ENV_PREFIX}{name.upper()}){value}: {first['msg']}", param=name
+            f"configuration file {str(path)!r} cannot be read: {error}", param="config"
         ) from None
+
+    class SettingsWithFile(ServeSettings):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    return SettingsWithFile
+
+
+def _input_error(name: str, kind: str, value: Any, reason: str) -> InputError:
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(name, ServeSettings.model_fields, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return InputError(f"there is no setting {name!r}{hint}", param=name)
+    is_secret = name in ("api_key", "admin_key")
+    shown = "" if is_secret else f" has value {str(value)!r}"
+    variable = f"{ENV_PREFIX}{name.upper()}"
+    return InputError(f"setting {name} ({variable}){shown}: {reason}", param=name)

@@ -21,6 +21,8 @@ T = TypeVar("T")
 Emit = Callable[[str], Awaitable[None]]
 
 DONE = "[DONE]"
+# Many clients (httpx's `iter_lines`) end a line there; in JSON they stand only inside strings.
+_LINE_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for its log; nobody is left to read it."""
 
@@ -93,6 +95,8 @@ class EventStream(Response):
         del scope
 
         async def emit(data: str) -> None:
+            if not data.isascii():
+                data = data.translate(_LINE_BREAKS)
             body = f"data: {data}\n\n".encode()
             await send({"type": "http.response.body", "body": body, "more_body": True})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,14 +26,22 @@ class Tally:
         cached_tokens: Prompt tokens that the prefix cache had.
         capped_rows: Rows at which the dose limit made a delta smaller.
         prompt_logprobs: Of prompt tokens, as far as they have been read.
+        queue_seconds: From its making to its first step; None before that.
     """
 
     def __init__(self) -> None:
         self.cached_tokens = 0
         self.capped_rows = 0
         self.prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+        self.queue_seconds: float | None = None
+        self._begun = time.monotonic()
         self._sums: NDArray[np.float64] | None = None
         self._counts: NDArray[np.int64] | None = None
+
+    def begin(self) -> None:
+        """Say that a step with its rows is about to run; only the first counts."""
+        if self.queue_seconds is None:
+            self.queue_seconds = time.monotonic() - self._begun
 
     def add(self, step: StepReport, rows: range, *, telemetry: bool) -> int:
         """Add rows of a step's batch; returns how many of them were capped."""
@@ -58,4 +67,6 @@ class Tally:
             means = np.full(len(self._sums), np.nan)
             np.divide(self._sums, self._counts, out=means, where=self._counts > 0)
             dose = tuple(means.tolist())
-        return GenerationReport(self.cached_tokens, dose, self.capped_rows, self.prompt_logprobs)
+        return GenerationReport(
+            self.cached_tokens, dose, self.capped_rows, self.prompt_logprobs, self.queue_seconds
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import socket
 import threading
@@ -176,6 +177,18 @@ def fake_model() -> FakeModel:
 @pytest.fixture(scope="session")
 def served(fake_model: FakeModel) -> ServedModel:
     return ServedModel("fake-1b", ("demo",), 512, fake_model, choose_template(fake_model))
+
+
+@pytest.fixture
+def own_log() -> Iterator[None]:
+    """Lets a test configure the log of the process."""
+    root, ours = logging.getLogger(), logging.getLogger("llamacart_server")
+    handlers, levels = root.handlers[:], (root.level, ours.level)
+    root.handlers.clear()  # or configuring would close them
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from llamacart.reader import read_cartridge
 from llamacart.writer import write_cartridge
 from llamacart_server import cartridge_store
 from llamacart_server.app import create_app
+from llamacart_server.auth import read_keys
 from llamacart_server.cartridge_store import CartridgeStore
 from llamacart_server.library import CartridgeLibrary
 from llamacart_server.settings import ServeSettings, load_settings
@@ -262,8 +263,8 @@ def test_an_admin_key_alone_leaves_the_rest_open(start, engine, folder, change):
 
 
 def test_the_admin_key_must_be_another():
-    with pytest.raises(InputError, match=r"admin_key.*must differ from api_key") as caught:
-        load_settings(api_key="hunter2", admin_key="hunter2")
+    with pytest.raises(InputError, match=r"admin_key.*must differ from every api_key") as caught:
+        read_keys(load_settings(api_key=["other", "hunter2"], admin_key="hunter2"))
     assert "hunter2" not in caught.value.message
     assert "hunter2" not in repr(load_settings(admin_key="hunter2"))
     with pytest.raises(InputError, match="admin_key"):

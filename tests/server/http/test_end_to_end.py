@@ -195,6 +195,25 @@ def test_what_does_not_fit(tiny):
     assert response.json()["error"]["code"] == "context_length_exceeded"
 
 
+def test_times_in_the_metrics(tiny):
+    begun = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:  # twice as many as can run at once
+        list(pool.map(lambda _: text(tiny, "tiny:up"), range(8)))
+    wall = time.monotonic() - begun
+    samples = dict(
+        line.rsplit(" ", 1)
+        for line in tiny.get("/metrics").text.splitlines()
+        if not line.startswith("#")
+    )
+    seen = {name.removeprefix("llamacart_"): float(value) for name, value in samples.items()}
+    names = ("request_queue_time", "time_to_first_token", "e2e_request_latency")
+    assert [seen[f"{name}_seconds_count"] for name in names] == [8] * 3
+    queue, first, whole = (seen[f"{name}_seconds_sum"] for name in names)
+    assert 0 < queue < first < whole < 8 * wall
+    assert seen["inter_token_latency_seconds_count"] == 8 * (PROMPT["max_tokens"] - 1)
+    assert seen['cartridge_requests_total{cartridge="up"}'] == 8
+
+
 def run(**options):
     app = typer.Typer()
     app.command()(cli.serve)
@@ -202,7 +221,7 @@ def run(**options):
     return CliRunner().invoke(app, arguments, catch_exceptions=True).exception
 
 
-def test_serve_lets_expected_errors_through(folder, tiny_path):
+def test_serve_lets_expected_errors_through(folder, tiny_path, own_log):
     assert isinstance(run(model="/nowhere.gguf"), ModelError)
     other = tiny_path(seed=5)
     error = run(model=other, cartridges=folder)

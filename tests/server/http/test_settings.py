@@ -1,8 +1,11 @@
 import socket
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from llamacart.errors import (
     CartridgeError,
@@ -15,7 +18,7 @@ from llamacart.writer import write_cartridge
 from llamacart_server import cli
 from llamacart_server.library import CartridgeLibrary
 from llamacart_server.served import slug
-from llamacart_server.settings import load_settings
+from llamacart_server.settings import ServeSettings, load_settings
 
 
 def test_command_line_beats_environment_beats_default(monkeypatch):
@@ -40,6 +43,113 @@ def test_an_empty_key_is_no_open_door(monkeypatch):
 
 def test_a_key_is_not_shown():
     assert "hunter2" not in repr(load_settings(api_key="hunter2"))
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "llamacart.toml"
+
+    def write(text: str) -> Path:
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_the_file_is_beaten_by_the_environment_and_the_command_line(config, monkeypatch):
+    path = config("port = 9000\nctx = 100\nbatch = 64\ncors_origin = ['http://a', 'http://b']\n")
+    monkeypatch.setenv("LLAMACART_PORT", "9001")
+    monkeypatch.setenv("LLAMACART_CTX", "101")
+    settings = load_settings(path, port=9002)
+    assert (settings.port, settings.ctx, settings.batch) == (9002, 101, 64)
+    assert settings.cors_origin == ("http://a", "http://b")
+    monkeypatch.setenv("LLAMACART_CONFIG", str(path))
+    assert load_settings().batch == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_token = 5", "there is no setting 'max_token'; did you mean 'max_tokens'"),
+        ("zzz = 5", "there is no setting 'zzz'$"),
+        ("port = 'many'", "port .LLAMACART_PORT. has value 'many'"),
+        ("port = ", r"llamacart\.toml' cannot be read"),
+    ],
+)
+def test_a_bad_file_says_where(config, text, message):
+    with pytest.raises(InputError, match=message):
+        load_settings(config(text))
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.toml"):
+        load_settings(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cors_origin", "example.com"),
+        ("cors_origin", "https://example.com/"),
+        ("trusted_proxy", "10.0.0.1,proxy.local"),
+        ("api_key", "a,,b"),
+        ("log_format", "xml"),
+        ("request_timeout", float("inf")),
+        ("keep_alive", -1),
+    ],
+)
+def test_bad_values_are_refused(name, value):
+    with pytest.raises(InputError, match=f"setting {name}") as caught:
+        load_settings(**{name: value})
+    assert name != "api_key" or "a,,b" not in str(caught.value)
+
+
+def test_lists_by_commas_and_repetition(monkeypatch):
+    monkeypatch.setenv("LLAMACART_TRUSTED_PROXY", "10.0.0.0/8, ::1")
+    settings = load_settings(api_key=["a,b", "c"])
+    assert [key.get_secret_value() for key in settings.api_key] == ["a", "b", "c"]
+    assert settings.trusted_proxy == ("10.0.0.0/8", "::1")
+
+
+def command(*arguments):
+    app = typer.Typer()
+    app.command()(cli.serve)
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False, color=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_print_config_reads_back(config):
+    options = ["--api-key", "hunter2", "--api-key", "x,y", "--cors-origin", "http://a"]
+    options += ["--model", 'a "b"\\ö', "--no-batch-invariant", "--dose-limit", "0.5"]
+    printed = command("--print-config", *options)
+    assert "hunter2" not in printed
+    assert "# api_key: 3 given, not shown" in printed
+    values = tomllib.loads(printed)
+    assert (values["model"], values["batch_invariant"]) == ('a "b"\\ö', False)
+    again = load_settings(config(printed), api_key=["hunter2", "x", "y"])
+    assert again.dose_limit == 0.5
+    assert (
+        again.model_dump()
+        == load_settings(
+            api_key=["hunter2", "x", "y"],
+            cors_origin=["http://a"],
+            model='a "b"\\ö',
+            batch_invariant=False,
+            dose_limit=0.5,
+        ).model_dump()
+    )
+
+
+def test_every_setting_is_an_option_in_a_panel(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = command("--help")
+    for name in ServeSettings.model_fields:
+        assert f"--{name.replace('_', '-')} " in shown.replace("/", " ").replace(",", " "), name
+    for panel in ("Network", "Who may use it", "Capacity", "Configuration file"):
+        assert f"─ {panel} ─" in shown
+    assert "--no-force" in shown
+    assert "8192" in shown
 
 
 @pytest.mark.parametrize(

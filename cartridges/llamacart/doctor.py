@@ -1,0 +1,225 @@
+"""`llamacart doctor`: what this machine and this build of llama.cpp make of a model."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import re
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import llama_cpp
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from llamacart import __version__, ggml, llama_log, openmp
+from llamacart.errors import UnsupportedModelError
+from llamacart.kernel import steer_rows
+from llamacart.model import Model, default_threads
+from llamacart.resolve import DEMO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Verdict = Literal["ok", "slow", "bad"]
+
+_COLOURS = {"ok": "green", "slow": "yellow", "bad": "red"}
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+_DEVICE_KINDS = ("CPU", "GPU", "integrated GPU", "accelerator")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        topic: What.
+        text: What was found, and what to do where it is not good.
+        verdict: `ok`, `slow` where it works but costs time, `bad` where it does not work.
+    """
+
+    topic: str
+    text: str
+    verdict: Verdict = "ok"
+
+
+def doctor(
+    model: Annotated[
+        str, typer.Option(help="GGUF path, 'demo' or hf:<owner>/<repo>/<file>.")
+    ] = DEMO,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what llama.cpp was built with, whether cartridges reach a model, and what is slow.
+
+    The exit code is 1 where the model cannot be steered.
+    """
+    llama_log.install()
+    findings = [*examine_build(), *examine_processors(), *examine_model(model)]
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        table = Table.grid(padding=(0, 2))
+        for finding in findings:
+            colour = _COLOURS[finding.verdict]
+            table.add_row(f"[{colour}]{finding.verdict}[/]", finding.topic, _plain(finding.text))
+        Console().print(table)
+    if any(finding.verdict == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+def examine_build() -> Iterator[Finding]:
+    """What is installed, and how llama.cpp was compiled."""
+    yield Finding(
+        "versions",
+        f"llamacart {__version__}, llama-cpp-python {version('llama-cpp-python')}, "
+        f"Python {platform.python_version()}, {platform.machine()}",
+    )
+    system = llama_cpp.llama_print_system_info().decode("utf-8", "replace").strip(" |\n")
+    yield Finding("llama.cpp", system)
+    for name in devices():
+        yield Finding("device", name)
+    if platform.machine() in ("x86_64", "AMD64"):
+        yield _instructions(system)
+    if openmp.expose_to_numba():
+        yield Finding("OpenMP", "llama.cpp lends its threads to the hook")
+    else:
+        yield Finding(
+            "OpenMP",
+            "llama.cpp was built without OpenMP: the hook computes on one thread; build it "
+            "with GGML_OPENMP=ON",
+            "slow",
+        )
+    yield _numba_cache()
+
+
+def devices() -> list[str]:
+    """Name, description and kind of each device that llama.cpp computes on."""
+    lib = ggml.library()
+    lib.ggml_backend_dev_count.restype = ctypes.c_size_t
+    lib.ggml_backend_dev_get.restype = ctypes.c_void_p
+    lib.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    for name in ("ggml_backend_dev_name", "ggml_backend_dev_description"):
+        getattr(lib, name).restype = ctypes.c_char_p
+        getattr(lib, name).argtypes = [ctypes.c_void_p]
+    lib.ggml_backend_dev_type.restype = ctypes.c_int
+    lib.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+    found = []
+    for i in range(lib.ggml_backend_dev_count()):
+        device = lib.ggml_backend_dev_get(i)
+        kind = lib.ggml_backend_dev_type(device)
+        known = _DEVICE_KINDS[kind] if kind < len(_DEVICE_KINDS) else f"kind {kind}"
+        name, text = lib.ggml_backend_dev_name(device), lib.ggml_backend_dev_description(device)
+        found.append(f"{name.decode()}: {text.decode('utf-8', 'replace')} ({known})")
+    return found
+
+
+def examine_processors() -> Iterator[Finding]:
+    """Whether as many threads as the server starts can run."""
+    threads = default_threads()
+    yield Finding("processors", f"{threads} of {os.cpu_count()} may be used")
+    quota = cpu_quota(_CPU_MAX)
+    if quota is not None and quota < threads:
+        yield Finding(
+            "processors",
+            f"the control group grants {quota:g} processors' time to {threads} threads, which "
+            f"wait for each other; use --threads {max(1, int(quota))}",
+            "slow",
+        )
+
+
+def cpu_quota(path: Path) -> float | None:
+    """Processors' time that a control group grants, from its `cpu.max`; None if unlimited."""
+    try:
+        quota, period = path.read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def examine_model(spec: str) -> Iterator[Finding]:
+    """Whether a model loads, whether the hook reaches it, and what that costs.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    try:
+        model = Model(spec)
+    except UnsupportedModelError as error:
+        yield Finding("hook", error.message, "bad")
+        return
+    with model:
+        size = model.path.stat().st_size
+        yield Finding(
+            "model",
+            f"{model.name} ({model.architecture}): {model.path}, {size / 2**20:.0f} MiB, "
+            f"trained for {model.n_ctx_train} tokens",
+        )
+        yield Finding(
+            "hook",
+            f"reaches {model.site_node} in all {model.n_layer} layers, {model.n_ff} neurons each",
+        )
+        if model.uses_device:
+            yield Finding(
+                "hook",
+                "layers on a device: where a cartridge acts, each layer's product is copied to "
+                "the host and back",
+                "slow",
+            )
+        else:
+            yield Finding(
+                "prompts",
+                "--batch-invariant, the default, reads long prompts more slowly on the CPU; "
+                "--no-batch-invariant with GGML_CPU_TILED_MM=1 is the other choice",
+            )
+        if size > (memory := _free_memory()):
+            yield Finding(
+                "memory",
+                f"the file has {size / 2**20:.0f} MiB, free are {memory / 2**20:.0f} MiB: weights "
+                "will be read from disk again and again",
+                "slow",
+            )
+
+
+def _instructions(system: str) -> Finding:
+    missing = [name for name in ("AVX2", "FMA", "F16C") if not re.search(rf"\b{name} = 1", system)]
+    if not missing:
+        return Finding("instructions", "AVX2, FMA and F16C are used")
+    return Finding(
+        "instructions",
+        f"llama.cpp was built without {', '.join(missing)}; if the processor has them, build with "
+        "CMAKE_ARGS=-DGGML_NATIVE=ON",
+        "slow",
+    )
+
+
+def _numba_cache() -> Finding:
+    folder = Path(steer_rows.stats.cache_path)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if os.access(existing, os.W_OK):
+        return Finding("numba cache", str(folder))
+    if any(folder.glob("*.nbi")):
+        return Finding("numba cache", f"{folder} (read-only, and filled)")
+    return Finding(
+        "numba cache",
+        f"{folder} cannot be written: the hook is compiled anew at each start; set "
+        "NUMBA_CACHE_DIR to a folder that can",
+        "slow",
+    )
+
+
+def _free_memory() -> int:
+    """Bytes that can be had without swapping; the whole memory where that is not known."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+        return int(re.search(r"MemAvailable:\s+(\d+) kB", text)[1]) * 1024  # type: ignore[index]
+    except (OSError, TypeError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", "\\[")
