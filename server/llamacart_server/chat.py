@@ -55,6 +55,7 @@ class _Writer:
     def __init__(self, prepared: Prepared, tokenizer: Tokenizer) -> None:
         self._head = vars(header("chatcmpl", prepared.selection))
         self._tokenizer = tokenizer
+        self._prepared = prepared
         self._has_logprobs = prepared.requests[0].logprobs is not None
         n = len(prepared.requests)
         self._readers = [ToolReader() if prepared.has_tools else None for _ in range(n)]
@@ -82,6 +83,7 @@ class _Writer:
             message=message,
             logprobs=self._logprobs(piece),
             finish_reason=self._reason(piece) or "stop",
+            cartridges=self._prepared.acting(piece.index),
             telemetry=Telemetry.of(piece.report),
         )
 
@@ -109,6 +111,7 @@ class _Writer:
                 delta={},
                 logprobs=logprobs,
                 finish_reason=self._reason(piece),
+                cartridges=self._prepared.acting(piece.index),
                 telemetry=Telemetry.of(piece.report),
             )
             yield self._chunk(last)

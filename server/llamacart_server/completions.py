@@ -51,6 +51,7 @@ class _Writer:
     def _choice(self, piece: Piece) -> CompletionChoice:
         index = piece.index
         echo = self._prepared.echo(index)
+        ends = piece.finish_reason is not None
         begins = echo is not None and index not in self._begun
         self._begun.add(index)
         return CompletionChoice(
@@ -58,6 +59,7 @@ class _Writer:
             text=echo.text + piece.text if echo and begins else piece.text,
             logprobs=self._logprobs(piece, echo, begins=begins),
             finish_reason=piece.finish_reason,
+            cartridges=self._prepared.acting(index) if ends else None,
             telemetry=Telemetry.of(piece.report),
         )
 

@@ -95,6 +95,7 @@ class Telemetry(BaseModel):
 
 _if_there = Field(exclude_if=lambda value: value is None)
 
+OptionalCartridges = Annotated[list[ActingCartridge] | None, _if_there]
 OptionalTelemetry = Annotated[Telemetry | None, _if_there]
 ChatFinishReason = FinishReason | Literal["tool_calls"]
 
@@ -106,6 +107,7 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None = None
     finish_reason: FinishReason | None
+    cartridges: OptionalCartridges = None
     telemetry: OptionalTelemetry = None
 
 
@@ -149,6 +151,7 @@ class ChatChoice(BaseModel):
     message: AssistantMessage
     logprobs: ChatLogprobs | None = None
     finish_reason: ChatFinishReason
+    cartridges: OptionalCartridges = None
     telemetry: OptionalTelemetry = None
 
 
@@ -179,6 +182,7 @@ class ChatChunkChoice(BaseModel):
     delta: Delta
     logprobs: ChatLogprobs | None = None
     finish_reason: ChatFinishReason | None = None
+    cartridges: OptionalCartridges = None
     telemetry: OptionalTelemetry = None
 
 

@@ -95,6 +95,11 @@ class GenerationBody(Body):
     stream_options: StreamOptions | None = None
     user: str | None = None
 
+    compare: bool | None = Field(
+        None,
+        description="Answer twice from one batch and one seed: choice 0 without the cartridges, "
+        "choice 1 with them; each choice says which act on it.",
+    )
     n: Annotated[int, Field(strict=True, ge=1)] | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 import uuid
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,6 @@ from llamacart_server.tools import CLOSING, OPENING, tool_use
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llamacart.sampling import SamplingParams
     from llamacart_server.engine_api import EngineLike
     from llamacart_server.library import CartridgeLibrary, Lease
     from llamacart_server.schemas import ChatBody, CompletionBody, GenerationBody
@@ -57,6 +57,7 @@ class Prepared:
         selection: The cartridges it resolved to.
         lease: Keeps them in the engine until it has been submitted.
         n_per_prompt: Choices for each prompt.
+        compares: Whether each prompt has two choices, without the cartridges and with them.
         echoes: What comes before the choices of each prompt, if that was asked for.
         has_tools: Whether the answer may hold calls.
     """
@@ -66,8 +67,15 @@ class Prepared:
     selection: Selection
     lease: Lease
     n_per_prompt: int = 1
+    compares: bool = False
     echoes: tuple[Echo, ...] = ()
     has_tools: bool = False
+
+    def acting(self, index: int) -> list[ActingCartridge] | None:
+        """What acts on a choice, where that is not the same for all."""
+        if not self.compares:
+            return None
+        return ActingCartridge.list_of(self.selection) if index % 2 else []
 
     def echo(self, index: int) -> Echo | None:
         """What comes before a choice."""
@@ -202,11 +210,13 @@ class Service:
         self.check_tokens(list(body.logit_bias or ()), "logit_bias")
         if not all(prompts):
             raise InputError("a prompt has no tokens", param="prompt")
-        n = body.n_choices
+        if body.compare:
+            _check_comparable(body, selection)
+        n = 2 if body.compare else body.n_choices
         if n * len(prompts) > self.settings.max_queued:
             raise InputError(
-                f"n has value {n}; with {len(prompts)} prompts at most "
-                f"{self.settings.max_queued // len(prompts)} are allowed",
+                f"{n} choices of {len(prompts)} prompts are wanted; at most "
+                f"{self.settings.max_queued} choices are allowed in all",
                 param="n",
             )
         limit = default_limit if body.token_limit is None else body.token_limit
@@ -220,19 +230,38 @@ class Service:
             logprobs=body.n_top_logprobs,
             prompt_logprobs=body.scores_prompt,
         )
+        variants = _pair(request) if body.compare else _seeded_apart(request, n)
         requests = tuple(
-            replace(request, prompt=tuple(tokens), sampling=sampling)
-            for tokens in prompts
-            for sampling in _seeded_apart(request.sampling, n)
+            replace(variant, prompt=tuple(tokens)) for tokens in prompts for variant in variants
         )
-        return Prepared(requests, body.stops + template_stops, selection, lease, n)
+        stops = body.stops + template_stops
+        return Prepared(requests, stops, selection, lease, n, compares=bool(body.compare))
 
 
-def _seeded_apart(sampling: SamplingParams, n: int) -> list[SamplingParams]:
-    """`sampling` for each of `n` choices: seed, seed + 1, …, or each a random one."""
+def _check_comparable(body: GenerationBody, selection: Selection) -> None:
+    if not selection.acting:
+        raise InputError("compare is true, but no cartridge acts on this request", param="compare")
+    if body.n_choices != 1:
+        raise InputError(
+            f"n has value {body.n_choices}; a comparison has one choice of each kind", param="n"
+        )
+
+
+def _pair(request: GenerationRequest) -> list[GenerationRequest]:
+    """The request without its cartridges and with them, with one seed."""
+    sampling = request.sampling
     if sampling.seed is None:
-        return [sampling] * n
-    return [replace(sampling, seed=(sampling.seed + i) % SEED_LIMIT) for i in range(n)]
+        request = replace(request, sampling=replace(sampling, seed=secrets.randbelow(SEED_LIMIT)))
+    return [replace(request, doses=()), request]
+
+
+def _seeded_apart(request: GenerationRequest, n: int) -> list[GenerationRequest]:
+    """The request `n` times, with seed, seed + 1, …, or each with a random one."""
+    sampling, seed = request.sampling, request.sampling.seed
+    if seed is None:
+        return [request] * n
+    seeds = ((seed + i) % SEED_LIMIT for i in range(n))
+    return [replace(request, sampling=replace(sampling, seed=s)) for s in seeds]
 
 
 def header(kind: str, selection: Selection) -> Header:

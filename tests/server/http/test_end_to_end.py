@@ -160,6 +160,14 @@ def test_choices_of_one_prompt_are_what_they_are_alone(tiny):
     assert len(set(alone)) == 3
 
 
+def test_a_comparison_is_what_both_are_alone(tiny):
+    body = {**PROMPT, "model": "tiny:up", "temperature": 1.0, "seed": 3, "compare": True}
+    choices = tiny.post("/v1/completions", json=body).json()["choices"]
+    alone = [text(tiny, model, temperature=1.0, seed=3) for model in ("tiny", "tiny:up")]
+    assert [choice["text"] for choice in choices] == alone
+    assert len(set(alone)) == 2
+
+
 def test_json_under_a_schema_is_valid_by_construction(tiny):
     schema = {
         "type": "object",
