@@ -82,6 +82,7 @@ class Context(Closing):
             n_outputs × n_vocab floats twice, so a large vocabulary wants this small.
         n_threads: Threads for compute; None means all processors of the process.
         hook: Called for the graph's nodes.
+        embeddings: Keep the last hidden state, after the final norm, of rows with outputs.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Context(Closing):
         n_outputs: int | None = None,
         n_threads: int | None = None,
         hook: EvalHook | None = None,
+        embeddings: bool = False,
     ) -> None:
         if not 1 <= n_seq_max <= MAX_SEQUENCES:
             raise InputError(
@@ -120,6 +122,8 @@ class Context(Closing):
         params.kv_unified = True
         params.swa_full = True
         params.no_perf = True
+        params.embeddings = embeddings
+        params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE
         if model.batch_invariant:
             # With keys and values of different types llama.cpp's CPU attention takes the one path
             # that handles each row by itself, whatever the number of rows or cells.
@@ -203,6 +207,19 @@ class Context(Closing):
         if not pointer:
             raise EngineError(f"row {row} of the last batch has no logits")
         return np.ctypeslib.as_array(pointer, (self.model.n_vocab,))
+
+    def hidden(self, row: int) -> NDArray[np.float32]:
+        """Hidden state [n_embd] of batch row `row`, a view valid until the next decode.
+
+        Raises:
+            EngineError: The context was made without `embeddings`, or the row has no output.
+        """
+        if not self._handle:
+            raise EngineError("the context is closed")
+        pointer = llama_cpp.llama_get_embeddings_ith(self._handle, row)
+        if not pointer:
+            raise EngineError(f"row {row} of the last batch has no hidden state")
+        return np.ctypeslib.as_array(pointer, (self.model.n_embd,))
 
     def clear(self) -> None:
         """Forget every sequence."""

@@ -9,7 +9,16 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from llamacart import __version__
-from llamacart_server import cartridges, chat, completions, health, metrics, models, tokens
+from llamacart_server import (
+    cartridges,
+    chat,
+    completions,
+    embeddings,
+    health,
+    metrics,
+    models,
+    tokens,
+)
 from llamacart_server.access import AccessMiddleware
 from llamacart_server.auth import ApiKeyMiddleware, read_keys
 from llamacart_server.errors import add_error_handlers
@@ -21,6 +30,7 @@ from llamacart_server.service import Service
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from llamacart_server.embeddings import EmbedderLike
     from llamacart_server.engine_api import EngineLike
     from llamacart_server.library import CartridgeLibrary
     from llamacart_server.served import ServedModel
@@ -28,7 +38,11 @@ if TYPE_CHECKING:
 
 
 def create_app(
-    engine: EngineLike, library: CartridgeLibrary, model: ServedModel, settings: ServeSettings
+    engine: EngineLike,
+    library: CartridgeLibrary,
+    model: ServedModel,
+    settings: ServeSettings,
+    embedder: EmbedderLike | None = None,
 ) -> FastAPI:
     """Build the application.
 
@@ -37,6 +51,7 @@ def create_app(
         library: The cartridges that requests can name.
         model: The base model.
         settings: Keys, limits and defaults.
+        embedder: For embeddings, used on the engine's thread; None leaves them out.
 
     Returns:
         The app; `app.state.lifecycle` lets its owner drain it.
@@ -64,6 +79,9 @@ def create_app(
     )
     for module in (chat, completions, models, cartridges, tokens, health, metrics):
         app.include_router(module.router(service))
+    if embedder is not None:
+        lane = embeddings.EmbeddingLane(embedder, engine.call, settings.max_queued)
+        app.include_router(embeddings.router(service, lane))
     add_error_handlers(app)
     app.state.lifecycle = lifecycle
     # The last one added is the outermost.

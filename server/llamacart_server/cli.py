@@ -112,6 +112,7 @@ def build(
         CartridgeError: A cartridge file cannot be used.
     """
     # Here, so that `llamacart inspect` does not wait for what only a server needs.
+    from llamacart.embedding import Embedder
     from llamacart.model import Model
     from llamacart.runner import LlamaRunner
     from llamacart_server.app import create_app
@@ -141,6 +142,15 @@ def build(
             force=settings.force,
         )
     )
+    embedder = owned.enter_context(
+        Embedder(
+            model,
+            n_ctx=settings.embedding_ctx,
+            n_threads=settings.threads,
+            dose_limit=settings.dose_limit,
+            force=settings.force,
+        )
+    )
     engine = owned.enter_context(
         Engine(
             runner,
@@ -153,7 +163,7 @@ def build(
         engine.load(cartridge)
     served = describe(model, runner.n_ctx)
     logger.info("%s: chat template %s", served.id, served.template.source)
-    return create_app(engine, library, served, settings), served, library
+    return create_app(engine, library, served, settings, embedder), served, library
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llamacart.cartridge import check_alpha
 from llamacart.errors import EngineError, LlamacartError, OverloadedError
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "EngineStats", "Generation"]
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Engine:
@@ -85,7 +87,7 @@ class Engine:
         self._changed = threading.Condition()
         self._live: dict[Sequence, Live] = {}
         self._leaving: list[tuple[Sequence, Ending]] = []
-        self._jobs: deque[tuple[Callable[[], None], Future[None]]] = deque()
+        self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._counters = Counters()
         self._postprocessor = Postprocessor(runner, self._counters)
         self._thread: threading.Thread | None = None
@@ -162,7 +164,7 @@ class Engine:
             CartridgeMismatchError: Made for another model.
             OverloadedError: The engine has stopped.
         """
-        self._on_engine_thread(lambda: self._residents.load(cartridge))
+        self.call(lambda: self._residents.load(cartridge))
 
     def unload(self, cartridge: Cartridge) -> None:
         """Refuse the cartridge to new requests; it stays resident while open ones use it.
@@ -174,7 +176,22 @@ class Engine:
             NotFoundError: It is not loaded.
             OverloadedError: The engine has stopped.
         """
-        self._on_engine_thread(lambda: self._residents.unload(cartridge))
+        self.call(lambda: self._residents.unload(cartridge))
+
+    def call(self, job: Callable[[], T]) -> T:
+        """Run `job` on the engine thread, between two steps, and wait for it.
+
+        Raises:
+            OverloadedError: The engine has stopped.
+        """
+        with self._changed:
+            self._check_open()
+            future: Future[T] | None = None
+            if self._thread not in (None, threading.current_thread()):
+                future = Future()
+                self._jobs.append((job, future))
+                self._changed.notify_all()
+        return job() if future is None else future.result()
 
     def stats(self) -> EngineStats:
         """A consistent snapshot."""
@@ -200,19 +217,6 @@ class Engine:
             else:
                 self._leaving.append((sequence, ending))
             self._changed.notify_all()
-
-    def _on_engine_thread(self, job: Callable[[], None]) -> None:
-        with self._changed:
-            self._check_open()
-            future: Future[None] | None = None
-            if self._thread not in (None, threading.current_thread()):
-                future = Future()
-                self._jobs.append((job, future))
-                self._changed.notify_all()
-        if future is None:
-            job()
-        else:
-            future.result()
 
     def _check_open(self) -> None:
         if self._stopping:
@@ -246,11 +250,11 @@ class Engine:
             leaving, self._leaving = self._leaving, []
         for job, future in jobs:
             try:
-                job()
+                result = job()
             except Exception as error:  # it belongs to the caller, who waits
                 future.set_exception(error)
             else:
-                future.set_result(None)
+                future.set_result(result)
         for sequence, ending in leaving:
             self._end(sequence, ending)
         self._residents.drop_unused()

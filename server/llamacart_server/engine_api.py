@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from llamacart.cartridge import Cartridge
     from llamacart_server.engine_stats import EngineStats
     from llamacart_server.request import GenerationReport, GenerationRequest, TokenEvent
+
+T = TypeVar("T")
 
 
 class GenerationLike(Protocol):
@@ -65,6 +67,10 @@ class EngineLike(Submitter, Protocol):
             NotFoundError: It is not loaded.
             OverloadedError: The engine has stopped.
         """
+        ...
+
+    def call(self, job: Callable[[], T]) -> T:
+        """Run `job` where nothing else computes, and wait for it."""
         ...
 
     def stats(self) -> EngineStats:

@@ -69,13 +69,29 @@ class StreamOptions(Body):
     include_usage: bool | None = None
 
 
-class GenerationBody(Body):
-    """What completions and chat completions share."""
+class SteeredBody(Body):
+    """What every body shares that names a model and cartridges."""
 
     model: str
     cartridges: list[CartridgeField] | None = None
     cartridge: str | None = None
     alpha: float | None = None
+
+    @property
+    def steering(self) -> SteeringFields:
+        """The fields that choose cartridges."""
+        items = self.cartridges
+        choices = None
+        if items is not None:
+            choices = tuple(
+                Choice(item.id, item.alpha, item.apply_to, f"cartridges[{i}]")
+                for i, item in enumerate(items)
+            )
+        return SteeringFields(choices, self.cartridge, self.alpha)
+
+
+class GenerationBody(SteeredBody):
+    """What completions and chat completions share."""
 
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
@@ -155,18 +171,6 @@ class GenerationBody(Body):
             "seed": _fold_seed(self.seed),
         }
         return SamplingParams(**{k: v for k, v in given.items() if v is not None})
-
-    @property
-    def steering(self) -> SteeringFields:
-        """The fields that choose cartridges."""
-        items = self.cartridges
-        choices = None
-        if items is not None:
-            choices = tuple(
-                Choice(item.id, item.alpha, item.apply_to, f"cartridges[{i}]")
-                for i, item in enumerate(items)
-            )
-        return SteeringFields(choices, self.cartridge, self.alpha)
 
 
 def _fold_seed(seed: int | None) -> int | None:

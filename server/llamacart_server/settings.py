@@ -127,6 +127,9 @@ class ServeSettings(BaseSettings):
     cache_ram: Annotated[
         Count, Option(CAPACITY, "MiB of host memory for those that had to leave.")
     ] = 0
+    embedding_ctx: Annotated[
+        Positive, Option(CAPACITY, "Most tokens of a text to embed; they have KV cells apart.")
+    ] = 2048
     max_queued: Annotated[
         Positive, Option(CAPACITY, "Choices that may wait; also the most in one request.")
     ] = 256

@@ -31,6 +31,8 @@ from llamacart_server.templates import choose_template
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
+    from llamacart.steering import Steering
+
 CONTROL = ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
 FIRST_BYTE = 10
 FINGERPRINT = Fingerprint("gemma3", 2, 32, 8, "0123456789abcdef", "Fake 1B")
@@ -113,12 +115,17 @@ class FakeEngine:
         self.generations: list[FakeGeneration] = []
         self.refusals: list[Exception | None] = []
         self.hangs = False
+        self.calls = 0
         self.report = GenerationReport()
         self.figures = {field.name: 0 for field in fields(EngineStats)}
         self.say("hello")
 
     def stats(self) -> EngineStats:
         return EngineStats(**self.figures)
+
+    def call(self, job: Callable[[], object]) -> object:
+        self.calls += 1
+        return job()
 
     def load(self, cartridge: Cartridge) -> None:
         check_fits(cartridge, FINGERPRINT)
@@ -147,6 +154,28 @@ class FakeEngine:
         self.requests.append(request)
         self.generations.append(FakeGeneration(self))
         return self.generations[-1]
+
+
+class FakeEmbedder:
+    """A text's vector says how many tokens it has and how strong its cartridges are."""
+
+    n_ctx = 64
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def begin(self, tokens: Sequence[int], steering: Steering) -> None:
+        self.log.append("begin")
+        self._left = len(tokens)
+        self._vector = np.array([len(tokens), sum(d.alpha for d in steering), 0.5], np.float32)
+
+    def advance(self) -> np.ndarray | None:
+        self.log.append("advance")
+        self._left -= 4
+        return self._vector if self._left <= 0 else None
+
+    def drop(self) -> None:
+        self.log.append("drop")
 
 
 def make_cartridge(name: str, default_alpha: float = 1.0) -> Cartridge:
@@ -231,8 +260,13 @@ def shared_engine() -> FakeEngine:
 
 
 @pytest.fixture(scope="session")
-def shared_client(shared_engine, library, served) -> Iterator[httpx.Client]:
-    app = create_app(shared_engine, library, served, ServeSettings(max_queued=4))
+def embedder() -> FakeEmbedder:
+    return FakeEmbedder()
+
+
+@pytest.fixture(scope="session")
+def shared_client(shared_engine, embedder, library, served) -> Iterator[httpx.Client]:
+    app = create_app(shared_engine, library, served, ServeSettings(max_queued=4), embedder)
     with running(app) as url, httpx.Client(base_url=url, timeout=10) as client:
         yield client
 

@@ -70,7 +70,7 @@ def text(client, model="tiny", **fields):
     response = client.post("/v1/completions", json={"model": model, **PROMPT, **fields})
     assert response.status_code == 200, response.text
     body = response.json()
-    assert body["usage"]["completion_tokens"] == PROMPT["max_tokens"]
+    assert body["usage"]["completion_tokens"] == fields.get("max_tokens", PROMPT["max_tokens"])
     assert body["choices"][0]["finish_reason"] == "length"
     return body["choices"][0]["text"]
 
@@ -166,6 +166,21 @@ def test_a_comparison_is_what_both_are_alone(tiny):
     alone = [text(tiny, model, temperature=1.0, seed=3) for model in ("tiny", "tiny:up")]
     assert [choice["text"] for choice in choices] == alone
     assert len(set(alone)) == 2
+
+
+def test_embeddings_while_others_generate(tiny):
+    def embed(model="tiny"):
+        response = tiny.post("/v1/embeddings", json={"model": model, "input": ["Hi " * 40, "x"]})
+        return [item["embedding"] for item in response.json()["data"]]
+
+    quiet = embed()
+    with ThreadPoolExecutor(3) as pool:
+        texts = [pool.submit(text, tiny, max_tokens=200) for _ in range(2)]
+        busy = embed()
+        assert len({future.result() for future in texts}) == 1
+    assert busy == quiet
+    assert embed("tiny:up") != quiet
+    assert embed("tiny:up@0") == quiet
 
 
 def test_json_under_a_schema_is_valid_by_construction(tiny):
