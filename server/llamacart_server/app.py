@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from llamacart import __version__
+from llamacart.errors import EngineError
 from llamacart_server import (
     cartridges,
     chat,
@@ -25,6 +27,7 @@ from llamacart_server.errors import add_error_handlers
 from llamacart_server.keepalive import KeepAliveMiddleware
 from llamacart_server.lifecycle import DrainMiddleware, Lifecycle
 from llamacart_server.middleware import RequestMiddleware
+from llamacart_server.openapi import Description, failures
 from llamacart_server.service import Service
 
 if TYPE_CHECKING:
@@ -76,6 +79,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
+        responses=failures(EngineError),
     )
     for module in (chat, completions, models, cartridges, tokens, health, metrics):
         app.include_router(module.router(service))
@@ -83,6 +87,8 @@ def create_app(
         lane = embeddings.EmbeddingLane(embedder, engine.call, settings.max_queued)
         app.include_router(embeddings.router(service, lane))
     add_error_handlers(app)
+    described = Description(model.id, bool(keys), settings.admin_key is not None)
+    app.openapi = cache(partial(described.document, app))  # type: ignore[method-assign]
     app.state.lifecycle = lifecycle
     # The last one added is the outermost.
     if settings.keep_alive:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from llamacart.cartridge import ALPHA_LIMIT
 from llamacart_server.schemas import Body
@@ -22,6 +22,8 @@ FilePath = Annotated[str, Field(min_length=1, max_length=4096)]
 class LoadBody(Body):
     """Body of `POST /v1/cartridges` that names a file in the cartridges folder."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"path": "french.gguf"}]})
+
     path: FilePath
     id: CartridgeId | None = None
 
@@ -29,13 +31,19 @@ class LoadBody(Body):
 class LoadLoraBody(Body):
     """Body of `POST /v1/load_lora_adapter`, as vLLM has it."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"lora_name": "french", "lora_path": "french.gguf"}]}
+    )
+
     lora_name: CartridgeId
     lora_path: FilePath
-    load_inplace: bool | None = None
+    load_inplace: Annotated[bool, Field(strict=True)] | None = None
 
 
 class UnloadLoraBody(Body):
     """Body of `POST /v1/unload_lora_adapter`, as vLLM has it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"lora_name": "french"}]})
 
     lora_name: str
 

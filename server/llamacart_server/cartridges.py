@@ -14,8 +14,8 @@ from fastapi.responses import PlainTextResponse
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
-from llamacart.errors import InputError
-from llamacart_server.admin_auth import admin_guard
+from llamacart.errors import InputError, NotFoundError
+from llamacart_server.admin_auth import PermissionDeniedError, admin_guard
 from llamacart_server.cartridge_schemas import (
     CartridgeDeleted,
     CartridgeId,
@@ -28,10 +28,12 @@ from llamacart_server.cartridge_schemas import (
 from llamacart_server.cartridge_store import CartridgeStore
 from llamacart_server.errors import (
     BodyTooLargeError,
+    ConflictError,
     StorageError,
     UnsupportedMediaTypeError,
     from_validation,
 )
+from llamacart_server.openapi import failures
 from llamacart_server.service import Service
 from llamacart_server.sse import CLIENT_CLOSED_REQUEST
 
@@ -60,7 +62,7 @@ def router(service: Service) -> APIRouter:
         entries = service.library.snapshot
         return CartridgeList(data=[CartridgeInfo.of(entry, base_id) for entry in entries])
 
-    @routes.get(f"{PATH}/{{cartridge_id}}")
+    @routes.get(f"{PATH}/{{cartridge_id}}", responses=failures(NotFoundError))
     async def retrieve_cartridge(cartridge_id: str) -> CartridgeInfo:
         return CartridgeInfo.of(service.library.snapshot.entry(cartridge_id), base_id)
 
@@ -70,14 +72,17 @@ def router(service: Service) -> APIRouter:
 
 def _admin_routes(service: Service, store: CartridgeStore) -> APIRouter:
     # The guard is a dependency of the whole router, so that no route can go without it.
-    routes = APIRouter(dependencies=[Depends(admin_guard(service.settings.admin_key))])
+    routes = APIRouter(
+        dependencies=[Depends(admin_guard(service.settings.admin_key))],
+        responses=failures(PermissionDeniedError, NotFoundError, ConflictError),
+    )
     replaced = {"model": CartridgeInfo, "description": "It replaced the cartridge of its id."}
 
     @routes.post(
         PATH,
         status_code=201,
         response_model=CartridgeInfo,
-        responses={200: replaced},
+        responses={200: replaced, **failures(UnsupportedMediaTypeError)},
         openapi_extra=_POST_BODY,
     )
     async def add_cartridge(

@@ -6,8 +6,11 @@ from collections.abc import Iterator, Sequence
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from llamacart.errors import InputError, NotFoundError
 from llamacart_server.answer import Answer, Piece
+from llamacart_server.errors import RequestTimeoutError
 from llamacart_server.logprobs import ChatLogprobs
+from llamacart_server.openapi import event_stream, failures
 from llamacart_server.responses import (
     AssistantMessage,
     CalledFunction,
@@ -31,9 +34,11 @@ from llamacart_server.tools import CallPart, ToolReader
 
 def router(service: Service) -> APIRouter:
     """The route, bound to what it works with."""
-    routes = APIRouter()
+    routes = APIRouter(responses=failures(InputError, NotFoundError, RequestTimeoutError))
 
-    @routes.post("/v1/chat/completions", response_model=ChatCompletion)
+    @routes.post(
+        "/v1/chat/completions", response_model=ChatCompletion, responses=event_stream(ChatChunk)
+    )
     async def create_chat_completion(body: ChatBody, request: Request) -> Response:
         prepared = await run_in_threadpool(service.prepare_chat, body)
         answer = service.submit(prepared)

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from llamacart.errors import InputError, NotFoundError
 from llamacart_server.answer import Answer, Piece
+from llamacart_server.errors import RequestTimeoutError
 from llamacart_server.logprobs import CompletionLogprobs, Echo
+from llamacart_server.openapi import event_stream, failures
 from llamacart_server.responses import Completion, CompletionChoice, Telemetry, Usage
 from llamacart_server.schemas import CompletionBody
 from llamacart_server.served import Tokenizer
@@ -16,9 +19,9 @@ from llamacart_server.sse import CLIENT_CLOSED_REQUEST, Emit, EventStream, colle
 
 def router(service: Service) -> APIRouter:
     """The route, bound to what it works with."""
-    routes = APIRouter()
+    routes = APIRouter(responses=failures(InputError, NotFoundError, RequestTimeoutError))
 
-    @routes.post("/v1/completions", response_model=Completion)
+    @routes.post("/v1/completions", response_model=Completion, responses=event_stream(Completion))
     async def create_completion(body: CompletionBody, request: Request) -> Response:
         prepared = await run_in_threadpool(service.prepare_completion, body)
         answer = service.submit(prepared)

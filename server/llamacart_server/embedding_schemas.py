@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from llamacart_server.examples import EMBEDDINGS
+from llamacart_server.fields import WholeNumber
 from llamacart_server.responses import ActingCartridge
 from llamacart_server.schemas import SteeredBody, TokenId
 
@@ -20,9 +22,11 @@ if TYPE_CHECKING:
 class EmbeddingsBody(SteeredBody):
     """Body of `POST /v1/embeddings`."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": EMBEDDINGS})
+
     input: str | list[str] | list[TokenId] | list[list[TokenId]]
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Field(ge=1)] | None = Field(
+    dimensions: Annotated[WholeNumber, Field(ge=1)] | None = Field(
         None, description="Only the model's own width is possible."
     )
     user: str | None = None

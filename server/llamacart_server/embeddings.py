@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING, Protocol
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from llamacart.errors import ContextOverflowError, InputError, OverloadedError
+from llamacart.errors import (
+    ContextOverflowError,
+    InputError,
+    NotFoundError,
+    OverloadedError,
+)
 from llamacart_server.embedding_schemas import (
     Embedding,
     EmbeddingList,
     EmbeddingsBody,
     EmbeddingUsage,
 )
+from llamacart_server.errors import RequestTimeoutError
+from llamacart_server.openapi import failures
 from llamacart_server.responses import ActingCartridge
 from llamacart_server.selection import select
 from llamacart_server.sse import CLIENT_CLOSED_REQUEST, ClientGoneError, while_connected
@@ -106,7 +113,7 @@ class EmbeddingLane:
 
 def router(service: Service, lane: EmbeddingLane) -> APIRouter:
     """The route, bound to what it works with."""
-    routes = APIRouter()
+    routes = APIRouter(responses=failures(InputError, NotFoundError, RequestTimeoutError))
 
     @routes.post("/v1/embeddings", response_model=EmbeddingList)
     async def create_embeddings(body: EmbeddingsBody, request: Request) -> Response:

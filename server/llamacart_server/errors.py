@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from llamacart.errors import EngineError, InputError, LlamacartError, NotFoundError, OverloadedError
 
@@ -92,6 +93,8 @@ class StorageError(LlamacartError):
 _NOT_OURS = {OverloadedError.status, RequestTimeoutError.status}
 """Server errors by their status that say nothing of a defect."""
 
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+
 _ROUTING_ERRORS: dict[int, type[LlamacartError]] = {404: NotFoundError, 405: MethodNotAllowedError}
 
 
@@ -157,7 +160,21 @@ def add_error_handlers(app: FastAPI) -> None:
             return error_response(InputError(f"the body cannot be read: {error.detail}"))
         response = error_response(kind(f"{error.detail}: {request.method} {request.url.path}"))
         response.headers.update(error.headers or {})
+        if error.status_code == MethodNotAllowedError.status:
+            response.headers["Allow"] = ", ".join(_methods_of(request))
         return response
+
+
+def _methods_of(request: Request) -> list[str]:
+    """The methods that a request's path has; Starlette tells those of one route only."""
+    routes = request.app.routes
+    return [
+        method
+        for method in _METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes
+        )
+    ]
 
 
 def from_validation(errors: Sequence[Any], body: Any) -> InputError:

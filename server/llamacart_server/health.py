@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from llamacart.errors import OverloadedError
+from llamacart_server.openapi import failures
 from llamacart_server.responses import Status
 from llamacart_server.service import Service
 
@@ -15,7 +16,7 @@ def router(service: Service) -> APIRouter:
     async def health() -> Status:
         return Status()
 
-    @routes.get("/ready")
+    @routes.get("/ready", responses=failures(OverloadedError))
     async def ready() -> Status:
         if not service.lifecycle.ready:
             raise OverloadedError("the server is starting or stopping")

@@ -2,7 +2,9 @@
 
 from fastapi import APIRouter
 
+from llamacart.errors import NotFoundError
 from llamacart.steering import Dose
+from llamacart_server.openapi import failures
 from llamacart_server.request import PlacedDose
 from llamacart_server.responses import CartridgeCard, ModelCard, ModelList
 from llamacart_server.selection import Selection, SteeringFields, select
@@ -23,7 +25,7 @@ def router(service: Service) -> APIRouter:
         return ModelList(data=[card(selection) for selection in selections])
 
     # A model id can hold a slash where it was given as hf:<owner>/<repo>/<file>.
-    @routes.get("/v1/models/{model_id:path}")
+    @routes.get("/v1/models/{model_id:path}", responses=failures(NotFoundError))
     async def retrieve_model(model_id: str) -> ModelCard:
         return card(select(model_id, SteeringFields(), base.names, service.library))
 

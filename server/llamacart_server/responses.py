@@ -234,6 +234,15 @@ class Tokens(BaseModel):
     max_model_len: int
 
 
+class TokenizerInfo(BaseModel):
+    """Answer of `GET /tokenizer_info`, vLLM's, by which lm-eval finds out how to tokenize."""
+
+    bos_token: str | None
+    eos_token: str | None
+    chat_template: str
+    model_max_length: int
+
+
 class Text(BaseModel):
     """Answer of `POST /detokenize`, under llama-server's name and vLLM's."""
 

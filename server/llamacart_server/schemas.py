@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -20,6 +19,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from llamacart.sampling import SEED_LIMIT, SamplingParams
+from llamacart_server.examples import CHATS, COMPLETIONS
+from llamacart_server.fields import Empty, Flag, Number, Off, Only, WholeNumber
 from llamacart_server.logprobs import MAX_TOP_LOGPROBS
 from llamacart_server.request import ApplyTo
 from llamacart_server.selection import Choice, SteeringFields
@@ -33,22 +34,6 @@ TopCount = Annotated[int, Field(strict=True, ge=0, le=MAX_TOP_LOGPROBS)]
 StopString = Annotated[str, Field(min_length=1)]
 
 
-def _only(*harmless: object) -> AfterValidator:
-    """Refuse every value but null and the `harmless` ones."""
-
-    def check(value: object) -> object:
-        # By type too: 1 and True are equal to Python, not to a client.
-        if value is not None and not any(type(value) is type(h) and value == h for h in harmless):
-            raise ValueError("is not supported by this server")
-        return value
-
-    return AfterValidator(check)
-
-
-Off = Annotated[Any, _only(False)]
-Empty = Annotated[Any, _only([], {}, "")]
-
-
 class Body(BaseModel):
     """Base of request bodies."""
 
@@ -59,14 +44,14 @@ class CartridgeField(Body):
     """One item of `cartridges`."""
 
     id: str
-    alpha: float | None = None
+    alpha: Number | None = None
     apply_to: ApplyTo | None = None
 
 
 class StreamOptions(Body):
     """`stream_options`."""
 
-    include_usage: bool | None = None
+    include_usage: Flag | None = None
 
 
 class SteeredBody(Body):
@@ -75,7 +60,7 @@ class SteeredBody(Body):
     model: str
     cartridges: list[CartridgeField] | None = None
     cartridge: str | None = None
-    alpha: float | None = None
+    alpha: Number | None = None
 
     @property
     def steering(self) -> SteeringFields:
@@ -93,25 +78,26 @@ class SteeredBody(Body):
 class GenerationBody(SteeredBody):
     """What completions and chat completions share."""
 
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    max_tokens: Annotated[WholeNumber, Field(ge=1)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[WholeNumber, Field(ge=-1, lt=2**31)] | None = None
+    min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
     logit_bias: (
-        dict[Annotated[int, Field(ge=0, lt=2**31)], Annotated[float, Field(ge=-100, le=100)]] | None
+        dict[Annotated[int, Field(ge=0, lt=2**31)], Annotated[Number, Field(ge=-100, le=100)]]
+        | None
     ) = None
-    seed: int | None = None
-    ignore_eos: bool | None = None
-    telemetry: bool | None = None
+    seed: WholeNumber | None = None
+    ignore_eos: Flag | None = None
+    telemetry: Flag | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
-    stream: bool | None = None
+    stream: Flag | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
 
-    compare: bool | None = Field(
+    compare: Flag | None = Field(
         None,
         description="Answer twice from one batch and one seed: choice 0 without the cartridges, "
         "choice 1 with them; each choice says which act on it.",
@@ -181,11 +167,13 @@ def _fold_seed(seed: int | None) -> int | None:
 class CompletionBody(GenerationBody):
     """Body of `POST /v1/completions`."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": COMPLETIONS})
+
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
 
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[WholeNumber, Field(ge=0)] | None = None
     best_of: Annotated[int, Field(strict=True, ge=1)] | None = None
-    echo: bool | None = None
+    echo: Flag | None = None
     logprobs: TopCount | None = Field(
         None,
         description="Report each token's log-probability and this many of the likeliest tokens; "
@@ -255,10 +243,12 @@ class Message(Body):
 class ChatBody(GenerationBody):
     """Body of `POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    model_config = ConfigDict(json_schema_extra={"examples": CHATS})
 
-    logprobs: bool | None = Field(
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[WholeNumber, Field(ge=1)] | None = None
+
+    logprobs: Flag | None = Field(
         None,
         description="Report each token's log-probability in the model's own distribution, before "
         "bias, penalties, temperature and cuts.",
@@ -266,15 +256,15 @@ class ChatBody(GenerationBody):
     top_logprobs: TopCount | None = None
     tools: list[Tool] | None = None
     tool_choice: ToolChoice | None = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: Flag | None = None
     functions: Empty = None
-    function_call: Annotated[Any, _only("none")] = None
-    modalities: Annotated[Any, _only(["text"])] = None
+    function_call: Annotated[Any, Only("none")] = None
+    modalities: Annotated[Any, Only(["text"])] = None
     audio: Empty = None
-    web_search_options: Annotated[Any, _only()] = None
+    web_search_options: Annotated[Any, Only()] = None
     chat_template: Empty = None
     chat_template_kwargs: Empty = None
-    add_generation_prompt: Annotated[Any, _only(True)] = None
+    add_generation_prompt: Annotated[Any, Only(True)] = None
     continue_final_message: Off = None
 
     @property
@@ -291,14 +281,25 @@ class ChatBody(GenerationBody):
 class TokenizeBody(Body):
     """Body of `POST /tokenize`: `content` as llama-server takes it, or `prompt` as vLLM."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"content": "Hello", "add_special": True},
+                {"prompt": "Hello", "add_special_tokens": False},
+            ]
+        }
+    )
+
     content: str | None = None
     prompt: str | None = None
-    add_special: bool | None = None
-    add_special_tokens: bool | None = None
-    parse_special: bool | None = None
+    add_special: Flag | None = None
+    add_special_tokens: Flag | None = None
+    parse_special: Flag | None = None
 
 
 class DetokenizeBody(Body):
     """Body of `POST /detokenize`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"tokens": [10, 11]}]})
 
     tokens: list[TokenId]

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llamacart.errors import InputError
 from llamacart.json_schema import object_grammar, schema_grammar
+from llamacart_server.fields import Flag
 
 if TYPE_CHECKING:
     from llamacart_server.schemas import GenerationBody
@@ -22,7 +23,7 @@ class JsonSchemaFormat(BaseModel):
     json_schema: Any = Field(alias="schema")
     name: str | None = None
     description: str | None = None
-    strict: bool | None = None
+    strict: Flag | None = None
 
 
 class ResponseFormat(BaseModel):
@@ -41,7 +42,7 @@ class StructuredOutputs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     json_schema: Any = Field(None, alias="json")
-    json_object: bool | None = None
+    json_object: Flag | None = None
 
 
 def grammar_of(body: GenerationBody) -> str | None:

@@ -1,9 +1,9 @@
-"""`POST /tokenize` and `POST /detokenize`, for clients of llama-server and of vLLM."""
+"""Texts to tokens and back, for clients of llama-server and of vLLM."""
 
 from fastapi import APIRouter
 
 from llamacart.errors import InputError
-from llamacart_server.responses import Text, Tokens
+from llamacart_server.responses import Text, TokenizerInfo, Tokens
 from llamacart_server.schemas import DetokenizeBody, TokenizeBody
 from llamacart_server.service import Service
 
@@ -26,6 +26,16 @@ def router(service: Service) -> APIRouter:
             text, add_special=add_special, parse_special=body.parse_special is not False
         )
         return Tokens(tokens=tokens, count=len(tokens), max_model_len=model.n_ctx)
+
+    @routes.get("/tokenizer_info")
+    def tokenizer_info() -> TokenizerInfo:
+        template = model.template
+        return TokenizerInfo(
+            bos_token=template.bos or None,
+            eos_token=template.eos or None,
+            chat_template=template.text,
+            model_max_length=model.n_ctx,
+        )
 
     @routes.post("/detokenize")
     def detokenize(body: DetokenizeBody) -> Text:

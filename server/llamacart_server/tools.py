@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llamacart.errors import InputError
 from llamacart.json_schema import grammar_text, literal, schema_rules
+from llamacart_server.fields import Flag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,7 @@ class FunctionSpec(_Part):
     name: FunctionName
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = None
+    strict: Flag | None = None
 
 
 class Tool(_Part):

@@ -211,6 +211,12 @@ def test_seeds_of_64_bits_are_folded(client, engine, seed, folded):
     assert engine.requests[0].sampling.seed == folded
 
 
+def test_a_whole_number_may_have_a_point(client, engine):
+    complete(client, max_tokens=3.0, top_k=5.0, seed=7.0)
+    (request,) = engine.requests
+    assert (request.max_tokens, request.sampling.top_k, request.sampling.seed) == (3, 5, 7)
+
+
 @pytest.mark.parametrize(("top_k", "kept"), [(-1, 0), (0, 0), (3, 3)])
 def test_top_k_off(client, engine, top_k, kept):
     complete(client, top_k=top_k)
@@ -381,13 +387,18 @@ def test_tokenize_and_back(client):
     assert text == {"content": "<bos>a", "prompt": "<bos>a"}
 
 
+def test_how_to_tokenize(client, served):
+    assert client.get("/tokenizer_info").json() == {
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "chat_template": served.template.text,
+        "model_max_length": 512,
+    }
+
+
 def test_probes(client):
     for path in ("/health", "/ready"):
         assert client.get(path).json() == {"status": "ok"}
-
-
-def test_openapi_schema_can_be_made(client):
-    assert "/v1/chat/completions" in client.get("/openapi.json").json()["paths"]
 
 
 def test_request_ids(client):
