@@ -9,7 +9,16 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from llamacart import __version__
-from llamacart_server import cartridges, chat, completions, health, metrics, models, tokens
+from llamacart_server import (
+    cartridges,
+    chat,
+    completions,
+    health,
+    metrics,
+    models,
+    responses_api,
+    tokens,
+)
 from llamacart_server.access import AccessMiddleware
 from llamacart_server.auth import ApiKeyMiddleware, read_keys
 from llamacart_server.errors import add_error_handlers
@@ -62,7 +71,7 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    for module in (chat, completions, models, cartridges, tokens, health, metrics):
+    for module in (chat, completions, responses_api, models, cartridges, tokens, health, metrics):
         app.include_router(module.router(service))
     add_error_handlers(app)
     app.state.lifecycle = lifecycle
