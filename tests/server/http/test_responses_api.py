@@ -549,6 +549,15 @@ def test_a_failure_midway(client, engine, error, code, said):
     assert status == (503 if code == "overloaded" else 500)
 
 
+def test_an_answer_that_takes_too_long_fails(serve, engine):
+    engine.say("a", end=False)
+    engine.hangs = True
+    client = serve(engine, request_timeout=0.2)
+    *_, failed, last = streamed(respond(client, stream=True))
+    assert failed["response"]["status"] == "failed"
+    assert (last["type"], last["code"]) == ("error", "request_timeout")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_stops_its_generation(client, engine, stream):
     engine.say("some text", end=False)
