@@ -19,6 +19,7 @@ from llamacart_server import (
     health,
     metrics,
     models,
+    responses_api,
     tokens,
 )
 from llamacart_server.access import AccessMiddleware
@@ -81,7 +82,7 @@ def create_app(
         lifespan=lifespan,
         responses=failures(EngineError),
     )
-    for module in (chat, completions, models, cartridges, tokens, health, metrics):
+    for module in (chat, completions, responses_api, models, cartridges, tokens, health, metrics):
         app.include_router(module.router(service))
     if embedder is not None:
         lane = embeddings.EmbeddingLane(embedder, engine.call, settings.max_queued)

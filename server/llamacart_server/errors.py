@@ -210,8 +210,10 @@ def _place(error: Any, body: Any) -> tuple[str | int, ...]:
     """Where in the body an error lies, without the names of types in pydantic's `loc`."""
     path: list[str | int] = []
     value = body
-    for part in error["loc"][1:]:
-        if isinstance(value, dict) and (part in value or error["type"] == "missing"):
+    last = len(error["loc"]) - 1
+    for i, part in enumerate(error["loc"][1:], 1):
+        is_missing = i == last and error["type"] == "missing"
+        if isinstance(value, dict) and (part in value or is_missing):
             value = value.get(part)
         elif isinstance(value, list) and isinstance(part, int) and part < len(value):
             value = value[part]

@@ -21,6 +21,15 @@ EMBEDDINGS: list[JsonValue] = [
     {"model": "", "input": ["A llama is a camelid.", "Bread is baked."]},
     {"model": "", "input": "A llama is a camelid.", "encoding_format": "base64"},
 ]
+RESPONSES: list[JsonValue] = [
+    {
+        "model": "",
+        "instructions": "Answer in one sentence.",
+        "input": "Why is the sky blue?",
+        "max_output_tokens": 32,
+    },
+    {"model": "", "input": [{"role": "user", "content": "Hello!"}], "stream": True},
+]
 CHATS: list[JsonValue] = [
     {
         "model": "",

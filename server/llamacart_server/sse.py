@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from fastapi.responses import Response
 
 from llamacart_server.errors import error_json, log_failure, unexpected
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from starlette.types import Receive, Scope, Send
 
+    from llamacart.errors import LlamacartError
     from llamacart_server.answer import Answer, Piece
 
 T = TypeVar("T")
-Emit = Callable[[str], Awaitable[None]]
+
+
+class Emit(Protocol):
+    """Writes one event: JSON text, and a name where the protocol gives events names."""
+
+    async def __call__(self, data: str, name: str | None = None) -> None:
+        """See class."""
+        ...
+
 
 DONE = "[DONE]"
 # Many clients (httpx's `iter_lines`) end a line there; in JSON they stand only inside strings.
@@ -69,35 +77,50 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
+async def emit_error(error: LlamacartError, emit: Emit) -> None:
+    """The event that tells of an error in all of OpenAI's older streams."""
+    await emit(error_json(error))
+
+
 class EventStream(Response):
     """An answer of server-sent events.
 
-    An error of `produce` becomes a last event. Either way, and also where the client goes
+    An error of `produce` becomes the last events. Either way, and also where the client goes
     away before the first byte, `on_end` is called once `produce` has ended.
 
     Args:
-        produce: Writes the events, each given as JSON text, by what it is called with.
+        produce: Writes the events, by what it is called with.
         on_end: Frees what the answer holds.
+        on_error: Writes what tells of an error.
+        done: Data of an event after all others, if there is to be one.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, produce: Callable[[Emit], Coroutine[object, object, None]], on_end: Callable[[], None]
+        self,
+        produce: Callable[[Emit], Coroutine[object, object, None]],
+        on_end: Callable[[], None],
+        *,
+        on_error: Callable[[LlamacartError, Emit], Coroutine[object, object, None]] = emit_error,
+        done: str | None = DONE,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._produce = produce
         self._on_end = on_end
+        self._on_error = on_error
+        self._done = done
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         del scope
 
-        async def emit(data: str) -> None:
+        async def emit(data: str, name: str | None = None) -> None:
             if not data.isascii():
                 data = data.translate(_LINE_BREAKS)
-            body = f"data: {data}\n\n".encode()
+            head = f"event: {name}\n" if name else ""
+            body = f"{head}data: {data}\n\n".encode()
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
         async def write() -> None:
@@ -109,8 +132,9 @@ class EventStream(Response):
                 raise
             except Exception as error:
                 log_failure(error)
-                await emit(error_json(unexpected(error)))
-            await emit(DONE)
+                await self._on_error(unexpected(error), emit)
+            if self._done is not None:
+                await emit(self._done)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         try:

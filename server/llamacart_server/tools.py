@@ -196,7 +196,8 @@ class ToolReader:
 
     Attributes:
         n_calls: Calls begun so far.
-        is_inside: Whether the last one is not complete yet.
+        is_inside: Whether the last one, or the next, is not complete yet.
+        in_arguments: Whether the arguments of the last one are not complete yet.
     """
 
     _HEADER = '", "arguments": '
@@ -204,8 +205,8 @@ class ToolReader:
     def __init__(self) -> None:
         self.n_calls = 0
         self.is_inside = False
+        self.in_arguments = False
         self._buffer = ""
-        self._in_arguments = False
         self._depth = 0
         self._in_string = False
         self._escaped = False
@@ -216,11 +217,11 @@ class ToolReader:
         content = ""
         parts: list[CallPart] = []
         while True:
-            if self._in_arguments:
+            if self.in_arguments:
                 arguments = self._take_arguments()
                 if arguments:
                     parts.append(CallPart(self.n_calls - 1, None, arguments))
-                if self._in_arguments:
+                if self.in_arguments:
                     return content, parts
             elif self.is_inside:
                 header, found, rest = self._buffer.partition(self._HEADER)
@@ -229,7 +230,7 @@ class ToolReader:
                 self._buffer = rest
                 parts.append(CallPart(self.n_calls, header.rpartition('"')[2], ""))
                 self.n_calls += 1
-                self._in_arguments = True
+                self.in_arguments = True
             else:
                 before, found, rest = self._buffer.partition(OPENING)
                 if not found:
@@ -273,7 +274,7 @@ class ToolReader:
                 self._depth -= 1
                 if not self._depth:
                     taken, self._buffer = self._buffer[: i + 1], self._buffer[i + 1 :]
-                    self._in_arguments = self.is_inside = False
+                    self.in_arguments = self.is_inside = False
                     return taken
         taken, self._buffer = self._buffer, ""
         return taken

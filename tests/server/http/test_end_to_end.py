@@ -12,6 +12,7 @@ from contextlib import ExitStack
 
 import httpx
 import numpy as np
+import openai
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -210,6 +211,51 @@ def test_json_under_a_schema_is_valid_by_construction(tiny):
         assert value["kind"] in ("a", "b")
         assert 1 <= value["size"] <= 99
         assert set(value) <= {"kind", "size", "tags"}
+
+
+def test_responses(tiny):
+    given = {"temperature": 0, "extra_body": {"ignore_eos": True}}
+    with openai.OpenAI(base_url=f"{tiny.base_url}/v1", api_key="none") as sdk:
+        texts = []
+        for model in ("tiny", "tiny:up"):
+            ask = {**given, "model": model, "input": "Hi", "max_output_tokens": 12}
+            whole = sdk.responses.create(**ask)
+            messages = [{"role": "user", "content": "Hi"}]
+            chat = sdk.chat.completions.create(
+                model=model, messages=messages, max_tokens=12, **given
+            )
+            assert whole.output_text == chat.choices[0].message.content
+            assert (whole.status, whole.usage.output_tokens) == ("incomplete", 12)
+            assert whole.usage.input_tokens == chat.usage.prompt_tokens
+            *events, last = sdk.responses.create(**ask, stream=True)
+            deltas = [e.delta for e in events if e.type == "response.output_text.delta"]
+            assert "".join(deltas) == last.response.output_text == whole.output_text
+            assert last.type == "response.incomplete"
+            texts.append(whole.output_text)
+        assert texts[0] != texts[1]
+
+
+def test_responses_with_a_call_and_with_a_schema(settings, live):
+    schema = {
+        "type": "object",
+        "properties": {"n": {"enum": [1, 22]}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    tool = {"type": "function", "name": "count", "parameters": schema, "strict": True}
+    form = {"format": {"type": "json_schema", "name": "n", "schema": schema, "strict": True}}
+    given = {"model": "tiny", "input": "Hi", "max_output_tokens": 300}
+    with ExitStack() as owned:
+        # A byte a token, so that telling of the tool takes nearly 500 of them.
+        app, _, _ = cli.build(load_settings(**settings.model_dump() | {"ctx": 1024}), owned)
+        url = owned.enter_context(live(app))
+        sdk = owned.enter_context(openai.OpenAI(base_url=f"{url}/v1", api_key="none"))
+        with sdk.responses.stream(**given, tools=[tool], tool_choice="required") as stream:
+            (call,) = stream.get_final_response().output
+        assert call.name == "count"
+        assert call.parsed_arguments["n"] in (1, 22)
+        answer = sdk.responses.create(**given, text=form)
+        assert json.loads(answer.output_text)["n"] in (1, 22)
 
 
 def test_what_does_not_fit(tiny):
