@@ -127,7 +127,8 @@ def test_engine_figures(client, engine):
     assert seen.of("requests_total", "cancelled") == 2
 
 
-def test_the_dashboard_asks_for_what_there_is(client):
+def test_the_dashboard_asks_for_what_there_is(client, engine):
+    engine.report = GenerationReport(mean_dose=0.1)
     client.post("/v1/completions", json={**BODY, "model": "demo:french"})
     there = {name for name, *_ in Scrape(client)}
     path = Path(__file__).parents[3] / "docker/grafana/dashboards/llamacart.json"
