@@ -9,11 +9,12 @@ from llamacart.errors import ModelError
 
 DEMO = "demo"
 HF_PREFIX = "hf:"
+CACHE_VARIABLE = "LLAMACART_CACHE"
 
 
 def cache_dir() -> Path:
     """Folder for what is derived or downloaded: `LLAMACART_CACHE`, or `~/.cache/llamacart`."""
-    configured = os.environ.get("LLAMACART_CACHE")
+    configured = os.environ.get(CACHE_VARIABLE)
     return Path(configured) if configured else Path.home() / ".cache" / "llamacart"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sys
 from contextlib import ExitStack
@@ -17,7 +18,12 @@ from llamacart_server.auth import read_keys
 from llamacart_server.draining import CLOSING_SECONDS, DrainingServer
 from llamacart_server.logs import configure_logging
 from llamacart_server.options import keyword, parameters, set_signature, to_toml
-from llamacart_server.settings import CONFIG_VARIABLE, ServeSettings, load_settings
+from llamacart_server.settings import (
+    CONFIG_VARIABLE,
+    ServeSettings,
+    load_settings,
+    unknown_variables,
+)
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -51,6 +57,8 @@ def run(settings: ServeSettings) -> None:
         typer.Exit: A second signal has cut answers short; the exit code is 1.
     """
     configure_logging(settings.log_format)
+    for warning in unknown_variables(os.environ):
+        logger.warning(warning)
     if not read_keys(settings) and settings.host not in ("127.0.0.1", "::1", "localhost"):
         logger.warning("no API key is set: whoever reaches %s can use the server", settings.host)
     # The engine's thread must not wait long for Python when a step is done.

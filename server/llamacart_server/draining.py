@@ -51,6 +51,12 @@ class DrainingServer(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         typer.echo(self._greeting)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close everything; the app learns of it also where that is done by force."""
+        await super().shutdown(sockets)
+        if self.force_exit:
+            await self.lifespan.shutdown()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle signals here while the server runs."""

@@ -299,7 +299,7 @@ class Engine:
         self._perform(actions)
         with self._changed:
             self._retire(sequence, outcome)
-        live.generation.report = live.tally.report()
+        live.generation.report = live.tally.report(telemetry=live.sequence.request.telemetry)
         if last is not None:
             live.generation.deliver(last)
 

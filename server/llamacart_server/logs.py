@@ -17,7 +17,8 @@ REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 FIELDS = "fields"
 """Attribute of a log record that holds its structured fields, given by `extra=fields(...)`."""
 
-_LINE_BREAKS = {ord("\n"): "\\n", ord("\r"): "\\r"}
+_CONTROLS = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
+_ESCAPES = {code: repr(chr(code))[1:-1] for code in _CONTROLS}
 
 
 def fields(**values: Any) -> dict[str, dict[str, Any]]:
@@ -26,7 +27,7 @@ def fields(**values: Any) -> dict[str, dict[str, Any]]:
 
 
 class TextFormatter(logging.Formatter):
-    """`INFO:     [id] message key=value`; a line break in a message cannot begin a line."""
+    """`INFO:     [id] message key=value`; a message cannot begin a line or steer a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One record; a traceback follows on lines of its own."""
@@ -34,7 +35,7 @@ class TextFormatter(logging.Formatter):
         parts = [f"{record.levelname + ':':<9}"]
         if request_id is not None:
             parts.append(f"[{request_id}]")
-        parts.append(record.getMessage().translate(_LINE_BREAKS))
+        parts.append(record.getMessage().translate(_ESCAPES))
         parts += (f"{k}={json.dumps(v)}" for k, v in getattr(record, FIELDS, {}).items())
         text = " ".join(parts)
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text

@@ -42,10 +42,12 @@ class EngineCollector:
 
     Args:
         engine: Whose figures.
+        n_cells: KV cells it has.
     """
 
-    def __init__(self, engine: EngineLike) -> None:
+    def __init__(self, engine: EngineLike, n_cells: int) -> None:
         self._engine = engine
+        self._n_cells = n_cells
 
     def describe(self) -> list[Metric]:
         """Nothing: names are known without asking the engine."""
@@ -54,6 +56,7 @@ class EngineCollector:
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""
         stats = self._engine.stats()
+        yield GaugeMetricFamily("llamacart_kv_cells", "KV cells there are.", value=self._n_cells)
         for name, (field, text) in _GAUGES.items():
             yield GaugeMetricFamily(f"llamacart_{name}", text, value=getattr(stats, field))
         for name, (field, text) in _COUNTERS.items():
@@ -70,7 +73,7 @@ def router(service: Service) -> APIRouter:
     """The route, bound to what it works with."""
     routes = APIRouter()
     registry = service.registry
-    registry.register(EngineCollector(service.engine))
+    registry.register(EngineCollector(service.engine, service.model.n_ctx))
 
     @routes.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> Response:

@@ -90,8 +90,7 @@ class Plan:
                 for place in places
             )
             steerings.extend(sequence.steering_at(place) for place in places)
-            telemetry = sequence.request.telemetry
-            observed.extend(telemetry and place >= sequence.n_seen for place in places)
+            observed.extend(sequence.measures(place) for place in places)
         observation = observed if any(observed) else None
         return RunBatch(tokens, positions, sequences, outputs, steerings, observation)
 

@@ -91,8 +91,7 @@ class Postprocessor:
         sequence = chunk.sequence
         # Rows computed a second time, after a preemption, were measured the first time.
         new = rows[max(0, sequence.n_seen - chunk.start) :]
-        telemetry = sequence.request.telemetry
-        self._counters.capped_rows += live.tally.add(report, new, telemetry=telemetry)
+        self._counters.capped_rows += live.tally.add(report, new)
         sequence.n_computed = chunk.stop
         sequence.n_seen = max(sequence.n_seen, chunk.stop)
 
@@ -148,7 +147,7 @@ class Postprocessor:
         sequence.append(token)
         if sequence.n_generated == sequence.max_tokens:
             return End(sequence, "finished", TokenEvent(token, "length", logprobs))
-        live.generation.report = live.tally.report()
+        live.generation.report = live.tally.report(telemetry=live.sequence.request.telemetry)
         live.generation.deliver(TokenEvent(token, None, logprobs))
         return None
 

@@ -35,6 +35,8 @@ class GenerationRequest:
         sampling: How tokens are chosen.
         ignore_eos: Go on past the end-of-generation token (for benchmarks).
         telemetry: Measure what the cartridges do, for `GenerationReport.dose`.
+        sample_dose: Measure it at the last row of the prompt and the first after it, for
+            `GenerationReport.mean_dose`.
         logprobs: Report each generated token's log-probability, and this many of the most
             likely tokens beside it; None means not to.
         prompt_logprobs: Report those of the prompt's tokens too, with as many beside each.
@@ -46,6 +48,7 @@ class GenerationRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     ignore_eos: bool = False
     telemetry: bool = False
+    sample_dose: bool = False
     logprobs: int | None = None
     prompt_logprobs: bool = False
 
@@ -80,6 +83,7 @@ class GenerationReport:
         prompt_logprobs: Of each prompt token but the first, where the request asked for them;
             all are known before the first token is delivered.
         queue_seconds: From its arrival to its first step; None before that.
+        mean_dose: As `dose`, over all layers and the rows that were measured; None if none was.
     """
 
     cached_tokens: int = 0
@@ -87,3 +91,4 @@ class GenerationReport:
     capped_rows: int = 0
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     queue_seconds: float | None = None
+    mean_dose: float | None = None

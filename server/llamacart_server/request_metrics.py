@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 10)
 _LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 # None below 0: with one, prometheus_client leaves out the sum.
+_DOSE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _ALPHA = (0, 0.2, 0.4, 0.6, 0.8, 1, 1.2, 1.5, 2, 5, 10)
 
 REFUSALS = {
@@ -84,6 +86,15 @@ class RequestMetrics:
             registry=registry,
         )
 
+        self.cartridge_dose = Histogram(
+            "llamacart_cartridge_dose",
+            "Measured size of a cartridge's deltas over that of the activations it acted on; "
+            "one mean for each generation that it acted on alone.",
+            ["cartridge"],
+            buckets=_DOSE,
+            registry=registry,
+        )
+
     def answered(self, status: int) -> None:
         """Count an answer, if it is a refusal."""
         if 400 <= status < 500 or status in REFUSALS:
@@ -95,6 +106,12 @@ class RequestMetrics:
             name = placed.dose.cartridge.name
             self.cartridge_requests.labels(name).inc()
             self.cartridge_alpha.labels(name).observe(placed.dose.alpha)
+
+    def measured(self, request: GenerationRequest, report: GenerationReport) -> None:
+        """Count the dose of a generation that has ended, where one cartridge acted alone."""
+        dose = report.mean_dose
+        if len(request.doses) == 1 and dose is not None and math.isfinite(dose):
+            self.cartridge_dose.labels(request.doses[0].dose.cartridge.name).observe(dose)
 
 
 class ObservedEngine:
@@ -114,7 +131,7 @@ class ObservedEngine:
         begun = time.perf_counter()
         generation = self._engine.submit(request)
         self._metrics.accepted(request)
-        return ObservedGeneration(generation, self._metrics, begun)
+        return ObservedGeneration(generation, self._metrics, request, begun)
 
 
 class ObservedGeneration:
@@ -123,12 +140,20 @@ class ObservedGeneration:
     Args:
         generation: What is timed.
         metrics: Where the times go.
+        request: What it answers.
         begun: When it was submitted, by `time.perf_counter`.
     """
 
-    def __init__(self, generation: GenerationLike, metrics: RequestMetrics, begun: float) -> None:
+    def __init__(
+        self,
+        generation: GenerationLike,
+        metrics: RequestMetrics,
+        request: GenerationRequest,
+        begun: float,
+    ) -> None:
         self._generation = generation
         self._metrics = metrics
+        self._request = request
         self._begun = begun
         self._over = False
 
@@ -168,3 +193,4 @@ class ObservedGeneration:
         if not self._over:
             self._over = True
             self._metrics.end_to_end.observe(time.perf_counter() - self._begun)
+            self._metrics.measured(self._request, self._generation.report)

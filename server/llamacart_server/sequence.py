@@ -137,6 +137,13 @@ class Sequence:
         """
         return self.prompt_steering if position < self.n_prompt else self.generated_steering
 
+    def measures(self, position: int) -> bool:
+        """Whether the dose of the row at `position` is to be measured; no row's is twice."""
+        if position < self.n_seen:
+            return False
+        is_sample = position in (self.n_prompt - 1, self.n_prompt)
+        return self.request.telemetry or (self.request.sample_dose and is_sample)
+
     def rows(self, n: int) -> Rows:
         """What rows 0..n−1 are computed from."""
         segments: tuple[tuple[int, SteeringKey], ...] = ((min(n, self.n_prompt), self.prompt_key),)

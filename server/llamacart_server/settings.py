@@ -7,7 +7,7 @@ import os
 import tomllib
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -19,8 +19,11 @@ from pydantic_settings import (
 )
 
 from llamacart.errors import InputError
-from llamacart.resolve import DEMO
+from llamacart.resolve import CACHE_VARIABLE, DEMO
 from llamacart_server.options import Option, split_list
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 ENV_PREFIX = "LLAMACART_"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
@@ -177,6 +180,26 @@ class ServeSettings(BaseSettings):
         """Command line, environment, file; the first one that has a value wins."""
         del dotenv_settings, file_secret_settings
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def unknown_variables(environment: Iterable[str]) -> list[str]:
+    """What is to be said of variables that look like settings and are none.
+
+    Only said, not refused: a Kubernetes service of that name, too, sets such variables.
+    """
+    settings = {f"{ENV_PREFIX}{name.upper()}" for name in ServeSettings.model_fields}
+    unknown = sorted(
+        name
+        for name in environment
+        if name.upper().startswith(ENV_PREFIX)
+        and name.upper() not in settings | {CONFIG_VARIABLE, CACHE_VARIABLE}
+    )
+    said = []
+    for name in unknown:
+        near = difflib.get_close_matches(name.upper(), settings, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        said.append(f"{name} is set, but there is no such setting{hint}")
+    return said
 
 
 def load_settings(config: Path | None = None, **given: Any) -> ServeSettings:

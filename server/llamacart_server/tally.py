@@ -43,9 +43,9 @@ class Tally:
         if self.queue_seconds is None:
             self.queue_seconds = time.monotonic() - self._begun
 
-    def add(self, step: StepReport, rows: range, *, telemetry: bool) -> int:
+    def add(self, step: StepReport, rows: range) -> int:
         """Add rows of a step's batch; returns how many of them were capped."""
-        if telemetry and rows and step.doses is not None:
+        if rows and step.doses is not None:
             self._add_doses(step.doses[rows.start : rows.stop])
         n_capped = sum(row in rows for row in step.capped)
         if n_capped and not self.capped_rows:
@@ -60,13 +60,19 @@ class Tally:
         self._sums = sums if self._sums is None else self._sums + sums
         self._counts = counts if self._counts is None else self._counts + counts
 
-    def report(self) -> GenerationReport:
-        """What is known so far."""
-        dose = None
+    def report(self, *, telemetry: bool) -> GenerationReport:
+        """What is known so far; the dose of each layer only with `telemetry`."""
+        dose, mean = None, None
         if self._sums is not None and self._counts is not None:
             means = np.full(len(self._sums), np.nan)
             np.divide(self._sums, self._counts, out=means, where=self._counts > 0)
-            dose = tuple(means.tolist())
+            mean = float(np.nanmean(means)) if self._counts.any() else None
+            dose = tuple(means.tolist()) if telemetry else None
         return GenerationReport(
-            self.cached_tokens, dose, self.capped_rows, self.prompt_logprobs, self.queue_seconds
+            self.cached_tokens,
+            dose,
+            self.capped_rows,
+            self.prompt_logprobs,
+            self.queue_seconds,
+            mean,
         )

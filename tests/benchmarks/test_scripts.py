@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import cartridge_to_lora
+import drain
 import gguf
 import numpy as np
 import pytest
@@ -94,3 +97,41 @@ def test_lora_is_the_cartridges_linear_part(
     steered[neurons] += layer_map.dense_delta(96) @ h  # no bias
     expected = down @ steered - down @ h
     np.testing.assert_allclose(b @ (a @ h), expected, atol=tolerance * np.abs(expected).max())
+
+
+def text(finish_reason: str | None = None) -> str:
+    return json.dumps({"choices": [{"text": "a", "finish_reason": finish_reason}]})
+
+
+@pytest.mark.parametrize(
+    ("events", "ending"),
+    [
+        ([text(), text("length"), "[DONE]"], "whole"),
+        ([text(), '{"choices": [{"text": "", "finish_reason": "stop"}]}', "[DONE]"], "whole"),
+        ([text(), '{"error": {"message": "stopping"}}', "[DONE]"], "error event"),
+        ([text(), "[DONE]"], "cut"),
+        ([text(), text("length")], "cut"),
+        ([text("stop"), text("stop"), "[DONE]"], "cut"),
+        ([text("stop"), text(), "[DONE]"], "cut"),
+        (["[DONE]", text("stop"), "[DONE]"], "cut"),
+        ([], "cut"),
+    ],
+)
+def test_how_a_stream_ended(events: list[str], ending: str) -> None:
+    assert drain.ending_of(events) == ending
+
+
+def test_a_drain_that_cuts_is_not_as_it_should_be() -> None:
+    whole, some, forced = drain.variants(grace=3, length=64)
+
+    def good(variant: drain.Variant, status: int, **endings: int) -> bool:
+        named = Counter({kind.replace("_", " "): n for kind, n in endings.items()})
+        return drain.Outcome(variant, named, 0, 0.0, (503, "1"), 1.0, status).as_it_should_be
+
+    assert good(whole, 0, whole=3)
+    assert not good(whole, 0, whole=2, error_event=1)
+    assert good(some, 0, whole=2, error_event=1)
+    assert not good(some, 0, whole=3)
+    assert not good(some, 0, whole=1, error_event=1, cut=1)
+    assert good(forced, 1, cut=3)
+    assert not good(forced, 0, cut=3)

@@ -448,6 +448,23 @@ class TestReport:
         assert observed[1] == [False] + [True] * 5
         assert observed[-1] is None
 
+    def test_a_sample_is_the_last_row_of_the_prompt_and_the_first_after_it(
+        self, engine, runner, fakes
+    ):
+        cartridge = fakes.cartridge("french")
+        engine.load(cartridge)
+        doses = ((cartridge, 1.0, "prompt"), (cartridge, 3.0, "generated"))
+        request = fakes.request(5, 9, *doses, ignore_eos=True)
+        sampled = engine.submit(replace(request, sample_dose=True))
+        drive(engine)
+        assert sampled.report.mean_dose == pytest.approx((1.0 + 3.0) / 2)
+        assert sampled.report.dose is None, "nobody asked for each layer's"
+        observed = [b.observed for b in runner.batches]
+        assert observed[:3] == [[False] * 4 + [True], [True], None]
+        silent = engine.submit(replace(request, prompt=(7, 8, 9)))
+        drive(engine)
+        assert silent.report.mean_dose is None
+
     def test_rows_computed_again_are_not_counted_again(self, fakes):
         runner = fakes.Runner(n_ctx=130, n_batch=32, n_sequences=2, n_cached=0)
         engine = Engine(runner)

@@ -156,6 +156,7 @@ def test_a_second_signal_stops_at_once(tiny_path):
         stream.join(10)
         assert not stream.is_alive()
         assert "[DONE]" not in stream.events
+        assert not [record for record in process.log if record["level"] == "error"]
 
 
 def test_without_requests_it_stops_at_once(tiny_path):

@@ -52,6 +52,12 @@ def test_a_text_record_cannot_forge_another(log):
     assert stream.getvalue() == 'INFO:     a\\nERROR:    b x="c\\nd"\n'
 
 
+def test_a_text_record_cannot_steer_a_terminal(log):
+    stream = log("text")
+    logging.getLogger("llamacart_server").info("a\x1b[2J\x85\u2028\x7f\tü")
+    assert stream.getvalue() == "INFO:     a\\x1b[2J\\x85\\u2028\\x7f\\tü\n"
+
+
 def test_libraries_speak_from_warning_on(log):
     stream = log("text")
     logging.getLogger("other").info("no")

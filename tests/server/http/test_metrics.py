@@ -69,6 +69,26 @@ def test_cartridges(client):
     assert seen.of("cartridge_alpha_bucket", "0.8", "french") == 3
 
 
+def test_measured_doses(client, engine):
+    doses = {"demo:french": 0.25, "demo:formal@2": float("inf"), "demo:french+formal": 0.5}
+    for model, dose in doses.items():
+        engine.report = GenerationReport(mean_dose=dose)
+        client.post("/v1/completions", json={**BODY, "model": model})
+    assert all(request.sample_dose for request in engine.requests)
+    seen = Scrape(client)
+    assert seen.of("cartridge_dose_count", "french") == 1
+    assert seen.of("cartridge_dose_sum", "french") == 0.25
+    assert ("llamacart_cartridge_dose_count", "formal") not in seen
+    client.post("/v1/completions", json=BODY)
+    assert not engine.requests[-1].sample_dose
+
+
+def test_cells_used_and_cells_there_are(client, engine, served):
+    engine.figures |= {"kv_used": 3}
+    seen = Scrape(client)
+    assert (seen.of("kv_cells_used"), seen.of("kv_cells")) == (3, served.n_ctx)
+
+
 def test_refusals(serve, engine):
     client = serve(engine, api_key="k", rate_limit=5, max_body_bytes=1000)
     engine.refusals = [OverloadedError("full")]
@@ -107,7 +127,8 @@ def test_engine_figures(client, engine):
     assert seen.of("requests_total", "cancelled") == 2
 
 
-def test_the_dashboard_asks_for_what_there_is(client):
+def test_the_dashboard_asks_for_what_there_is(client, engine):
+    engine.report = GenerationReport(mean_dose=0.1)
     client.post("/v1/completions", json={**BODY, "model": "demo:french"})
     there = {name for name, *_ in Scrape(client)}
     path = Path(__file__).parents[3] / "docker/grafana/dashboards/llamacart.json"

@@ -18,7 +18,7 @@ from llamacart.writer import write_cartridge
 from llamacart_server import cli
 from llamacart_server.library import CartridgeLibrary
 from llamacart_server.served import slug
-from llamacart_server.settings import ServeSettings, load_settings
+from llamacart_server.settings import ServeSettings, load_settings, unknown_variables
 
 
 def test_command_line_beats_environment_beats_default(monkeypatch):
@@ -33,6 +33,15 @@ def test_a_bad_setting_names_its_variable(monkeypatch):
     with pytest.raises(InputError, match=r"ctx \(LLAMACART_CTX\) has value 'many'") as caught:
         load_settings()
     assert caught.value.param == "ctx"
+
+
+def test_variables_that_are_no_settings():
+    there = ["LLAMACART_MAX_TOKEN", "LLAMACART_CTX", "llamacart_port", "LLAMACART_CONFIG"]
+    there += ["LLAMACART_CACHE", "LLAMACART_SERVICE_HOST", "PATH"]
+    first, second = unknown_variables(there)
+    assert first.startswith("LLAMACART_MAX_TOKEN is set")
+    assert first.endswith("did you mean LLAMACART_MAX_TOKENS?")
+    assert second.startswith("LLAMACART_SERVICE_HOST is set")
 
 
 def test_an_empty_key_is_no_open_door(monkeypatch):
