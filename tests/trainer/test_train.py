@@ -17,7 +17,8 @@ from llamacart.reader import read_cartridge
 from llamacart.steering import Dose, apply_reference
 from llamacart.writer import write_cartridge
 from llamacart_trainer import cascade as cascade_module
-from llamacart_trainer.cascade import Cascade, FitSettings, fit_layer
+from llamacart_trainer.cascade import Cascade
+from llamacart_trainer.fitting import FitSettings, fit_layer
 from llamacart_trainer.recipe import Recipe, Task, TextPair, load_task
 from llamacart_trainer.train import train
 
@@ -68,7 +69,7 @@ def test_each_layer_sees_what_the_ones_before_did(tiny_model: Model) -> None:
     n = min(sum(map(len, sources)), sum(map(len, targets)))
     rows = np.arange(n)
     wanted = {layer: y[:n] for layer, y in capture(tiny_model, targets).items()}
-    settings = FitSettings(threshold=0.1, penalty=1.0, prior="identity")
+    settings = FitSettings(threshold=0.1, penalty=1.0)
     cascade = Cascade(tiny_model, sources, rows, wanted, settings, layers=range(3))
     cascade.run()
     clean = capture(tiny_model, sources)[0][:n]
@@ -87,8 +88,8 @@ def test_impact_filter_drops_weak_neurons() -> None:
     y = x.copy()
     y[:, 3] += 2.0
     y[:, 9] += 0.2
-    loose = FitSettings(threshold=0.01, penalty=1e9, prior="identity")
-    strict = FitSettings(threshold=0.01, penalty=1e9, prior="identity", impact=1.0)
+    loose = FitSettings(threshold=0.01, penalty=1e9)
+    strict = FitSettings(threshold=0.01, penalty=1e9, impact=1.0)
     layer_map, report = fit_layer(0, x, y, loose)
     assert layer_map is not None
     assert list(layer_map.neurons) == [3, 9]

@@ -18,104 +18,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llamacart.capture import fits_one_ubatch, forward, output_budget
-from llamacart.cartridge import LayerMap
-from llamacart.errors import RecipeError
-from llamacart_trainer.solvers import centered_ridge, impact, select_neurons
+from llamacart_trainer.fitting import FitSettings, LayerReport, fit_layer, step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
+    from llamacart.cartridge import LayerMap
     from llamacart.model import Model
     from llamacart.tap import Visitor
-    from llamacart_trainer.solvers import Prior
 
 MAX_UBATCH_ROWS = 16384
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """What decides one layer's fit; see `Recipe`.
-
-    Attributes:
-        threshold: δ of the neuron selection.
-        penalty: λ of the ridge.
-        prior: `zero` or `identity`.
-        impact: Least mean step of a neuron that is kept.
-    """
-
-    threshold: float
-    penalty: float
-    prior: Prior
-    impact: float = 0.0
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """Figures of one layer's fit.
-
-    Attributes:
-        layer: Index.
-        candidates: Neurons selected by δ.
-        kept: Those left by the impact filter.
-        mean_step: Mean |step| over rows and kept neurons.
-        fidelity: Cosine between the ideal step (target − input) and the applied step, over all
-            rows at the kept neurons.
-        force: Length of the applied step over that of the ideal one.
-    """
-
-    layer: int
-    candidates: int
-    kept: int
-    mean_step: float = 0.0
-    fidelity: float = 0.0
-    force: float = 0.0
-
-
-def fit_layer(
-    layer: int, x: NDArray[np.float32], y: NDArray[np.float32], settings: FitSettings
-) -> tuple[LayerMap | None, LayerReport]:
-    """Fit one layer.
-
-    Args:
-        layer: Index.
-        x: Source activations [N, D].
-        y: Target activations [N, D], paired by row.
-        settings: δ, λ, prior, impact.
-
-    Returns:
-        The map, or None where no neuron is left, and the figures.
-
-    Raises:
-        RecipeError: An activation is not finite.
-    """
-    for label, values in (("source", x), ("target", y)):
-        if not np.isfinite(values).all():
-            raise RecipeError(f"layer {layer}: a {label} activation is not finite")
-    neurons = select_neurons(x, y, settings.threshold)
-    candidates = len(neurons)
-    if candidates == 0:
-        return None, LayerReport(layer, 0, 0)
-    fitted = centered_ridge(x, y[:, neurons], neurons, settings.penalty, settings.prior)
-    keep = impact(x, fitted) >= settings.impact
-    neurons = neurons[keep]
-    if len(neurons) == 0:
-        return None, LayerReport(layer, candidates, 0)
-    weight = fitted.delta[keep]
-    weight[np.arange(len(neurons)), neurons] += 1.0
-    layer_map = LayerMap.from_dense(layer, neurons, weight, fitted.bias[keep])
-    step = _step(layer_map, x)
-    ideal = y[:, neurons] - x[:, neurons]
-    lengths = float(np.linalg.norm(step)), float(np.linalg.norm(ideal))
-    return layer_map, LayerReport(
-        layer=layer,
-        candidates=candidates,
-        kept=len(neurons),
-        mean_step=float(np.abs(step).mean()),
-        fidelity=float((step * ideal).sum()) / max(lengths[0] * lengths[1], 1e-30),
-        force=lengths[0] / max(lengths[1], 1e-30),
-    )
 
 
 @dataclass
@@ -127,7 +41,7 @@ class Cascade:
         sequences: Token ids of the source sequences.
         rows: Source rows [N] that are paired, numbered over all sequences; may repeat.
         targets: For each layer the target activations [N, D], in the order of `rows`.
-        settings: δ, λ, prior, impact.
+        settings: How each layer is fitted.
         layers: Layers to fit, ascending; the others are left as they are.
         on_layer: Called with each layer's figures, for progress.
         max_ubatch_rows: Stream above this number of rows.
@@ -201,10 +115,4 @@ class Cascade:
         """Apply the fitted map at α = 1 with the rounded weights that will act at run time."""
         layer_map = self.maps.get(layer)
         if layer_map is not None:
-            h[:, layer_map.neurons] += _step(layer_map, h)
-
-
-def _step(layer_map: LayerMap, h: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Delta h + b for rows h [T, D], float32 [T, K]."""
-    step: NDArray[np.float32] = h @ layer_map.dense_delta(h.shape[1]).T + layer_map.bias
-    return step
+            h[:, layer_map.neurons] += step(layer_map, h)

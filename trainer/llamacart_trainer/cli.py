@@ -17,7 +17,7 @@ from llamacart_trainer.recipe import load_task
 
 if TYPE_CHECKING:
     from llamacart.model import Model
-    from llamacart_trainer.cascade import LayerReport
+    from llamacart_trainer.fitting import LayerReport
     from llamacart_trainer.recipe import Task
     from llamacart_trainer.train import TrainResult
 

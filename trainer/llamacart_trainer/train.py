@@ -14,7 +14,8 @@ from llamacart.capture import capture
 from llamacart.cartridge import Cartridge, Metadata
 from llamacart.errors import RecipeError
 from llamacart.generate import greedy
-from llamacart_trainer.cascade import MAX_UBATCH_ROWS, Cascade, FitSettings, LayerReport
+from llamacart_trainer.cascade import MAX_UBATCH_ROWS, Cascade
+from llamacart_trainer.fitting import FitSettings, LayerReport
 from llamacart_trainer.pairing import PAIRINGS, PairedRows, tie_positions
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def train(
         sequences=[s.source for s in samples],
         rows=source_rows,
         targets=targets,
-        settings=FitSettings(recipe.threshold, recipe.penalty, recipe.prior, recipe.impact),
+        settings=FitSettings(recipe.threshold, recipe.penalty, recipe.solver, recipe.impact),
         layers=layers,
         on_layer=on_layer,
         max_ubatch_rows=max_ubatch_rows,
