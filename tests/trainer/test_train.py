@@ -129,7 +129,7 @@ def test_pairs_without_rows(tiny_model: Model) -> None:
 def test_activations_that_are_not_finite() -> None:
     x = np.ones((4, 32), np.float32)
     y = x * 2
-    settings = FitSettings(0.0, 1.0, "zero")
+    settings = FitSettings(0.0, 1.0, "ridge")
     x[1, 2] = np.nan
     with pytest.raises(RecipeError, match="layer 7: a source activation is not finite"):
         fit_layer(7, x, y, settings)

@@ -129,6 +129,23 @@ class Scatter:
         folded: Doubles = deviation * np.sqrt(2 / np.pi) * np.exp(-(ratio**2)) + mean * erf(ratio)
         return folded
 
+    def steps(self, delta: Floats, bias: Floats) -> float:
+        """Sum over source rows of ‖delta x + b‖²."""
+        delta = np.asarray(delta, np.float64)
+        mean = delta @ self.mean_x + bias
+        return float(((delta @ self.xx) * delta).sum() + self.n_x * (mean @ mean))
+
+    def agreement(self, delta: Floats, bias: Floats, neurons: Neurons) -> tuple[float, float]:
+        """Σ ⟨delta x + b, y_S − x_S⟩ and Σ ‖y_S − x_S‖²; the rows must be paired."""
+        delta = np.asarray(delta, np.float64)
+        cross = self.xy[:, neurons]
+        shift = (self.mean_y - self.mean_x)[neurons]
+        product = (delta.T * (cross - self.xx[:, neurons])).sum()
+        product += self.n_x * ((delta @ self.mean_x + bias) @ shift)
+        ideal = np.trace(self.scatter_x(neurons)) + np.trace(self.scatter_y(neurons))
+        ideal += self.n_x * (shift @ shift) - 2 * np.trace(cross[neurons])
+        return float(product), float(ideal)
+
 
 @dataclass
 class Moments:

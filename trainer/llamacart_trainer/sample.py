@@ -67,6 +67,17 @@ class Sample(Protocol):
         """Mean over source rows of |delta x + b|, [K]."""
         ...
 
+    def steps(self, delta: Floats, bias: Floats) -> float:
+        """Sum over source rows of ‖delta x + b‖²."""
+        ...
+
+    def agreement(self, delta: Floats, bias: Floats, neurons: Neurons) -> tuple[float, float]:
+        """Of the ideal steps y_S − x_S: Σ ⟨delta x + b, y_S − x_S⟩ and Σ ‖y_S − x_S‖².
+
+        The rows must be paired.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -128,8 +139,21 @@ class Rows:
 
     def mean_abs(self, delta: Floats, bias: Floats) -> Doubles:
         """Mean over source rows of |delta x + b|, [K]."""
-        steps = np.abs(self.x @ delta.T + bias)
-        return np.asarray(steps.mean(axis=0, dtype=np.float64))
+        return np.asarray(np.abs(self._steps(delta, bias)).mean(axis=0, dtype=np.float64))
+
+    def steps(self, delta: Floats, bias: Floats) -> float:
+        """Sum over source rows of ‖delta x + b‖²."""
+        return float((self._steps(delta, bias) ** 2).sum(dtype=np.float64))
+
+    def agreement(self, delta: Floats, bias: Floats, neurons: Neurons) -> tuple[float, float]:
+        """Σ ⟨delta x + b, y_S − x_S⟩ and Σ ‖y_S − x_S‖²; the rows must be paired."""
+        ideal = self.y[:, neurons] - self.x[:, neurons]
+        product = (self._steps(delta, bias) * ideal).sum(dtype=np.float64)
+        return float(product), float((ideal**2).sum(dtype=np.float64))
+
+    def _steps(self, delta: Floats, bias: Floats) -> Floats:
+        steps: Floats = self.x @ delta.astype(self.x.dtype).T + bias.astype(self.x.dtype)
+        return steps
 
 
 def _gram(rows: Floats) -> Doubles:

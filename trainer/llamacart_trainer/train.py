@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -213,10 +213,7 @@ def _metadata(
         "pairs": len(task.pairs),
         "rows": n_rows,
         "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
-        "layers": [
-            {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(report).items()}
-            for report in reports
-        ],
+        "layers": [report.as_json() for report in reports],
     }
     return Metadata(
         name=recipe.name,
