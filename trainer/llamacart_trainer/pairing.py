@@ -41,6 +41,7 @@ class PairedRows:
             number where they are not `paired`.
         neutral: The rows are there to stay as they are: they teach locality.
         paired: Whether rows are tied one to one.
+        group: Samples of one number say the same, and are held out together.
     """
 
     source: Sequence[int]
@@ -49,6 +50,7 @@ class PairedRows:
     target_rows: Sequence[int]
     neutral: bool = False
     paired: bool = True
+    group: int = 0
 
     @property
     def rows(self) -> list[tuple[int, int]]:
