@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llamacart_trainer.evaluation.scorers import Scorer
-    from llamacart_trainer.recipe import Recipe, TextPair
+    from llamacart_trainer.recipe import TextPair
 
 VALIDATION_SHARE = 0.35
 """Share of a held-out source text's words that makes a validation prompt."""
@@ -106,7 +106,7 @@ def load_plan(folder: Path, settings: EvaluationSettings | None = None) -> Evalu
         RecipeError: Something in them cannot be used.
     """
     recipe = load_task(folder).recipe
-    settings = settings or settings_of(recipe)
+    settings = settings or recipe.evaluation
     return EvaluationPlan(
         name=recipe.name,
         prompts=_prompts(folder / recipe.prompts) if recipe.prompts else (),
@@ -134,7 +134,7 @@ def validation_plan(folder: Path, settings: EvaluationSettings | None = None) ->
     Raises:
         RecipeError: There is nothing to validate on.
     """
-    settings = settings or settings_of(load_task(folder).recipe)
+    settings = settings or load_task(folder).recipe.evaluation
     plan = load_plan(folder, settings)
     if settings.validation:
         prompts = _prompts(folder / settings.validation)
@@ -161,14 +161,6 @@ def _halves(answers: tuple[Answer, ...]) -> tuple[tuple[Answer, ...], tuple[Answ
     groups = [[a for a in answers if a.neutral is neutral] for neutral in (False, True)]
     first, second = ([a for g in groups for a in g[start::2]] for start in (0, 1))
     return tuple(first), tuple(second)
-
-
-def settings_of(recipe: Recipe) -> EvaluationSettings:
-    """The recipe's `[evaluation]` table, or its defaults."""
-    found = getattr(recipe, "evaluation", None)
-    if found is None or isinstance(found, EvaluationSettings):
-        return found or EvaluationSettings()
-    return EvaluationSettings.model_validate(found.model_dump(exclude_none=True))
 
 
 def _scorer(settings: EvaluationSettings, folder: Path) -> Scorer | None:
