@@ -45,7 +45,6 @@ PRIORS = {"zero": "ridge", "identity": "ridge-identity"}
 """Solvers under the names of their priors, which recipes had before there were others."""
 
 _Alpha = Annotated[float, Field(ge=-ALPHA_LIMIT, le=ALPHA_LIMIT)]
-_Words = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
 
 class Recipe(BaseModel):
