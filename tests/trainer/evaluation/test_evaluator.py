@@ -186,6 +186,7 @@ def test_held_out_figures_match_dense_arithmetic(tiny_path: Callable[..., Path])
     )
     assert found.force == pytest.approx(np.linalg.norm(step) / np.linalg.norm(ideal), rel=1e-3)
     spread = ((y - y.mean(axis=0)) ** 2).sum()
+    assert found.r2_before == pytest.approx(1 - (ideal**2).sum() / spread, rel=1e-3)
     assert found.r2 == pytest.approx(1 - ((y - x - step) ** 2).sum() / spread, rel=1e-3)
 
 

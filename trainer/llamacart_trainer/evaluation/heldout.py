@@ -62,7 +62,8 @@ def held_out(
         cartridge: Fits the model.
         samples: Held-out sequences and which of their rows belong together.
         alpha: Strength at which the layers act.
-        layer: Layer of the projection; None means the middle one of the cartridge.
+        layer: Layer of the projection; None means the one where the ideal step has the longest
+            mean, compared with the spread of the targets.
         n_threads: Threads for compute.
 
     Raises:
@@ -94,7 +95,7 @@ def held_out(
         x = inputs[k][rows]
         seen[k] = _Rows(x, x + steps[k][rows], targets[k])
     figures = tuple(_figures(k, seen[k]) for k in sorted(maps))
-    chosen = sorted(maps)[len(maps) // 2] if layer is None else layer
+    chosen = max(sorted(maps), key=lambda k: _shift(seen[k])) if layer is None else layer
     if chosen not in maps:
         return HeldOut(figures)
     base = capture(model, sources, layers=[chosen], n_threads=n_threads)[chosen]
@@ -137,7 +138,14 @@ def _figures(layer: int, rows: _Rows) -> LayerFidelity:
         fidelity=float((step * ideal).sum()) / max(moved * wanted, 1e-30),
         force=moved / max(wanted, 1e-30),
         r2=1.0 - missed / max(spread, 1e-30),
+        r2_before=1.0 - wanted**2 / max(spread, 1e-30),
     )
+
+
+def _shift(rows: _Rows) -> float:
+    """Length of the mean ideal step over the targets' distance from their mean."""
+    spread = float(np.linalg.norm(rows.target.std(axis=0)))
+    return float(np.linalg.norm((rows.target - rows.input).mean(axis=0))) / max(spread, 1e-30)
 
 
 def _source_rows(samples: Sequence[PairedRows]) -> NDArray[np.int64]:

@@ -80,6 +80,7 @@ class LayerFidelity:
         force: Length of the step over that of the ideal one.
         r2: Share of the target's variance about its held-out mean that input + step explains;
             negative where the mean would do better.
+        r2_before: The same of the input alone: what the step has to beat.
     """
 
     layer: int
@@ -88,6 +89,7 @@ class LayerFidelity:
     fidelity: float
     force: float
     r2: float
+    r2_before: float = 0.0
 
 
 @dataclass(frozen=True)

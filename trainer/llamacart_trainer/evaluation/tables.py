@@ -71,7 +71,7 @@ def held_out_table(facts: CartridgeFacts) -> Table | None:
     if facts.heldout is None:
         return None
     table = Table(title=f"{facts.name}: held-out rows")
-    for heading in ("layer", "kept", "rows", "fidelity", "force", "R²"):
+    for heading in ("layer", "kept", "rows", "fidelity", "force", "R²", "R² before"):
         table.add_column(heading, justify="right")
     for layer in facts.heldout.layers:
         table.add_row(
@@ -81,5 +81,6 @@ def held_out_table(facts: CartridgeFacts) -> Table | None:
             f"{layer.fidelity:.3f}",
             f"{layer.force:.3f}",
             f"{layer.r2:.3f}",
+            f"{layer.r2_before:.3f}",
         )
     return table

@@ -74,11 +74,16 @@ def fidelity_plot(heldout: HeldOut) -> str:
         [max(figures.r2, -0.5) for figures in heldout.layers],
         color="#009E73", marker="^", ms=3.5, lw=1, ls=":", label="R² (cut at −0.5)",
     )  # fmt: skip
+    axes.plot(
+        layers,
+        [max(figures.r2_before, -0.5) for figures in heldout.layers],
+        color="#999999", marker="v", ms=3.5, lw=1, ls=":", label="R² of the input alone",
+    )  # fmt: skip
     axes.axhline(0, color="#333333", lw=0.6)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]), top=max(1.0, axes.get_ylim()[1]))
     axes.set_xlabel("layer")
     axes.set_xticks(layers)
-    axes.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return _svg(picture)
 
 
