@@ -12,7 +12,15 @@ import typer
 from llamacart.errors import LlamacartError
 from llamacart.reader import read_cartridge
 from llamacart_trainer import cli, eval_cli, tune_cli
+from llamacart_trainer.evaluation import evaluator, plan
 from llamacart_trainer.evaluation.results import read_evaluation
+
+
+@pytest.fixture(autouse=True)
+def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny model reads bytes: the packaged texts would be 1 600 rows a point."""
+    for module in (evaluator, plan):
+        monkeypatch.setattr(module, "fixed_text", lambda _language: ("a text", "one more"))
 
 
 def build_app() -> typer.Typer:

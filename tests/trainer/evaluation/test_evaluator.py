@@ -14,6 +14,7 @@ from llamacart.cartridge import Cartridge, LayerMap, Metadata
 from llamacart.control_vector import ControlVector
 from llamacart.errors import RecipeError
 from llamacart.model import Model
+from llamacart_trainer.evaluation import evaluator as evaluator_module
 from llamacart_trainer.evaluation.baselines import (
     baseline_names,
     fit_baselines,
@@ -29,6 +30,13 @@ from llamacart_trainer.pairing import tie_positions
 from llamacart_trainer.recipe import Recipe, Task, TextPair
 
 PAIRS = tuple(TextPair(f"the {w} number", f"le {w} nombre") for w in ("red", "old", "big", "odd"))
+
+
+@pytest.fixture(autouse=True)
+def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny model reads bytes: the packaged texts would be 1 600 rows a point."""
+    texts = {"english": ("a text", "one more"), "french": ("un texte", "un autre", "le dernier")}
+    monkeypatch.setattr(evaluator_module, "fixed_text", texts.__getitem__)
 
 
 def starts_with_e(_prompts: object, texts: list[str]) -> list[float]:
@@ -65,7 +73,7 @@ def test_unsteered_moves_nothing(tiny_model: Model) -> None:
     assert len(scores.texts) == 3
     assert scores.nll
     assert scores.perplexity_english
-    assert scores.perplexity_english.n == 10
+    assert scores.perplexity_english.n == 2
     assert scores.log_odds is scores.p_target is None
 
 
