@@ -53,7 +53,8 @@ def inspect(
 
 
 def layer_table(rows: list[dict[str, Any]]) -> Table:
-    """A table of one row a layer; columns are the keys of the rows."""
+    """A table of one row a layer; columns are the keys of the rows that hold one value each."""
+    rows = [{k: v for k, v in row.items() if not isinstance(v, list | tuple)} for row in rows]
     table = Table()
     for key in rows[0] if rows else ():
         table.add_column(key, justify="right")
@@ -106,7 +107,8 @@ def build_app() -> typer.Typer:
 
 
 def _missing(name: str, reason: str) -> Any:
-    extra = {"train": "trainer"}.get(name, "server")
+    in_trainer = name in ("train", "eval", "tune", "reproduce")
+    extra = "trainer" if in_trainer else "server"
 
     def command() -> None:
         raise LlamacartError(
