@@ -213,7 +213,10 @@ class Container:
         self._stage = stage
         self._env = stage.env | env
         self._uid, self._gid = stage.user.split(":")
-        volumes = "".join(f'mount --bind "$0{path}" "$0{path}"; ' for path in stage.volumes)
+        volumes = "".join(  # a bind mount of what is read-only is read-only too
+            f'mount --bind "$0{path}" "$0{path}"; mount -o remount,bind,rw "$0{path}"; '
+            for path in stage.volumes
+        )
         drop = DROP.format(uid=self._uid, gid=self._gid).split()
         script = f"set -e; {ENTER.format(mounts=READ_ONLY.format(mounts=volumes))}"
         command = [*drop, *stage.commands["ENTRYPOINT"], *stage.commands["CMD"]]
@@ -250,7 +253,9 @@ class Container:
 
     def first_token(self) -> str:
         """The first text of a streamed completion."""
-        body = {"model": "demo", "prompt": "The capital of France is", "stream": True}
+        with urllib.request.urlopen(f"{self._url}/v1/models", timeout=60) as response:
+            model = json.load(response)["data"][0]["id"]
+        body = {"model": model, "prompt": "The capital of France is", "stream": True}
         request = urllib.request.Request(
             f"{self._url}/v1/completions",
             json.dumps(body).encode(),
