@@ -255,4 +255,14 @@ def _scatter(arrays: dict[str, Any], label: str) -> Scatter:
     for name, values in parts.items():
         if values.shape not in ((width,), (width, width)) or not np.isfinite(values).all():
             raise ValueError(f"{label}.{name} is not finite or has shape {values.shape}")
-    return Scatter(int(n_x), int(n_y), *parts.values(), paired=paired)
+    return Scatter(
+        int(n_x),
+        int(n_y),
+        mean_x=parts["mean_x"],
+        mean_y=parts["mean_y"],
+        size_x=parts["size_x"],
+        xx=parts["xx"],
+        xy=parts["xy"],
+        yy=parts["yy"],
+        paired=paired,
+    )
