@@ -10,7 +10,7 @@ import numpy as np
 from llamacart.cartridge import LayerMap
 from llamacart.errors import RecipeError
 from llamacart.storage import STORAGES, quantize
-from llamacart_trainer.rounding import quantize_compensated
+from llamacart_trainer.rounding import quantize_compensated, upper_factor
 from llamacart_trainer.sample import Rows
 from llamacart_trainer.solvers import (
     AffineMap,
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from llamacart_trainer.sample import Sample
     from llamacart_trainer.solvers import Solver
 
-StorageName = Literal["q8_0", "q5_0", "q4_0"]
+StorageName = Literal["q8_0", "q5_0", "q4_0", "auto"]
+
+ROUNDING_TOLERANCE = 0.05
+"""Relative error of the steps that `storage = "auto"` allows a layer."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class FitSettings:
         solver: A key of `SOLVERS`.
         impact: Least mean step of a neuron that is kept.
         rank: Singular values of W − prior to keep; None keeps all.
-        storage: How W − E_S is stored: bits a weight.
+        storage: How W − E_S is stored; `auto` takes for each layer the narrowest blocks that
+            change its steps by no more than `ROUNDING_TOLERANCE`.
     """
 
     threshold: float
@@ -197,7 +201,7 @@ class _Fit:
         if self.settings.rank is not None:
             rank, mean_x = self.settings.rank, self.everything.mean_x
             fitted = truncated(fitted, neurons, solver.prior, rank, mean_x)
-        layer_map = self._stored(neurons, fitted, choice.penalty)
+        layer_map = self._stored(neurons, fitted)
         report = replace(
             report,
             kept=len(neurons),
@@ -215,9 +219,10 @@ class _Fit:
             raise RecipeError(f"{where} needs rows that are paired; use another pairing or solver")
         if solver.needs_rows and not isinstance(self.pairs, Rows):
             raise RecipeError(f"{where} needs rows, and only their moments are in memory")
-        if settings.storage not in STORAGES:
+        if settings.storage not in (*STORAGES, "auto"):
             raise RecipeError(
-                f"storage has value {settings.storage!r}; one of {', '.join(STORAGES)} is needed"
+                f"storage has value {settings.storage!r}; one of {', '.join(STORAGES)}, auto "
+                "is needed"
             )
         if settings.rank is not None and settings.rank < 1:
             raise RecipeError(f"rank has value {settings.rank!r}; at least 1 is needed")
@@ -234,32 +239,38 @@ class _Fit:
             return PenaltyCurve.fixed(float(self.settings.penalty))
         return solver.choose(problem, assign_folds(self.everything.n_x, self.groups))
 
-    def _stored(
-        self, neurons: NDArray[np.integer[Any]], fitted: AffineMap, penalty: float
-    ) -> LayerMap:
+    def _stored(self, neurons: NDArray[np.integer[Any]], fitted: AffineMap) -> LayerMap:
         """What is stored: delta in few levels, a bias under which the mean row moves as before."""
-        storage, delta, bias = STORAGES[self.settings.storage], None, fitted.bias
-        if fitted.delta.any():
+        own = LayerMap(self.layer, neurons.astype(np.int32), None, fitted.bias.astype(np.float32))
+        if not fitted.delta.any():
+            return own
+        factor = None
+        for storage in STORAGES.values():  # the narrowest first
+            if self.settings.storage not in (storage.name, "auto"):
+                continue
             if storage.name == "q8_0":
                 delta = quantize(fitted.delta, storage)
             else:
-                scatter = self.everything.scatter_x()
-                delta = quantize_compensated(fitted.delta, storage, scatter, penalty)
-            bias = bias + (fitted.delta - delta.dequantize()) @ self.everything.mean_x
-        return LayerMap(
-            layer=self.layer,
-            neurons=neurons.astype(np.int32),
-            delta=delta,
-            bias=bias.astype(np.float32),
-        )
+                factor = upper_factor(self.everything.scatter_x()) if factor is None else factor
+                delta = quantize_compensated(fitted.delta, storage, factor)
+            bias = fitted.bias + (fitted.delta - delta.dequantize()) @ self.everything.mean_x
+            own = replace(own, delta=delta, bias=bias.astype(np.float32))
+            if self._rounding(own, fitted) <= ROUNDING_TOLERANCE:
+                break
+        return own
+
+    def _rounding(self, stored: LayerMap, fitted: AffineMap) -> float:
+        """Length of what rounding changes in the steps, over the length of the steps."""
+        delta = stored.dense_delta(fitted.delta.shape[1])
+        off = self.pairs.steps(delta - fitted.delta, stored.bias - fitted.bias)
+        exact = self.pairs.steps(fitted.delta, fitted.bias)
+        return float(np.sqrt(max(off, 0.0) / max(exact, 1e-30)))
 
     def _measured(self, report: LayerReport, layer_map: LayerMap, fitted: AffineMap) -> LayerReport:
         """The report with what the stored map does to the rows that differ."""
         pairs, neurons = self.pairs, layer_map.neurons
         delta, bias = layer_map.dense_delta(len(pairs.mean_x)), layer_map.bias
         taken = pairs.steps(delta, bias)
-        off = pairs.steps(delta - fitted.delta, bias - fitted.bias)
-        exact = pairs.steps(fitted.delta, fitted.bias)
         r2 = 0.0
         if self.paired:
             product, ideal = pairs.agreement(delta, bias, neurons)
@@ -275,7 +286,7 @@ class _Fit:
             fidelity=float(product / max(np.sqrt(taken * ideal), 1e-30)),
             force=float(np.sqrt(taken / max(ideal, 1e-30))),
             r2=r2,
-            rounding=float(np.sqrt(off / max(exact, 1e-30))),
+            rounding=self._rounding(layer_map, fitted),
         )
 
 

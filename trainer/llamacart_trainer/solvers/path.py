@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 NULL = 1e-11
 """Eigenvalues under this share of the largest are taken for zero."""
 
-FOLDS = 5
+FOLDS = 20
 MAX_FOLD_ROWS = 4096
 """Above this many rows λ is chosen by GCV: the held-out blocks' own equations become the cost."""
 
 DECADES = (-6.0, 1.0)
-PER_DECADE = 4
+PER_DECADE = 3
 
 
 @dataclass(frozen=True)
