@@ -11,10 +11,12 @@ import drain
 import gguf
 import numpy as np
 import pytest
+import training_time
 import vanish
 import versus_llama_server
 
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
+from llamacart_trainer.recipe import TextPair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,3 +137,20 @@ def test_a_drain_that_cuts_is_not_as_it_should_be() -> None:
     assert not good(some, 0, whole=1, error_event=1, cut=1)
     assert good(forced, 1, cut=3)
     assert not good(forced, 0, cut=3)
+
+
+def test_pairs_grow_by_joining_different_ones() -> None:
+    pairs = [TextPair(f"s{i}", f"t{i}") for i in range(3)]
+    assert training_time.grow(pairs, 2) == tuple(pairs[:2])
+    grown = training_time.grow(pairs, 9)
+    assert grown[:3] == tuple(pairs)
+    assert (grown[3].source, grown[3].target) == ("s0 s1", "t0 t1")
+    assert len(set(grown)) == 9
+    with pytest.raises(SystemExit, match="9 can be made of 3"):
+        training_time.grow(pairs, 10)
+
+
+def test_a_fit_of_random_activations_is_timed() -> None:
+    row = training_time.time_fit(512, 60)
+    assert row["K"] == training_time.K
+    assert row["seconds"] > 0

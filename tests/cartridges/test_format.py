@@ -237,6 +237,14 @@ def without(name):
     return lambda raw: raw.tensors.remove(raw.tensor(name))
 
 
+def version_2_with(which, **attributes):
+    def change(raw):
+        raw.set("llamacart.format_version", 2)
+        tensor_with(which, **attributes)(raw)
+
+    return change
+
+
 def twice(name):
     return lambda raw: raw.tensors.append(raw.tensor(name))
 
@@ -357,6 +365,10 @@ BROKEN = {
     "tensor-dtype": [
         tensor_with("blk.1.delta", kind=1),
         tensor_with("blk.1.delta", kind=0),
+        tensor_with("blk.1.delta", kind=2),  # Q4_0 and Q5_0 came with version 2
+        tensor_with("blk.1.delta", kind=6),
+        version_2_with("blk.1.delta", kind=3),
+        version_2_with("blk.1.bias", kind=2),
         tensor_with("blk.1.bias", kind=1),
         tensor_with("blk.1.neurons", kind=27),
         tensor_with("blk.1.neurons", kind=2**32 - 1),
@@ -374,7 +386,9 @@ BROKEN = {
         tensor_with("blk.1.delta", dims=[2**64 - 1, 2**64 - 1]),
     ],
     "tensor-offset": [
-        tensor_with("blk.1.delta", offset=n) for n in (0, 31, 33, 64, 2**63, 2**64 - 32)
+        version_2_with("blk.1.delta", kind=2),
+        version_2_with("blk.1.delta", kind=6),
+        *(tensor_with("blk.1.delta", offset=n) for n in (0, 31, 33, 64, 2**63, 2**64 - 32)),
     ],
     "trailing-bytes": [having(tail=b"\0"), having(tail=b"x" * 32)],
     "padding": [having(padding=b"\1"), tensor_with("blk.3.bias", padding=b" ")],

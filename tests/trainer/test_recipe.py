@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamacart.errors import NotFoundError, RecipeError
+from llamacart_trainer.fitting import StorageName
 from llamacart_trainer.pairing import (
     BOUNDARY_WEIGHT,
     distribution,
@@ -21,7 +22,7 @@ from llamacart_trainer.pairing import (
     suffix,
     tie_shares,
 )
-from llamacart_trainer.recipe import load_task, read_pairs
+from llamacart_trainer.recipe import Recipe, load_task, read_pairs
 
 LIBRARY = Path(__file__).parents[2] / "cartridges" / "library"
 
@@ -277,3 +278,8 @@ def test_shipped_recipes(name: str) -> None:
     trained = {pair.source for pair in task.pairs} | {pair.target for pair in task.pairs}
     assert not trained & {pair.source for pair in heldout}
     assert len({pair.source for pair in task.pairs}) == len(task.pairs)
+
+
+def test_storages_are_those_of_the_fit() -> None:
+    """Written twice, so that reading a recipe does not load SciPy."""
+    assert Recipe.model_fields["storage"].annotation == StorageName

@@ -350,3 +350,24 @@ def test_nothing_in_the_file_varies(
 def test_limits_are_checked(tiny_model: Model, name: str) -> None:
     with pytest.raises(InputError, match=f"{name} has value 0"):
         train(task(), tiny_model, **{name: 0})
+
+
+def test_phases_are_told(tiny_model: Model) -> None:
+    told: list[str] = []
+    result = train(task(), tiny_model, on_phase=told.append)
+    assert told == ["prepare", "fit the cascade"]
+    assert set(result.seconds) == {"prepare", "run the model", "fit"}
+    assert all(value >= 0 for value in result.seconds.values())
+
+
+@pytest.mark.model
+def test_chunks_on_gemma_are_one_pass_to_the_bit() -> None:
+    full = load_task(LIBRARY / "french")
+    recipe = full.recipe.model_copy(update={"skip_layers": list(range(5, 18))})
+    with Model("demo", batch_invariant=True) as model:
+        one, other, streamed = (
+            train(Task(recipe, full.pairs[:6]), model, **limits).cartridge
+            for limits in ({}, {"max_ubatch_rows": 100}, {"max_memory": 32 << 20})
+        )
+    assert other.content_hash == one.content_hash
+    assert streamed.content_hash == one.content_hash

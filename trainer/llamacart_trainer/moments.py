@@ -47,6 +47,7 @@ class Scatter:
         xx: X̄ᵀX̄ [D, D].
         xy: X̄ᵀȲ [D, D]; zero where rows are not paired.
         yy: ȲᵀȲ [D, D].
+        paired: Whether source row i belongs to target row i.
     """
 
     n_x: int
@@ -57,19 +58,18 @@ class Scatter:
     xx: Doubles
     xy: Doubles
     yy: Doubles
+    paired: bool = True
 
     @classmethod
-    def empty(cls, width: int) -> Scatter:
+    def empty(cls, width: int, *, paired: bool = True) -> Scatter:
         """Of no rows, for D = `width`."""
-        vectors = [np.zeros(width) for _ in range(3)]
-        return cls(0, 0, *vectors, *(np.zeros((width, width)) for _ in range(3)))
+        none = np.zeros((0, width))
+        return cls.of(none, none, paired=paired)
 
     @classmethod
     def of(cls, x: Floats, y: Floats, *, paired: bool = True) -> Scatter:
         """Of rows x [N, D] and y [M, D]; M = N where they are `paired`."""
-        if len(x) == 0 or len(y) == 0:
-            raise ValueError("a scatter needs rows on both sides")
-        mean_x, mean_y = x.mean(axis=0, dtype=np.float64), y.mean(axis=0, dtype=np.float64)
+        mean_x, mean_y = _mean(x), _mean(y)
         centred_x, centred_y = x - mean_x.astype(x.dtype), y - mean_y.astype(y.dtype)
         width = x.shape[1]
         cross = centred_x.T @ centred_y if paired else np.zeros((width, width))
@@ -78,18 +78,17 @@ class Scatter:
             n_y=len(y),
             mean_x=mean_x,
             mean_y=mean_y,
-            size_x=np.abs(x).mean(axis=0, dtype=np.float64),
+            size_x=_mean(np.abs(x)),
             xx=np.asarray(centred_x.T @ centred_x, np.float64),
             xy=np.asarray(cross, np.float64),
             yy=np.asarray(centred_y.T @ centred_y, np.float64),
+            paired=paired,
         )
 
     def joined(self, other: Scatter) -> Scatter:
         """Of the rows of both."""
-        if self.n_x + self.n_y == 0 or other.n_x + other.n_y == 0:
-            return other if self.n_x + self.n_y == 0 else self
         n_x, n_y = self.n_x + other.n_x, self.n_y + other.n_y
-        share_x, share_y = other.n_x / n_x, other.n_y / n_y
+        share_x, share_y = other.n_x / max(n_x, 1), other.n_y / max(n_y, 1)
         apart_x, apart_y = other.mean_x - self.mean_x, other.mean_y - self.mean_y
         between_x, between_y = self.n_x * share_x, self.n_y * share_y
         return Scatter(
@@ -99,8 +98,9 @@ class Scatter:
             mean_y=self.mean_y + share_y * apart_y,
             size_x=self.size_x + share_x * (other.size_x - self.size_x),
             xx=self.xx + other.xx + between_x * np.outer(apart_x, apart_x),
-            xy=self.xy + other.xy + between_x * np.outer(apart_x, apart_y),
+            xy=self.xy + other.xy + self.paired * between_x * np.outer(apart_x, apart_y),
             yy=self.yy + other.yy + between_y * np.outer(apart_y, apart_y),
+            paired=self.paired,
         )
 
     def scatter_x(self, neurons: Neurons | None = None) -> Doubles:
@@ -167,7 +167,7 @@ class Moments:
     neutral: Scatter | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.pairs = Scatter.empty(self.width)
+        self.pairs = Scatter.empty(self.width, paired=self.paired)
 
     def add(self, x: Floats, y: Floats, neutral: NDArray[np.bool_] | None = None) -> None:
         """Add source rows x [N, D] and target rows y [M, D].
@@ -186,7 +186,7 @@ class Moments:
             found = Scatter.of(x[stays], y[stays])
             self.neutral = found if self.neutral is None else self.neutral.joined(found)
             x, y = x[~stays], y[~stays]
-        if len(x) and len(y):
+        if len(x) or len(y):
             self.pairs = self.pairs.joined(Scatter.of(x, y, paired=self.paired))
 
     def merge(self, other: Moments) -> None:
@@ -230,23 +230,39 @@ class Moments:
             RecipeError: There is no such file, or it is damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                arrays = dict(stored)
             pairs = _scatter(arrays, "pairs")
-            moments = cls(len(pairs.mean_x), bool(arrays["paired"]))
+            moments = cls(len(pairs.mean_x), pairs.paired)
             moments.pairs = pairs
             if "neutral.n" in arrays:
                 moments.neutral = _scatter(arrays, "neutral")
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise RecipeError(f"moments {str(path)!r} cannot be read: {error}") from error
         return moments
 
 
+def _mean(rows: Floats) -> Doubles:
+    """Mean row [D]; zero where there is none."""
+    return np.asarray(rows.sum(axis=0, dtype=np.float64) / max(len(rows), 1))
+
+
 def _scatter(arrays: dict[str, Any], label: str) -> Scatter:
+    paired = bool(arrays["paired"])
     n_x, n_y = arrays[f"{label}.n"]
     parts = {name: np.asarray(arrays[f"{label}.{name}"], np.float64) for name in _FIELDS}
     width = len(parts["mean_x"])
     for name, values in parts.items():
         if values.shape not in ((width,), (width, width)) or not np.isfinite(values).all():
             raise ValueError(f"{label}.{name} is not finite or has shape {values.shape}")
-    return Scatter(int(n_x), int(n_y), **parts)
+    return Scatter(
+        int(n_x),
+        int(n_y),
+        mean_x=parts["mean_x"],
+        mean_y=parts["mean_y"],
+        size_x=parts["size_x"],
+        xx=parts["xx"],
+        xy=parts["xy"],
+        yy=parts["yy"],
+        paired=paired,
+    )

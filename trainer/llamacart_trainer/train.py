@@ -61,6 +61,7 @@ class _Trainer:
     cascade: Cascade
     builder: SampleBuilder
     max_ubatch_rows: int
+    on_phase: Callable[[str], None]
     n_rows: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -74,10 +75,12 @@ class _Trainer:
     def chunks(self, maps: Mapping[int, LayerMap]) -> list[Chunk]:
         """Samples as they are where `maps` act on the sources' continuations."""
         since = time.perf_counter()
+        self.on_phase("prepare")
         partial = _assemble(self.model, maps, Metadata("partial"))
         samples = self.builder.build((Dose(partial, 1.0),) if maps else UNSTEERED)
         self.n_rows = _count_rows(self.task, samples)
         chunks = split(samples, self.max_ubatch_rows)
+        self.on_phase("fit the cascade")
         self.seconds["prepare"] = self.seconds.get("prepare", 0) + time.perf_counter() - since
         return chunks
 
@@ -137,8 +140,8 @@ def train(
         max_memory=max_memory,
         n_threads=n_threads,
     )
-    trainer = _Trainer(task, model, cascade, SampleBuilder(task, model, n_threads), max_ubatch_rows)
-    on_phase("fit the cascade")
+    builder = SampleBuilder(task, model, n_threads)
+    trainer = _Trainer(task, model, cascade, builder, max_ubatch_rows, on_phase)
     trainer.run()
     reports = tuple(cascade.reports)
     if not cascade.maps:
