@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
     from llamacart_trainer.fitting import LayerReport
     from llamacart_trainer.recipe import Task
     from llamacart_trainer.train import TrainResult
+
+SHOWN = ("layer", "candidates", "kept", "mean_step", "fidelity", "force", "r2")
+"""Figures of a layer that fit a terminal's 80 columns; the cartridge holds them all."""
 
 
 def train(
@@ -69,7 +71,8 @@ def train(
     size = write_cartridge(result.cartridge, target)
     seconds = {"load the model": loading, **result.seconds}
     seconds["write"] = time.perf_counter() - writing
-    console.print(layer_table([asdict(report) for report in result.layers]))
+    rows = [report.as_json() for report in result.layers]
+    console.print(layer_table([{name: row[name] for name in SHOWN} for row in rows]))
     for phase, value in seconds.items():
         console.print(f"{phase:<16} {value:6.2f} s")
     console.print(f"{'total':<16} {time.perf_counter() - started:6.2f} s")
