@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
     from llamacart_trainer.fitting import LayerReport
     from llamacart_trainer.recipe import Task
     from llamacart_trainer.train import TrainResult
+
+SHOWN = ("layer", "candidates", "kept", "mean_step", "fidelity", "force", "r2")
+"""Figures of a layer that fit a terminal's 80 columns; the cartridge holds them all."""
 
 
 def train(
@@ -100,7 +102,8 @@ def train(
         _remove_job(folder)
     seconds = {"load the model": loading, **result.seconds}
     seconds["write"] = time.perf_counter() - writing
-    console.print(layer_table([_shown(report) for report in result.layers]))
+    rows = [report.as_json() for report in result.layers]
+    console.print(layer_table([{name: row[name] for name in SHOWN} for row in rows]))
     if result.restored:
         console.print(f"{result.restored} layers were restored from {folder}")
     for phase, value in seconds.items():
@@ -133,12 +136,6 @@ def _fit_with_progress(
             progress.advance(bar)
 
         return fit(task, model, on_phase=on_phase, on_layer=on_layer, **settings)
-
-
-def _shown(report: LayerReport) -> dict[str, Any]:
-    """What the table has room for."""
-    left_out = ("rounding", "spectrum", "curve")
-    return {key: value for key, value in asdict(report).items() if key not in left_out}
 
 
 def _remove_job(folder: Path) -> None:
