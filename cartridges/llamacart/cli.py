@@ -106,7 +106,9 @@ def build_app() -> typer.Typer:
 
 
 def _missing(name: str, reason: str) -> Any:
-    extra = {"train": "trainer", "serve": "server"}.get(name, name)
+    extra = {"train": "trainer", "eval": "trainer", "tune": "trainer", "serve": "server"}.get(
+        name, name
+    )
 
     def command() -> None:
         raise LlamacartError(

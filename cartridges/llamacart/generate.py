@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llamacart.context import MAX_SEQUENCES, Batch, Context
+from llamacart.control_vector import apply_control
 from llamacart.hook import SteeringHook
 from llamacart.steering import UNSTEERED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llamacart.control_vector import ControlDose
     from llamacart.model import Model
     from llamacart.steering import Steering
 
 _ROWS_PER_DECODE = 512
-_PROMPTS_AT_ONCE = 32
+_PROMPTS_AT_ONCE = 64
 
 
 def greedy(
@@ -24,6 +26,7 @@ def greedy(
     n_tokens: int | Sequence[int],
     *,
     steering: Steering = UNSTEERED,
+    control: ControlDose | None = None,
     n_threads: int | None = None,
 ) -> list[list[int]]:
     """The most likely continuation of each prompt, all prompts under one steering.
@@ -34,13 +37,14 @@ def greedy(
         n_tokens: How many to generate, for all or for each; fewer come back where the model
             ends its text.
         steering: What acts on every row.
+        control: A control vector that acts on every row beside it.
         n_threads: Threads for compute.
     """
     counts = [n_tokens] * len(prompts) if isinstance(n_tokens, int) else list(n_tokens)
     out: list[list[int]] = []
     for start in range(0, len(prompts), min(_PROMPTS_AT_ONCE, MAX_SEQUENCES)):
         part = slice(start, start + _PROMPTS_AT_ONCE)
-        out += _greedy_group(model, prompts[part], counts[part], steering, n_threads)
+        out += _greedy_group(model, prompts[part], counts[part], steering, control, n_threads)
     return out
 
 
@@ -49,6 +53,7 @@ def _greedy_group(
     prompts: Sequence[Sequence[int]],
     counts: Sequence[int],
     steering: Steering,
+    control: ControlDose | None,
     n_threads: int | None,
 ) -> list[list[int]]:
     hook = SteeringHook(model, max_rows=_ROWS_PER_DECODE)
@@ -64,6 +69,7 @@ def _greedy_group(
         n_threads=n_threads,
         hook=hook,
     ) as context:
+        apply_control(context, control)
         rows = [
             (token, position, s, position == len(prompt) - 1 and counts[s] > 0)
             for s, prompt in enumerate(prompts)

@@ -1,0 +1,153 @@
+"""`llamacart eval`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from llamacart.cartridge import check_alpha
+from llamacart.errors import AlphaError, InputError
+from llamacart_trainer.recipe import load_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llamacart.cartridge import Cartridge
+    from llamacart.model import Model
+    from llamacart_trainer.evaluation.plan import EvaluationPlan
+    from llamacart_trainer.evaluation.results import Evaluation, Point
+    from llamacart_trainer.recipe import Task
+
+
+def evaluate_cartridges(
+    cartridges: Annotated[
+        list[Path] | None, typer.Argument(help="Cartridge files; none to see baselines alone.")
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="Recipe folder: its prompts, answers and [evaluation] table."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="GGUF path, 'demo' or hf:<owner>/<repo>/<file>; default: the recipe's."),
+    ] = None,
+    alphas: Annotated[
+        str | None, typer.Option(help="Strengths, e.g. 0.4,0.8; default: the recipe's.")
+    ] = None,
+    baselines: Annotated[
+        str | None,
+        typer.Option(help="Fit these on the recipe too: 'all' or names, e.g. ridge,mean-shift."),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report, one HTML page.")] = None,
+    prompts: Annotated[
+        int | None, typer.Option(min=1, help="Take only so many prompts and answers.")
+    ] = None,
+    gpu_layers: Annotated[
+        int | None, typer.Option(help="Layers to offload; -1, the default, means all.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; default: all processors.")] = None,
+) -> None:
+    """Measure what cartridges do on held-out prompts, over a range of α."""
+    # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
+    from llamacart.model import ALL_LAYERS, Model
+    from llamacart_trainer.evaluation.plan import load_plan
+    from llamacart_trainer.evaluation.results import write_text
+
+    if recipe is None:
+        raise InputError("eval needs --recipe FOLDER: its prompts are what is measured")
+    strengths = None if alphas is None else parse_alphas(alphas)
+    if not cartridges and baselines is None:
+        raise InputError("eval needs a cartridge file, or --baselines")
+    console = Console()
+    task = load_task(recipe)
+    plan = load_plan(recipe)
+    plan = plan if prompts is None else plan.first(prompts)
+    files = _read(cartridges or [])
+    offload = ALL_LAYERS if gpu_layers is None else gpu_layers
+    with Model(model or task.recipe.model, gpu_layers=offload) as loaded, ExitStack() as stack:
+        names = _baseline_names(baselines)
+        status = stack.enter_context(console.status(""))
+        evaluation = _compare(loaded, files, names, task, plan, strengths, status.update, threads)
+    if json_file is not None:
+        write_text(json_file, evaluation.to_json())
+    if html is not None:
+        from llamacart_trainer.report.page import render
+
+        write_text(html, render(evaluation))
+    show(evaluation, console)
+
+
+def parse_alphas(text: str) -> list[float]:
+    """Numbers of a comma-separated list, ascending, each once.
+
+    Raises:
+        AlphaError: One of them is no number within ±10.
+    """
+    try:
+        return sorted({check_alpha(float(part)) for part in text.split(",")})
+    except ValueError as error:
+        raise AlphaError(f"--alphas has value {text!r}; numbers with commas are needed") from error
+
+
+def show(evaluation: Evaluation, console: Console) -> None:
+    """Print the tables."""
+    from llamacart_trainer.evaluation.tables import held_out_table, points_table
+
+    console.print(f"{evaluation.model}\nbehaviour: {evaluation.behaviour}")
+    console.print(points_table(evaluation))
+    for facts in evaluation.cartridges:
+        table = held_out_table(facts)
+        if table is not None:
+            console.print(table)
+
+
+def _read(files: Sequence[Path]) -> list[Cartridge]:
+    from llamacart.reader import read_cartridge
+
+    return [read_cartridge(file) for file in files]
+
+
+def _baseline_names(wanted: str | None) -> list[str]:
+    from llamacart_trainer.evaluation.baselines import baseline_names
+
+    if wanted is None:
+        return []
+    return list(baseline_names()) if wanted == "all" else wanted.split(",")
+
+
+def _compare(
+    model: Model,
+    files: Sequence[Cartridge],
+    names: Sequence[str],
+    task: Task,
+    plan: EvaluationPlan,
+    alphas: Sequence[float] | None,
+    tell: Callable[[str], None],
+    threads: int | None,
+) -> Evaluation:
+    from llamacart_trainer.evaluation.baselines import fit_baselines, held_out_samples
+    from llamacart_trainer.evaluation.compare import compare
+    from llamacart_trainer.evaluation.heldout import MAX_PAIRS
+
+    fitted = fit_baselines(
+        task, model, names, on_name=lambda name: tell(f"fit {name}"), n_threads=threads
+    )
+
+    def on_point(point: Point) -> None:
+        tell(f"{point.label} at α = {point.alpha:g}: {point.scores.seconds:.1f} s")
+
+    samples = held_out_samples(task, model, plan.heldout[:MAX_PAIRS]) if plan.heldout else []
+    return compare(
+        model,
+        [*files, *fitted],
+        plan,
+        alphas=alphas,
+        samples=samples,
+        on_point=on_point,
+        n_threads=threads,
+    )

@@ -1,0 +1,117 @@
+"""Other fits of the same recipe, and the control vector, to compare a cartridge with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from llamacart.control_vector import fit_control_vector
+from llamacart.errors import RecipeError
+from llamacart_trainer import solvers
+from llamacart_trainer.pairing import PAIRINGS
+from llamacart_trainer.recipe import Recipe
+from llamacart_trainer.train import train
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llamacart.cartridge import Cartridge
+    from llamacart.control_vector import ControlVector
+    from llamacart.model import Model
+    from llamacart_trainer.pairing import PairedRows
+    from llamacart_trainer.recipe import Task, TextPair
+
+CONTROL_VECTOR = "control-vector"
+CONTROL_VECTOR_MIDDLE = "control-vector-middle"
+_PRIORS = {"ridge": "zero", "ridge-identity": "identity"}
+CONTROL_VECTORS = (CONTROL_VECTOR, CONTROL_VECTOR_MIDDLE)
+
+
+def variant(recipe: Recipe, **changes: Any) -> Recipe:
+    """The recipe with other settings, checked as if it had been read.
+
+    Raises:
+        RecipeError: A setting does not exist or has a value out of range.
+    """
+    changes = _as_recipe_fields(changes)
+    try:
+        return Recipe.model_validate(recipe.model_dump(exclude_unset=True) | changes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise RecipeError(f"{key} has value {first['input']!r}: {first['msg']}") from error
+
+
+def baseline_names() -> tuple[str, ...]:
+    """Solvers and control vectors that `fit_baselines` knows."""
+    return (*solver_names(), *CONTROL_VECTORS)
+
+
+def solver_names() -> tuple[str, ...]:
+    """Names of the fits that a recipe may ask for."""
+    return tuple(getattr(solvers, "SOLVERS", _PRIORS))
+
+
+def _as_recipe_fields(changes: dict[str, Any]) -> dict[str, Any]:
+    if "solver" in Recipe.model_fields or "solver" not in changes:
+        return changes
+    rest = {key: value for key, value in changes.items() if key != "solver"}
+    return rest | {"prior": _PRIORS[changes["solver"]]}
+
+
+def fit_baselines(
+    task: Task,
+    model: Model,
+    names: Sequence[str],
+    *,
+    on_name: Callable[[str], None] = lambda _name: None,
+    n_threads: int | None = None,
+) -> list[Cartridge | ControlVector]:
+    """Fit the recipe by other solvers, all else as it says.
+
+    Args:
+        task: The recipe and its pairs.
+        model: The model.
+        names: Some of `baseline_names`. `control-vector` adds to the residual stream at all
+            layers, `control-vector-middle` at the middle one alone (CAA as published).
+        on_name: Called when a fit begins.
+        n_threads: Threads for llama.cpp.
+
+    Raises:
+        RecipeError: A name is unknown, or a fit fails.
+    """
+    unknown = [name for name in names if name not in baseline_names()]
+    if unknown:
+        raise RecipeError(f"baseline {unknown[0]!r} is not among {', '.join(baseline_names())}")
+    fitted: list[Cartridge | ControlVector] = []
+    for name in names:
+        on_name(name)
+        if name in CONTROL_VECTORS:
+            fitted.append(_control_vector(task, model, name, n_threads))
+            continue
+        other = replace(task, recipe=variant(task.recipe, solver=name, name=name))
+        fitted.append(train(other, model, n_threads=n_threads).cartridge)
+    return fitted
+
+
+def held_out_samples(task: Task, model: Model, pairs: Sequence[TextPair]) -> list[PairedRows]:
+    """Held-out pairs tied as the recipe ties its training pairs."""
+    return [
+        PAIRINGS[name](model.tokenize, pair.source, pair.target, number)
+        for name in task.recipe.pairing
+        for number, pair in enumerate(pairs)
+    ]
+
+
+def _control_vector(task: Task, model: Model, name: str, n_threads: int | None) -> ControlVector:
+    middle = [model.n_layer // 2] if name == CONTROL_VECTOR_MIDDLE else None
+    return fit_control_vector(
+        model,
+        [model.tokenize(pair.source) for pair in task.pairs],
+        [model.tokenize(pair.target) for pair in task.pairs],
+        layers=middle,
+        name=name,
+        n_threads=n_threads,
+    )

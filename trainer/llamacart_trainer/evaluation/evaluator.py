@@ -1,0 +1,280 @@
+"""Scores of one steering: continuations, their fluency, and what happens to other texts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llamacart.control_vector import ControlDose, ControlVector
+from llamacart.generate import greedy
+from llamacart.scoring import Reference, log_likelihoods, reference, score_texts
+from llamacart.steering import UNSTEERED, Dose
+from llamacart_trainer.evaluation import scorers
+from llamacart_trainer.evaluation.bootstrap import Estimate, estimate
+from llamacart_trainer.evaluation.fluency import distinct, repetition
+from llamacart_trainer.evaluation.plan import fixed_text
+from llamacart_trainer.evaluation.results import Point, Scores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from llamacart.cartridge import Cartridge
+    from llamacart.model import Model
+    from llamacart.steering import Steering
+    from llamacart_trainer.evaluation.plan import EvaluationPlan
+    from llamacart_trainer.evaluation.results import Kind
+
+    Contender = Cartridge | ControlVector
+
+MAX_NEUTRAL_ROWS = 512
+"""Rows of neutral text whose unsteered logits are kept: 268 MB for Gemma's vocabulary."""
+
+
+@dataclass
+class Evaluator:
+    """Evaluates steerings of one model by one plan, and keeps what they share.
+
+    Args:
+        model: The model.
+        plan: What is measured.
+        n_threads: Threads for llama.cpp.
+    """
+
+    model: Model
+    plan: EvaluationPlan
+    n_threads: int | None = None
+    _ceiling: Scores | None = field(default=None, repr=False)
+
+    def score(self, contender: Contender | None, alpha: float) -> Scores:
+        """Figures of a cartridge or control vector at α; None is the unsteered model."""
+        steering: Steering = UNSTEERED
+        control: ControlDose | None = None
+        if isinstance(contender, ControlVector):
+            control = ControlDose(contender, alpha)
+        elif contender is not None:
+            steering = (Dose(contender, alpha),)
+        started = time.perf_counter()
+        out = self._continue(self._prompts, steering, control)
+        texts = [self.model.detokenize(tokens) for tokens in out]
+        odds, target = self._answers(steering, control)
+        kl, english, french = self._other_texts(steering, control)
+        neutral = np.array([answer.neutral for answer in self.plan.answers], bool)
+        return Scores(
+            behaviour=self._behaviour(texts, odds[~neutral]),
+            **self._fluency(self._prompts, out),
+            kl=kl,
+            perplexity_english=english,
+            perplexity_french=french,
+            log_odds=self._estimate(odds[~neutral], statistic="median"),
+            p_target=self._estimate(target[~neutral]),
+            p_leaked=self._estimate(target[neutral]),
+            texts=tuple(texts),
+            seconds=time.perf_counter() - started,
+        )
+
+    def ceiling(self) -> Scores | None:
+        """The unsteered model after the references: what it writes where it needs no steering.
+
+        None where no prompt has a reference. Behaviour is scored where the plan has a scorer.
+        """
+        started = time.perf_counter()
+        chosen = [p for p in self.plan.prompts if p.reference is not None]
+        prompts = [self.model.tokenize(p.reference or "") for p in chosen]
+        if not prompts:
+            return None
+        out = self._continue(prompts, UNSTEERED, None)
+        texts = [self.model.detokenize(tokens) for tokens in out]
+        scored = self.plan.scorer
+        behaviour = None
+        if scored is not None:
+            behaviour = self._estimate(scorers.run(scored, [p.text for p in chosen], texts))
+        return Scores(
+            behaviour=behaviour,
+            **self._fluency(prompts, out),
+            texts=tuple(texts),
+            seconds=time.perf_counter() - started,
+        )
+
+    @cached_property
+    def _prompts(self) -> list[list[int]]:
+        return [self.model.tokenize(prompt.text) for prompt in self.plan.prompts]
+
+    @cached_property
+    def _neutral(self) -> Reference:
+        """Unsteered logits on the neutral texts, so many of them as may be kept."""
+        kept: list[list[int]] = []
+        for text in self.plan.neutral or fixed_text("english"):
+            tokens = self.model.tokenize(text)
+            tokens = tokens[: MAX_NEUTRAL_ROWS + 1 - sum(len(k) - 1 for k in kept)]
+            if len(tokens) < 2:
+                break
+            kept.append(tokens)
+        return reference(self.model, kept, n_threads=self.n_threads)
+
+    @cached_property
+    def _fixed(self) -> tuple[list[list[int]], list[list[int]]]:
+        english, french = (
+            [self.model.tokenize(text) for text in fixed_text(name)]
+            for name in ("english", "french")
+        )
+        return english, french
+
+    def _continue(
+        self,
+        prompts: Sequence[Sequence[int]],
+        steering: Steering,
+        control: ControlDose | None,
+    ) -> list[list[int]]:
+        return greedy(
+            self.model,
+            prompts,
+            self.plan.tokens,
+            steering=steering,
+            control=control,
+            n_threads=self.n_threads,
+        )
+
+    def _behaviour(self, texts: Sequence[str], odds: NDArray[np.float64]) -> Estimate | None:
+        if self.plan.scorer is not None and texts:
+            prompts = [prompt.text for prompt in self.plan.prompts]
+            return self._estimate(scorers.run(self.plan.scorer, prompts, texts))
+        return self._estimate((odds > 0).astype(np.float64))
+
+    def _fluency(
+        self, prompts: Sequence[Sequence[int]], out: Sequence[Sequence[int]]
+    ) -> dict[str, Estimate | None]:
+        likely = log_likelihoods(self.model, prompts, out, n_threads=self.n_threads)
+        written = [scores for scores in likely if len(scores)]
+        return {
+            "nll": self._per_token([-scores for scores in written]),
+            "distinct": self._estimate([distinct(tokens) for tokens in out]),
+            "repetition": self._estimate([repetition(tokens) for tokens in out]),
+        }
+
+    def _answers(
+        self, steering: Steering, control: ControlDose | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Log P(target) − log P(original) and P(target) of each answer, [N]."""
+        prompts, continuations = [], []
+        for answer in self.plan.answers:
+            for text in (answer.target, answer.original):
+                prompts.append(self.model.tokenize(answer.prompt))
+                continuations.append(self.model.tokenize(text, add_special=False))
+        likely = log_likelihoods(
+            self.model,
+            prompts,
+            continuations,
+            steering=steering,
+            control=control,
+            n_threads=self.n_threads,
+        )
+        sums = np.array([scores.sum() for scores in likely]).reshape(-1, 2)
+        return sums[:, 0] - sums[:, 1], np.exp(sums[:, 0])
+
+    def _other_texts(
+        self, steering: Steering, control: ControlDose | None
+    ) -> tuple[Estimate | None, Estimate | None, Estimate | None]:
+        """KL on neutral text, perplexity of the fixed English and French texts."""
+        against = self._neutral
+        neutral = score_texts(
+            self.model,
+            against.sequences,
+            against=against,
+            steering=steering,
+            control=control,
+            n_threads=self.n_threads,
+        )
+        # Where the fixed English text is the neutral text, it is not run twice.
+        likely = dict(zip(against.sequences, neutral.log_likelihoods, strict=True))
+        missing = [t for texts in self._fixed for t in texts if tuple(t) not in likely]
+        if missing:
+            more = score_texts(
+                self.model, missing, steering=steering, control=control, n_threads=self.n_threads
+            )
+            likely |= dict(zip(map(tuple, missing), more.log_likelihoods, strict=True))
+        english, french = (
+            _exponential(self._per_token([-likely[tuple(t)] for t in texts]))
+            for texts in self._fixed
+        )
+        return self._per_token(list(neutral.divergences or ())), english, french
+
+    def _per_token(self, values: Sequence[NDArray[np.float64]]) -> Estimate | None:
+        """Mean over all tokens, with an interval over the texts they come from."""
+        if not values:
+            return None
+        return estimate([v.mean() for v in values], [len(v) for v in values], seed=self.plan.seed)
+
+    def _estimate(
+        self, values: Sequence[float] | NDArray[np.float64], statistic: str = "mean"
+    ) -> Estimate | None:
+        if len(values) == 0:
+            return None
+        if statistic == "median":
+            return estimate(values, statistic="median", seed=self.plan.seed)
+        return estimate(values, seed=self.plan.seed)
+
+
+def evaluate(
+    model: Model,
+    cartridge: Contender | None,
+    alpha: float,
+    plan: EvaluationPlan,
+    *,
+    evaluator: Evaluator | None = None,
+) -> Scores:
+    """Scores of one point; `evaluator` brings what earlier points of the plan have in common."""
+    return (evaluator or Evaluator(model, plan)).score(cartridge, alpha)
+
+
+def sweep(
+    model: Model,
+    cartridges: Sequence[Contender],
+    alphas: Sequence[float],
+    plan: EvaluationPlan,
+    *,
+    labels: Sequence[str] | None = None,
+    evaluator: Evaluator | None = None,
+    on_point: Callable[[Point], None] = lambda _point: None,
+) -> list[Point]:
+    """The unsteered model, the ceiling where there are references, and every contender at every α.
+
+    Args:
+        model: The model.
+        cartridges: Cartridges and control vectors.
+        alphas: Strengths.
+        plan: What is measured.
+        labels: Names of the contenders; their own without.
+        evaluator: See `evaluate`.
+        on_point: Called with each point, for progress.
+    """
+    judge = evaluator or Evaluator(model, plan)
+    names = list(labels) if labels is not None else [c.name for c in cartridges]
+    points: list[Point] = []
+
+    def add(point: Point) -> None:
+        points.append(point)
+        on_point(point)
+
+    add(Point("unsteered", "unsteered", 0.0, judge.score(None, 0.0)))
+    ceiling = judge.ceiling()
+    if ceiling is not None:
+        add(Point("ceiling", "ceiling", 0.0, ceiling))
+    for name, contender in zip(names, cartridges, strict=True):
+        kind: Kind = "control-vector" if isinstance(contender, ControlVector) else "cartridge"
+        for alpha in alphas:
+            add(Point(name, kind, alpha, judge.score(contender, alpha)))
+    return points
+
+
+def _exponential(value: Estimate | None) -> Estimate | None:
+    if value is None:
+        return None
+    return Estimate(
+        float(np.exp(value.value)), float(np.exp(value.low)), float(np.exp(value.high)), value.n
+    )

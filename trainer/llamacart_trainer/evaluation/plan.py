@@ -1,0 +1,223 @@
+"""What is measured: prompts, answers, neutral texts, held-out pairs and the scorer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from llamacart.errors import RecipeError
+from llamacart_trainer.evaluation import scorers
+from llamacart_trainer.evaluation.objective import Objective
+from llamacart_trainer.evaluation.settings import DEFAULT_ALPHAS, EvaluationSettings
+from llamacart_trainer.recipe import load_task, read_pairs, read_records
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llamacart_trainer.evaluation.scorers import Scorer
+    from llamacart_trainer.recipe import Recipe, TextPair
+
+VALIDATION_SHARE = 0.35
+"""Share of a held-out source text's words that makes a validation prompt."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to continue, and how the wanted text would begin instead (for the ceiling)."""
+
+    text: str
+    reference: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A prompt with the answer that a cartridge should give and the one the model gives.
+
+    Attributes:
+        prompt: Text before the answer.
+        target: The wanted answer, with its leading space.
+        original: The model's own.
+        neutral: A prompt whose answer should stay: P(target) is leakage there.
+    """
+
+    prompt: str
+    target: str
+    original: str
+    neutral: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """Everything that `evaluate` needs beside a model and a cartridge.
+
+    Attributes:
+        name: Of the recipe.
+        prompts: To continue; may be empty where there are answers.
+        answers: For log-odds.
+        neutral: Texts that steering should leave alone.
+        heldout: Pairs for fidelity.
+        scorer: Behaviour of continuations; None where answers measure it, or nothing does.
+        behaviour: What it is, for people.
+        tokens: Greedy tokens a prompt.
+        alphas: Strengths of a sweep.
+        objective: How points are ranked.
+        seed: Of the bootstrap.
+    """
+
+    name: str
+    prompts: tuple[Prompt, ...]
+    answers: tuple[Answer, ...] = ()
+    neutral: tuple[str, ...] = ()
+    heldout: tuple[TextPair, ...] = ()
+    scorer: Scorer | None = None
+    behaviour: str = "not measured"
+    tokens: int = 24
+    alphas: tuple[float, ...] = DEFAULT_ALPHAS
+    objective: Objective = Objective()  # noqa: RUF009 (frozen)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.prompts and not self.answers:
+            raise RecipeError(f"recipe {self.name!r} has neither prompts nor answers to evaluate")
+
+    def first(self, n: int) -> EvaluationPlan:
+        """The plan with the first `n` prompts and answers alone."""
+        return replace(self, prompts=self.prompts[:n], answers=self.answers[:n])
+
+
+def fixed_text(language: str) -> tuple[str, ...]:
+    """Sentences of the text that ships with the package: `english` or `french`."""
+    text = files("llamacart_trainer.evaluation").joinpath("texts", f"{language}.txt")
+    return tuple(text.read_text(encoding="utf-8").splitlines())
+
+
+def load_plan(folder: Path) -> EvaluationPlan:
+    """The test plan of a recipe folder.
+
+    Raises:
+        NotFoundError: The recipe or a file it names does not exist.
+        RecipeError: Something in them cannot be used.
+    """
+    recipe = load_task(folder).recipe
+    settings = settings_of(recipe)
+    return EvaluationPlan(
+        name=recipe.name,
+        prompts=_prompts(folder / recipe.prompts) if recipe.prompts else (),
+        answers=_answers(folder / settings.answers) if settings.answers else (),
+        neutral=_texts(folder / settings.neutral) if settings.neutral else fixed_text("english"),
+        heldout=read_pairs(folder / recipe.heldout) if recipe.heldout else (),
+        scorer=_scorer(settings, folder),
+        behaviour=_behaviour(settings),
+        tokens=settings.tokens,
+        alphas=tuple(settings.alphas),
+        objective=Objective(settings.target, settings.kl_weight, settings.distinct),
+    )
+
+
+def validation_plan(folder: Path) -> EvaluationPlan:
+    """The plan that `llamacart tune` chooses by: none of its prompts is in the test plan.
+
+    Prompts come from the file `[evaluation] validation`, or are the beginnings of the held-out
+    source texts. Of the answers, every second serves validation and `final_plan` the others.
+
+    Raises:
+        RecipeError: There is nothing to validate on.
+    """
+    plan = load_plan(folder)
+    settings = settings_of(load_task(folder).recipe)
+    if settings.validation:
+        prompts = _prompts(folder / settings.validation)
+    else:
+        prompts = tuple(Prompt(_beginning(pair.source)) for pair in plan.heldout)
+    tested = {prompt.text for prompt in plan.prompts}
+    prompts = tuple(prompt for prompt in dict.fromkeys(prompts) if prompt.text not in tested)
+    if not prompts and len(plan.answers) < 2:
+        raise RecipeError(
+            f"recipe {plan.name!r} has nothing to validate on: name a file in [evaluation] "
+            "validation, or held-out pairs"
+        )
+    return replace(plan, prompts=prompts, answers=plan.answers[::2])
+
+
+def final_plan(folder: Path) -> EvaluationPlan:
+    """The test plan without the answers that `validation_plan` has used."""
+    plan = load_plan(folder)
+    return replace(plan, answers=plan.answers[1::2])
+
+
+def settings_of(recipe: Recipe) -> EvaluationSettings:
+    """The recipe's `[evaluation]` table, or its defaults."""
+    found = getattr(recipe, "evaluation", None)
+    return found if isinstance(found, EvaluationSettings) else EvaluationSettings()
+
+
+def _scorer(settings: EvaluationSettings, folder: Path) -> Scorer | None:
+    if settings.language:
+        return scorers.language(settings.language)
+    if settings.target_words or settings.forbidden_words:
+        return scorers.words(settings.target_words, settings.forbidden_words)
+    if settings.scorer:
+        return scorers.users_own(settings.scorer, folder)
+    return None
+
+
+def _behaviour(settings: EvaluationSettings) -> str:
+    if settings.language:
+        return f"share of continuations in language {settings.language!r}"
+    if settings.target_words or settings.forbidden_words:
+        wanted = ", ".join(settings.target_words)
+        unwanted = ", ".join(settings.forbidden_words)
+        parts = [f"with one of: {wanted}"] if wanted else []
+        parts += [f"without: {unwanted}"] if unwanted else []
+        return f"share of continuations {' and '.join(parts)}"
+    if settings.scorer:
+        return f"mean of {settings.scorer}"
+    if settings.answers:
+        return "share of answers whose target is likelier than the original"
+    return "not measured"
+
+
+def _prompts(path: Path) -> tuple[Prompt, ...]:
+    return tuple(
+        Prompt(_text(record, "prompt", where), _optional(record, "reference", where))
+        for where, record in read_records(path)
+    )
+
+
+def _answers(path: Path) -> tuple[Answer, ...]:
+    answers = []
+    for where, record in read_records(path):
+        neutral = record.get("neutral", False)
+        if not isinstance(neutral, bool):
+            raise RecipeError(f"{where}: 'neutral' has value {neutral!r}; true or false is needed")
+        prompt, target, original = (
+            _text(record, key, where) for key in ("prompt", "target", "original")
+        )
+        answers.append(Answer(prompt, target, original, neutral))
+    if all(answer.neutral for answer in answers):
+        raise RecipeError(f"{path}: no answers")
+    return tuple(answers)
+
+
+def _texts(path: Path) -> tuple[str, ...]:
+    texts = tuple(_text(record, "text", where) for where, record in read_records(path))
+    if not texts:
+        raise RecipeError(f"{path}: no texts")
+    return texts
+
+
+def _text(record: dict[str, Any], key: str, where: str) -> str:
+    value = record.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise RecipeError(f"{where}: {key!r} has value {value!r}; a text is needed")
+    return value
+
+
+def _optional(record: dict[str, Any], key: str, where: str) -> str | None:
+    return None if record.get(key) is None else _text(record, key, where)
+
+
+def _beginning(text: str) -> str:
+    words = text.split(" ")
+    return " ".join(words[: max(3, round(len(words) * VALIDATION_SHARE))])

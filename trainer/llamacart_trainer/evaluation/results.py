@@ -1,0 +1,242 @@
+"""What an evaluation finds, as frozen dataclasses that go to JSON and back."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from llamacart.errors import InputError, NotFoundError
+from llamacart_trainer.evaluation.bootstrap import Estimate  # noqa: TC001 (pydantic reads it)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Kind = Literal["unsteered", "ceiling", "cartridge", "control-vector"]
+Plane = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures of one steering at one strength, each with its interval over prompts or texts.
+
+    Attributes:
+        behaviour: Mean of the plan's scorer, or share of answers that go over to the target.
+        nll: Nats a token of the continuations under the unsteered model.
+        distinct: Distinct-2 of the continuations' tokens.
+        repetition: Share of their tokens in a 4-gram that occurred before.
+        kl: KL(unsteered ‖ steered) on neutral texts, nats a token.
+        perplexity_english: Of the fixed English text under steering.
+        perplexity_french: Of the fixed French text under steering.
+        log_odds: Median of log P(target) − log P(original) over the answers.
+        p_target: Mean P(target) over the answers' prompts.
+        p_leaked: The same over the answers marked neutral: where it should not appear.
+        texts: Continuations, in the order of the plan's prompts.
+        seconds: Wall time it took.
+    """
+
+    behaviour: Estimate | None
+    nll: Estimate | None
+    distinct: Estimate | None
+    repetition: Estimate | None
+    kl: Estimate | None = None
+    perplexity_english: Estimate | None = None
+    perplexity_french: Estimate | None = None
+    log_odds: Estimate | None = None
+    p_target: Estimate | None = None
+    p_leaked: Estimate | None = None
+    texts: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """A contender at one strength.
+
+    Attributes:
+        label: The contender's name.
+        kind: What it is.
+        alpha: α; 0 for the unsteered model and the ceiling.
+        scores: Its figures.
+    """
+
+    label: str
+    kind: Kind
+    alpha: float
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class LayerFidelity:
+    """How one layer's map does on held-out rows; see `held_out`.
+
+    Attributes:
+        layer: Index.
+        kept: Active neurons K.
+        rows: Held-out paired rows N.
+        fidelity: Cosine between the ideal step (target − input) and the step at α = 1.
+        force: Length of the step over that of the ideal one.
+        r2: Share of the target's variance about its held-out mean that input + step explains;
+            negative where the mean would do better.
+    """
+
+    layer: int
+    kept: int
+    rows: int
+    fidelity: float
+    force: float
+    r2: float
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Held-out rows of one layer at its active neurons, on their first two principal axes.
+
+    The axes are those of base and target rows together.
+
+    Attributes:
+        layer: Index.
+        explained: Share of the variance of each axis.
+        base: Source rows of the unsteered model, [N, 2].
+        input: Source rows as the layers before, steered, hand them over.
+        target: Target rows.
+        steered: Input rows after this layer's step.
+    """
+
+    layer: int
+    explained: tuple[float, float]
+    base: Plane
+    input: Plane
+    target: Plane
+    steered: Plane
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Fidelity on held-out pairs of one cartridge, and the picture of one layer."""
+
+    layers: tuple[LayerFidelity, ...]
+    projection: Projection | None = None
+
+
+@dataclass(frozen=True)
+class CartridgeFacts:
+    """What a report says of a cartridge beside its scores.
+
+    Attributes:
+        name: Its label among the points.
+        description: For people.
+        solver: Of the fit.
+        content_hash: Of what acts.
+        default_alpha: As the file has it.
+        n_active: Active neurons in all layers.
+        settings: Of the fit.
+        diagnostics: Of the fit: rows, seconds, per-layer figures and spectra.
+        heldout: Figures on held-out rows, None without held-out pairs.
+    """
+
+    name: str
+    description: str
+    solver: str
+    content_hash: str
+    default_alpha: float
+    n_active: int
+    settings: dict[str, Any]
+    diagnostics: dict[str, Any]
+    heldout: HeldOut | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A whole comparison: the input of the reports.
+
+    Attributes:
+        recipe: Name.
+        model: Name and fingerprint of the model.
+        behaviour: What the behaviour score is, for people.
+        objective: How points are ranked, for people.
+        prompts: Texts that were continued.
+        references: Their references, None where one is missing.
+        points: Every contender at every strength.
+        best: For each label the α that the objective prefers.
+        frontier: (label, α) of the points that none beats in everything.
+        cartridges: Facts of each cartridge.
+        created: ISO 8601 time, UTC.
+        tool_version: Version of llamacart.
+    """
+
+    recipe: str
+    model: str
+    behaviour: str
+    objective: str
+    prompts: tuple[str, ...]
+    references: tuple[str | None, ...]
+    points: tuple[Point, ...]
+    best: dict[str, float]
+    frontier: tuple[tuple[str, float], ...]
+    cartridges: tuple[CartridgeFacts, ...]
+    created: str = ""
+    tool_version: str = ""
+
+    def to_json(self) -> str:
+        """The evaluation as indented JSON."""
+        return _ADAPTER.dump_json(self, indent=2).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Evaluation:
+        """Read what `to_json` wrote.
+
+        Raises:
+            InputError: It is no evaluation; the message names the first field at fault.
+        """
+        try:
+            return _ADAPTER.validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the whole"
+            raise InputError(f"no evaluation: {where}: {first['msg']}") from error
+
+    def best_point(self, label: str) -> Point:
+        """The point of `label` at its best α."""
+        return next(p for p in self.points if p.label == label and p.alpha == self.best[label])
+
+
+_ADAPTER = TypeAdapter(Evaluation)
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read an evaluation's JSON file.
+
+    Raises:
+        NotFoundError: There is no such file.
+        InputError: It cannot be read as an evaluation.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{str(path)!r} does not exist") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error}") from error
+    try:
+        return Evaluation.from_json(text)
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,152 @@
+"""Renders the page: a Jinja template with autoescape, figures and styles inline."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib import rc_context
+
+from llamacart_trainer.evaluation.tables import figure, measured_columns
+from llamacart_trainer.report import plots
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llamacart_trainer.evaluation.results import CartridgeFacts, Evaluation
+
+MAX_TEXTS = 20
+"""Prompts shown side by side."""
+
+SECTIONS = {
+    "summary": "Summary",
+    "fidelity": "Fidelity and force on held-out rows",
+    "projection": "Base, input, target and steered rows",
+    "sweep": "Strength sweep",
+    "frontier": "Frontier against the baselines",
+    "spectrum": "Singular values",
+    "texts": "Texts side by side",
+    "settings": "Settings of the fit",
+}
+"""Anchor → heading of every section, in order."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the summary table."""
+
+    label: str
+    alpha: str
+    best: bool
+    frontier: bool
+    cells: tuple[str, ...]
+
+
+def render(evaluation: Evaluation) -> str:
+    """The report as one HTML page: no script, no network.
+
+    Cartridges are the evaluation's own; where there are several, the first is the one whose
+    layers are shown, and the others are in the tables and plots of all contenders.
+    """
+    environment = Environment(
+        loader=PackageLoader("llamacart_trainer.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    with rc_context(plots.STYLE):
+        figures = {name: Markup(svg) for name, svg in _figures(evaluation).items()}  # noqa: S704
+    columns = measured_columns(evaluation)
+    return environment.get_template("template.html").render(
+        evaluation=evaluation,
+        sections=SECTIONS,
+        figures=figures,
+        columns=list(columns.values()),
+        rows=_rows(evaluation, columns),
+        texts=_texts(evaluation),
+        facts=[(facts, _settings(facts)) for facts in evaluation.cartridges],
+        shown=evaluation.cartridges[0] if evaluation.cartridges else None,
+    )
+
+
+def _figures(evaluation: Evaluation) -> dict[str, str]:
+    figures = {
+        "sweep": plots.sweep_plot(evaluation),
+        "frontier": plots.frontier_plot(evaluation),
+    }
+    if evaluation.cartridges:
+        facts = evaluation.cartridges[0]
+        if facts.heldout is not None:
+            figures["fidelity"] = plots.fidelity_plot(facts.heldout)
+            if facts.heldout.projection is not None:
+                figures["projection"] = plots.projection_plot(facts.heldout.projection)
+        spectra = _spectra(facts)
+        if spectra:
+            figures["spectrum"] = plots.spectrum_plot(spectra)
+    return figures
+
+
+def _spectra(facts: CartridgeFacts) -> list[tuple[int, Sequence[float]]]:
+    """(layer, singular values) of the layers whose fit kept them."""
+    return [
+        (int(layer["layer"]), values)
+        for layer in facts.diagnostics.get("layers", [])
+        if (values := layer.get("spectrum")) and max(values) > 0
+    ]
+
+
+def _rows(evaluation: Evaluation, columns: dict[str, str]) -> list[Row]:
+    front = set(evaluation.frontier)
+    rows = []
+    for point in evaluation.points:
+        cells = [figure(point.scores, field) for field in columns]
+        rows.append(
+            Row(
+                label=point.label,
+                alpha=f"{point.alpha:g}",
+                best=evaluation.best[point.label] == point.alpha,
+                frontier=(point.label, point.alpha) in front,
+                cells=tuple("–" if cell is None else cell.short for cell in cells),
+            )
+        )
+    return rows
+
+
+def _texts(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """For each prompt what every contender writes at its best α."""
+    best = [evaluation.best_point(label) for label in evaluation.best]
+    with_reference = [i for i, text in enumerate(evaluation.references) if text is not None]
+    shown = []
+    for i, prompt in enumerate(evaluation.prompts[:MAX_TEXTS]):
+        written = []
+        for point in best:
+            # The ceiling has continued the references alone.
+            place = i if point.kind != "ceiling" else _place(with_reference, i)
+            if place is not None and place < len(point.scores.texts):
+                start = evaluation.references[i] if point.kind == "ceiling" else ""
+                written.append((point.label, f"{point.alpha:g}", start, point.scores.texts[place]))
+        shown.append({"prompt": prompt, "written": written})
+    return shown
+
+
+def _place(indices: Sequence[int], i: int) -> int | None:
+    return indices.index(i) if i in indices else None
+
+
+def _settings(facts: CartridgeFacts) -> list[tuple[str, str]]:
+    rest = {k: v for k, v in facts.diagnostics.items() if k != "layers"}
+    pairs: list[tuple[str, Any]] = [
+        ("solver", facts.solver),
+        ("default α", f"{facts.default_alpha:g}"),
+        ("active neurons", facts.n_active),
+        ("content hash", facts.content_hash[:16]),
+        *facts.settings.items(),
+        *rest.items(),
+    ]
+    return [
+        (key, v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)) for key, v in pairs
+    ]
