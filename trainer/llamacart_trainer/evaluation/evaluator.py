@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -44,12 +44,13 @@ class Evaluator:
         model: The model.
         plan: What is measured.
         n_threads: Threads for llama.cpp.
+        with_perplexity: Measure perplexity on the fixed English and French texts.
     """
 
     model: Model
     plan: EvaluationPlan
     n_threads: int | None = None
-    _ceiling: Scores | None = field(default=None, repr=False)
+    with_perplexity: bool = True
 
     def score(self, contender: Contender | None, alpha: float) -> Scores:
         """Figures of a cartridge or control vector at α; None is the unsteered model."""
@@ -190,6 +191,9 @@ class Evaluator:
             control=control,
             n_threads=self.n_threads,
         )
+        kl = self._per_token(list(neutral.divergences or ()))
+        if not self.with_perplexity:
+            return kl, None, None
         # Where the fixed English text is the neutral text, it is not run twice.
         likely = dict(zip(against.sequences, neutral.log_likelihoods, strict=True))
         missing = [t for texts in self._fixed for t in texts if tuple(t) not in likely]
@@ -202,7 +206,7 @@ class Evaluator:
             _exponential(self._per_token([-likely[tuple(t)] for t in texts]))
             for texts in self._fixed
         )
-        return self._per_token(list(neutral.divergences or ())), english, french
+        return kl, english, french
 
     def _per_token(self, values: Sequence[NDArray[np.float64]]) -> Estimate | None:
         """Mean over all tokens, with an interval over the texts they come from."""

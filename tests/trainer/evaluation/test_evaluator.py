@@ -1,0 +1,228 @@
+"""Scores of tiny models: unsteered, steered, and the whole comparison."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llamacart.cartridge import Cartridge, LayerMap, Metadata
+from llamacart.control_vector import ControlVector
+from llamacart.errors import RecipeError
+from llamacart.model import Model
+from llamacart_trainer.evaluation.baselines import (
+    baseline_names,
+    fit_baselines,
+    held_out_samples,
+    variant,
+)
+from llamacart_trainer.evaluation.compare import compare, unique_labels
+from llamacart_trainer.evaluation.evaluator import Evaluator, evaluate, sweep
+from llamacart_trainer.evaluation.heldout import held_out
+from llamacart_trainer.evaluation.plan import Answer, EvaluationPlan, Prompt
+from llamacart_trainer.evaluation.results import Evaluation
+from llamacart_trainer.pairing import tie_positions
+from llamacart_trainer.recipe import Recipe, Task, TextPair
+
+PAIRS = tuple(TextPair(f"the {w} number", f"le {w} nombre") for w in ("red", "old", "big", "odd"))
+
+
+def starts_with_e(_prompts: object, texts: list[str]) -> list[float]:
+    return [float("e" in text) for text in texts]
+
+
+def plan(**changes: object) -> EvaluationPlan:
+    made = EvaluationPlan(
+        name="t",
+        prompts=(Prompt("one two", "un deux"), Prompt("three", "trois"), Prompt("four")),
+        neutral=("some other text", "and one more"),
+        scorer=starts_with_e,  # type: ignore[arg-type]
+        tokens=6,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def mean_shift(model: Model, size: float = 1.5) -> Cartridge:
+    neurons = np.arange(0, model.n_ff, 5)
+    weight = np.zeros((len(neurons), model.n_ff))
+    weight[np.arange(len(neurons)), neurons] = 1.0
+    layers = tuple(
+        LayerMap.from_dense(layer, neurons, weight, np.full(len(neurons), size))
+        for layer in range(model.n_layer)
+    )
+    return Cartridge(Metadata("shift", solver="mean-shift"), model.fingerprint, layers)
+
+
+def test_unsteered_moves_nothing(tiny_model: Model) -> None:
+    scores = evaluate(tiny_model, None, 0.0, plan())
+    assert scores.kl
+    assert scores.kl.value < 1e-5
+    assert scores.kl.n == 2
+    assert len(scores.texts) == 3
+    assert scores.nll
+    assert scores.perplexity_english
+    assert scores.perplexity_english.n == 10
+    assert scores.log_odds is scores.p_target is None
+
+
+def test_alpha_zero_equals_unsteered_and_strength_moves_more(tiny_model: Model) -> None:
+    judge = Evaluator(tiny_model, plan())
+    cartridge = mean_shift(tiny_model)
+    found = [
+        judge.score(c, a)
+        for c, a in ((None, 0.0), (cartridge, 0.0), (cartridge, 0.5), (cartridge, 2.0))
+    ]
+    assert replace(found[0], seconds=0) == replace(found[1], seconds=0)
+    kl = [s.kl.value for s in found if s.kl]
+    assert kl[1] < kl[2] < kl[3]
+    assert found[3].perplexity_english != found[0].perplexity_english
+
+
+def test_nll_is_that_of_the_continuations_under_the_unsteered_model(tiny_model: Model) -> None:
+    """Greedy text is the likeliest at each step, so that any other greedy text costs more."""
+    judge = Evaluator(tiny_model, plan())
+    plain, steered = judge.score(None, 0.0), judge.score(mean_shift(tiny_model), 2.0)
+    assert plain.nll
+    assert steered.nll
+    assert plain.texts != steered.texts
+    assert plain.nll.value < steered.nll.value
+
+
+def test_log_odds_by_explicit_scoring(tiny_model: Model) -> None:
+    answers = (
+        Answer("the moon", " a", " b"),
+        Answer("the sun", " c", " d", neutral=True),
+        Answer("it", " b", " a"),
+    )
+    judge = Evaluator(tiny_model, plan(answers=answers, scorer=None))
+    scores = judge.score(None, 0.0)
+    swapped = replace(
+        judge.plan,
+        answers=tuple(Answer(a.prompt, a.original, a.target, a.neutral) for a in answers),
+    )
+    other = Evaluator(tiny_model, swapped).score(None, 0.0)
+    assert scores.log_odds
+    assert other.log_odds
+    assert scores.log_odds.value == pytest.approx(-other.log_odds.value, abs=1e-3)
+    assert scores.log_odds.n == 2
+    assert scores.p_leaked
+    assert scores.p_leaked.n == 1
+    assert scores.behaviour
+    assert other.behaviour
+    assert scores.behaviour.value + other.behaviour.value == pytest.approx(1.0)
+
+
+def test_answers_alone_are_a_plan_and_nothing_is_not(tiny_model: Model) -> None:
+    scores = evaluate(
+        tiny_model, None, 0.0, plan(prompts=(), answers=(Answer("a", " b", " c"),), scorer=None)
+    )
+    assert scores.nll is None
+    assert scores.log_odds
+    with pytest.raises(RecipeError, match="neither prompts nor answers"):
+        plan(prompts=())
+
+
+def test_sweep_has_unsteered_ceiling_and_every_alpha(tiny_model: Model) -> None:
+    vector = ControlVector(np.ones((3, 64), np.float32), "push")
+    seen: list[str] = []
+    points = sweep(
+        tiny_model, [mean_shift(tiny_model), vector], [0.5, 1.0], plan(),
+        on_point=lambda p: seen.append(p.label),
+    )  # fmt: skip
+    assert [(p.label, p.kind, p.alpha) for p in points] == [
+        ("unsteered", "unsteered", 0.0),
+        ("ceiling", "ceiling", 0.0),
+        ("shift", "cartridge", 0.5),
+        ("shift", "cartridge", 1.0),
+        ("push", "control-vector", 0.5),
+        ("push", "control-vector", 1.0),
+    ]
+    assert seen == [p.label for p in points]
+    assert len(points[1].scores.texts) == 2
+    assert points[1].scores.kl is None
+    without = plan(prompts=(Prompt("one"),))
+    assert [p.label for p in sweep(tiny_model, [], [1.0], without)] == ["unsteered"]
+
+
+def test_held_out_of_a_perfect_map(tiny_path: Callable[..., Path]) -> None:
+    """Source and target equal in the first layer up to the shift that the map makes there."""
+    with Model(str(tiny_path()), batch_invariant=True) as model:
+        tokens = model.tokenize("the red house")
+        samples = [tie_positions(tokens, tokens)]
+        zero = held_out(model, mean_shift(model, 0.0), samples)
+        assert all(f.r2 == pytest.approx(1.0, abs=1e-4) for f in zero.layers)
+        assert all(f.rows == len(tokens) - 1 for f in zero.layers)
+        assert zero.projection
+        np.testing.assert_allclose(zero.projection.input, zero.projection.target, atol=1e-3)
+        np.testing.assert_allclose(zero.projection.base, zero.projection.input, atol=1e-3)
+        pushed = held_out(model, mean_shift(model, 1.0), samples, layer=0)
+    assert pushed.layers[0].r2 < 0
+    # Target = base at layer 0: the step is all error, and steered is off by it.
+    assert pushed.projection
+    assert pushed.projection.layer == 0
+    gap = np.linalg.norm(np.subtract(pushed.projection.steered, pushed.projection.input), axis=1)
+    np.testing.assert_allclose(gap, gap[0], rtol=1e-3)
+
+
+def test_held_out_figures_match_dense_arithmetic(tiny_path: Callable[..., Path]) -> None:
+    from llamacart.capture import capture
+
+    with Model(str(tiny_path()), batch_invariant=True) as model:
+        left, right = model.tokenize("abcdefg"), model.tokenize("gfedcba")
+        samples = [tie_positions(left, right)] * 2
+        cartridge = mean_shift(model, 0.7)
+        found = held_out(model, cartridge, samples).layers[0]
+        x = capture(model, [left], layers=[0])[0][1:, ::5]
+        y = capture(model, [right], layers=[0])[0][1:, ::5]
+    step = np.full_like(x, 0.7)
+    ideal = y - x
+    assert found.rows == 2 * (len(left) - 1)
+    assert found.fidelity == pytest.approx(
+        (step * ideal).sum() / np.linalg.norm(step) / np.linalg.norm(ideal), abs=1e-3
+    )
+    assert found.force == pytest.approx(np.linalg.norm(step) / np.linalg.norm(ideal), rel=1e-3)
+    spread = ((y - y.mean(axis=0)) ** 2).sum()
+    assert found.r2 == pytest.approx(1 - ((y - x - step) ** 2).sum() / spread, rel=1e-3)
+
+
+def test_held_out_needs_rows(tiny_model: Model) -> None:
+    with pytest.raises(RecipeError, match="0 paired rows"):
+        held_out(tiny_model, mean_shift(tiny_model), [])
+
+
+def test_compare_holds_everything(tiny_model: Model) -> None:
+    task = Task(Recipe(name="t", threshold=0.1, penalty=1.0), PAIRS)
+    fitted = fit_baselines(task, tiny_model, ["ridge", "ridge-identity", "control-vector"])
+    assert [c.name for c in fitted] == ["ridge", "ridge-identity", "control-vector"]
+    samples = held_out_samples(task, tiny_model, PAIRS[:2])
+    assert len(samples) == 2 * len(task.recipe.pairing)
+    found = compare(tiny_model, [*fitted, fitted[0]], plan(), alphas=[0.5, 1.0], samples=samples)
+    assert [f.name for f in found.cartridges] == ["ridge", "ridge-identity", "ridge (2)"]
+    assert set(found.best) == {
+        "unsteered", "ceiling", "ridge", "ridge-identity", "control-vector", "ridge (2)",
+    }  # fmt: skip
+    assert all(facts.heldout for facts in found.cartridges)
+    assert found.frontier
+    assert Evaluation.from_json(found.to_json()) == found
+    assert json.loads(found.to_json())["prompts"] == ["one two", "three", "four"]
+    assert found.best_point("ridge").label == "ridge"
+
+
+def test_labels_are_unique() -> None:
+    assert unique_labels(["a", "a", "unsteered", "a (2)"]) == [
+        "a", "a (2)", "unsteered (2)", "a (2) (2)",
+    ]  # fmt: skip
+
+
+def test_variants_are_checked(tiny_model: Model) -> None:
+    recipe = Recipe(name="t")
+    assert variant(recipe, penalty=7.0).penalty == 7.0
+    with pytest.raises(RecipeError, match="penalty has value -1"):
+        variant(recipe, penalty=-1.0)
+    with pytest.raises(RecipeError, match="baseline 'nothing' is not among"):
+        fit_baselines(Task(recipe, PAIRS), tiny_model, ["nothing"])
+    assert "control-vector" in baseline_names()

@@ -1,0 +1,109 @@
+"""Bootstrap, fluency and scorers: pure functions with known answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamacart.errors import RecipeError
+from llamacart_trainer.evaluation import scorers
+from llamacart_trainer.evaluation.bootstrap import estimate
+from llamacart_trainer.evaluation.fluency import distinct, repetition
+
+TOKENS = st.lists(st.integers(0, 5), max_size=40)
+
+
+def test_interval_covers_the_mean_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(7)
+    hits = 0
+    for trial in range(300):
+        found = estimate(rng.exponential(size=60), seed=trial, resamples=400)
+        hits += found.low <= 1.0 <= found.high
+    assert 0.88 <= hits / 300 <= 0.98
+
+
+def test_interval_of_equal_values_is_a_point() -> None:
+    found = estimate([0.25] * 9)
+    assert (found.value, found.low, found.high, found.n) == (0.25, 0.25, 0.25, 9)
+
+
+def test_weights_and_median() -> None:
+    assert estimate([1.0, 4.0], [3, 1]).value == pytest.approx(1.75)
+    found = estimate([1.0, 2.0, 100.0], statistic="median")
+    assert found.value == 2.0
+    assert found.high == 100.0
+    # A weight of 0 counts for nothing, in no resample.
+    assert estimate([1.0, 50.0], [1, 0]).high == 1.0
+
+
+def test_equal_seeds_give_equal_intervals() -> None:
+    values = np.random.default_rng(0).normal(size=30)
+    assert estimate(values, seed=3) == estimate(values, seed=3)
+    assert estimate(values, seed=3) != estimate(values, seed=4)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, float("nan")], [[1.0]]])
+def test_bootstrap_refuses(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="finite number"):
+        estimate(values)
+    with pytest.raises(ValueError, match="sum to 0"):
+        estimate([1.0], [0.0])
+
+
+def test_distinct_and_repetition_by_hand() -> None:
+    assert distinct([1, 2, 1, 2, 1]) == 0.5
+    assert distinct([1, 2, 3, 4]) == 1.0
+    assert distinct([1]) == 1.0
+    assert repetition([1, 2, 3, 4, 9, 1, 2, 3, 4]) == pytest.approx(4 / 9)
+    assert repetition([]) == 0.0
+
+
+@given(TOKENS)
+def test_fluency_is_a_share(tokens: list[int]) -> None:
+    assert 0 < distinct(tokens) <= 1
+    assert 0 <= repetition(tokens) < 1
+    assert repetition(tokens + tokens + tokens) >= repetition(tokens)
+
+
+def test_language() -> None:
+    score = scorers.language("fr")
+    texts = ["Le chat dort sur la table de la cuisine.", "The cat sleeps on the table.", "  "]
+    assert scorers.run(score, [""] * 3, texts) == [1.0, 0.0, 0.0]
+    with pytest.raises(RecipeError, match="'xx' is not among"):
+        scorers.language("xx")
+
+
+def test_words_are_whole_and_know_no_case() -> None:
+    score = scorers.words(["cheese", "gouda wheel"], ["rock"])
+    texts = ["Cheese!", "cheesecake", "a Gouda wheel", "cheese and rock", "rocket cheese"]
+    assert scorers.run(score, [""] * 5, texts) == [1.0, 0.0, 1.0, 0.0, 1.0]
+    assert scorers.run(scorers.words([], ["rock"]), [""] * 2, ["rock", "sand"]) == [0.0, 1.0]
+
+
+def test_users_own_scorer(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def length(prompts, texts):\n    return [len(t) / 10 for t in texts]\n"
+        "def short(prompts, texts):\n    return [1.0]\n"
+        "def fails(prompts, texts):\n    return 1 / 0\n"
+        "number = 3\n"
+    )
+    assert scorers.run(scorers.users_own("mine.py:length", tmp_path), ["", ""], ["ab", ""]) == [
+        0.2,
+        0.0,
+    ]
+    assert scorers.users_own("statistics:mean", tmp_path)
+    for spec, message in {
+        "mine.py:absent": "no function 'absent'",
+        "mine.py:number": "no function 'number'",
+        "other.py:f": "does not exist",
+        "no_such_module_x:f": "cannot be imported",
+    }.items():
+        with pytest.raises(RecipeError, match=message):
+            scorers.users_own(spec, tmp_path)
+    for name, message in {"short": "one finite number", "fails": "division by zero"}.items():
+        with pytest.raises(RecipeError, match=message):
+            scorers.run(scorers.users_own(f"mine.py:{name}", tmp_path), ["", ""], ["a", "b"])

@@ -1,0 +1,151 @@
+"""Ranks and the Pareto frontier, by properties; results go to JSON and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamacart.errors import InputError, NotFoundError
+from llamacart_trainer.evaluation.bootstrap import Estimate
+from llamacart_trainer.evaluation.objective import Objective, best_alphas, frontier
+from llamacart_trainer.evaluation.results import (
+    CartridgeFacts,
+    Evaluation,
+    HeldOut,
+    LayerFidelity,
+    Point,
+    Projection,
+    Scores,
+    read_evaluation,
+    write_text,
+)
+
+LEVELS = st.sampled_from([0.0, 0.25, 0.5, 1.0])
+
+
+def scores(behaviour: float, nll: float, kl: float, distinct: float = 0.8) -> Scores:
+    made = (Estimate(v, v - 0.1, v + 0.1, 5) for v in (behaviour, nll, distinct, 0.0, kl))
+    return Scores(*made, texts=("un texte",))
+
+
+def point(label: str, alpha: float, *values: float, kind: str = "cartridge") -> Point:
+    return Point(label, kind, alpha, scores(*values))  # type: ignore[arg-type]
+
+
+POINTS = st.lists(st.tuples(LEVELS, LEVELS, LEVELS), min_size=1, max_size=12).map(
+    lambda rows: [point(f"c{i}", 1.0, *row) for i, row in enumerate(rows)]
+)
+
+
+def goods(p: Point) -> tuple[float, float, float]:
+    s = p.scores
+    assert s.behaviour
+    assert s.nll
+    assert s.kl
+    return s.behaviour.value, -s.nll.value, -s.kl.value
+
+
+def at_least(a: Point, b: Point) -> bool:
+    return all(x >= y for x, y in zip(goods(a), goods(b), strict=True))
+
+
+@given(POINTS)
+def test_every_point_is_covered_by_the_frontier(points: list[Point]) -> None:
+    front = frontier(points)
+    assert front
+    assert all(any(at_least(f, p) for f in front) for p in points)
+
+
+@given(POINTS)
+def test_no_frontier_point_beats_another(points: list[Point]) -> None:
+    front = frontier(points)
+    for a in front:
+        assert not any(at_least(b, a) and goods(b) != goods(a) for b in front)
+    assert frontier(front) == front
+
+
+@given(POINTS)
+def test_the_best_of_each_measure_is_on_the_frontier(points: list[Point]) -> None:
+    front = {goods(p) for p in frontier(points)}
+    for axis in range(3):
+        assert max(g[axis] for g in map(goods, points)) == max(g[axis] for g in front)
+
+
+def test_the_ceiling_takes_no_part() -> None:
+    points = [point("a", 1.0, 0.5, 2.0, 1.0), point("ceiling", 0.0, 1.0, 1.0, 0.0, kind="ceiling")]
+    assert [p.label for p in frontier(points)] == ["a"]
+
+
+def test_objective_demands_behaviour_then_takes_the_cheapest() -> None:
+    objective = Objective(target=0.9, kl_weight=2.0, distinct=0.6)
+    weak = point("weak", 0.2, 0.5, 1.0, 0.0)
+    dear = point("dear", 0.8, 0.95, 2.0, 0.5)
+    cheap = point("cheap", 1.0, 0.9, 2.2, 0.1)
+    loops = point("loops", 1.2, 1.0, 0.1, 0.0, 0.2)
+    assert objective.best([weak, dear, cheap, loops]).label == "cheap"
+    assert objective.best([weak, loops]).label in ("weak", "loops")
+    assert objective.shortfall(loops.scores) == pytest.approx(0.4)
+    assert objective.shortfall(weak.scores) == pytest.approx(0.4)
+    assert objective.cost(dear.scores) == pytest.approx(3.0)
+    assert best_alphas([point("a", 0.5, 0.9, 3, 0), point("a", 0.7, 0.9, 2, 0)], objective) == {
+        "a": 0.7
+    }
+
+
+@given(POINTS)
+def test_the_objectives_best_is_on_the_frontier_up_to_ties(points: list[Point]) -> None:
+    objective = Objective(target=1.0, distinct=0.0)
+    best = objective.best(points)
+    assert any(objective.key(f.scores) == objective.key(best.scores) for f in frontier(points))
+
+
+def evaluation() -> Evaluation:
+    plane = ((0.0, 1.0), (2.0, -1.0), (0.5, 0.25))
+    heldout = HeldOut(
+        (LayerFidelity(0, 4, 9, 0.9, 1.1, 0.5), LayerFidelity(2, 3, 9, 0.4, 0.7, -0.2)),
+        Projection(2, (0.6, 0.2), plane, plane, plane, plane),
+    )
+    layers = [{"layer": 0, "spectrum": [3.0, 1.0, 0.1]}, {"layer": 2, "spectrum": []}]
+    facts = CartridgeFacts(
+        "mine", "Says <b>oui</b>.", "ridge", "ab" * 32, 0.8, 7, {"penalty": 3.0},
+        {"rows": 9, "layers": layers}, heldout,
+    )  # fmt: skip
+    points = (
+        point("unsteered", 0.0, 0.0, 1.0, 0.0, kind="unsteered"),
+        Point("ceiling", "ceiling", 0.0, Scores(None, None, None, None, texts=("le plafond",))),
+        point("mine", 0.4, 0.7, 1.5, 0.2),
+        point("mine", 0.8, 1.0, 2.0, 0.4),
+        point("other", 0.8, 0.8, 2.5, 0.6, kind="control-vector"),
+    )
+    return Evaluation(
+        recipe="r", model="tiny", behaviour="share of <x>", objective=str(Objective()),
+        prompts=("A & b <script>alert(1)</script>",), references=("Le",), points=points,
+        best={"unsteered": 0.0, "ceiling": 0.0, "mine": 0.8, "other": 0.8},
+        frontier=(("unsteered", 0.0), ("mine", 0.4), ("mine", 0.8)), cartridges=(facts,),
+        created="2026-01-01T00:00:00+00:00", tool_version="0",
+    )  # fmt: skip
+
+
+def test_json_and_back(tmp_path: Path) -> None:
+    made = evaluation()
+    path = tmp_path / "new" / "e.json"
+    write_text(path, made.to_json())
+    assert read_evaluation(path) == made
+    assert [p.name for p in path.parent.iterdir()] == ["e.json"]
+
+
+def test_json_refusals(tmp_path: Path) -> None:
+    path = tmp_path / "e.json"
+    with pytest.raises(NotFoundError):
+        read_evaluation(path)
+    path.write_text(evaluation().to_json().replace('"recipe": "r"', '"recipe": 3'))
+    with pytest.raises(InputError, match=r"e\.json: no evaluation: recipe"):
+        read_evaluation(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_evaluation(path)
+    with pytest.raises(InputError, match="cannot be written"):
+        write_text(path / "below.json", "x")

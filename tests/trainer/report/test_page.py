@@ -1,0 +1,89 @@
+"""The HTML report: every section, nothing from elsewhere, nothing unescaped."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llamacart_trainer.evaluation.results import Evaluation
+from llamacart_trainer.report import plots
+from llamacart_trainer.report.page import SECTIONS, render
+
+
+@pytest.fixture(scope="module")
+def evaluation() -> Evaluation:
+    path = Path(__file__).parents[1] / "evaluation" / "test_objective.py"
+    spec = importlib.util.spec_from_file_location("made", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made: Evaluation = module.evaluation()
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(evaluation: Evaluation) -> str:
+    return render(evaluation)
+
+
+def test_every_section_is_there_and_linked(page: str) -> None:
+    for anchor, heading in SECTIONS.items():
+        assert f'<h2 id="{anchor}">{heading}</h2>' in page
+        assert f'href="#{anchor}"' in page
+    assert page.count("<svg") == 5
+
+
+def test_nothing_is_fetched_from_elsewhere(page: str) -> None:
+    assert "<script" not in page
+    for attribute, value in re.findall(r"""\b(src|href|xlink:href)=["']([^"']*)["']""", page):
+        assert value.startswith("#"), (attribute, value)
+    assert not re.search(r"url\((?!#)", page)
+    assert "@import" not in page
+    # What is left of addresses are XML namespaces, which nobody fetches.
+    for place in re.finditer(r"https?://", page):
+        assert re.search(r'xmlns(:\w+)?="$', page[: place.start()][-16:]), page[place.start() :][
+            :60
+        ]
+
+
+def test_texts_are_escaped(page: str) -> None:
+    assert "A &amp; b &lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "Says &lt;b&gt;oui&lt;/b&gt;." in page
+    assert "share of &lt;x&gt;" in page
+
+
+def test_figures_and_texts_are_shown(page: str) -> None:
+    for text in ("0.70 [0.60–0.80]", "un texte", "le plafond", "penalty", "frontier</span>"):
+        assert text in page
+    assert page.count('<tr class="best">') == 4
+
+
+def test_what_was_not_measured_is_said(evaluation: Evaluation) -> None:
+    bare = replace(evaluation.cartridges[0], heldout=None, diagnostics={})
+    page = render(replace(evaluation, cartridges=(bare,)))
+    assert "No held-out pairs were evaluated." in page
+    assert "holds no spectra" in page
+    page = render(replace(evaluation, cartridges=(), prompts=(), references=()))
+    assert "No cartridge was evaluated." in page
+    assert "The recipe has no prompts." in page
+
+
+def test_pictures_are_well_formed_and_reproducible(evaluation: Evaluation) -> None:
+    heldout = evaluation.cartridges[0].heldout
+    assert heldout
+    assert heldout.projection
+    for svg in (
+        plots.fidelity_plot(heldout),
+        plots.projection_plot(heldout.projection),
+        plots.sweep_plot(evaluation),
+        plots.frontier_plot(evaluation),
+    ):
+        root = ElementTree.fromstring(svg)  # noqa: S314 (our own)
+        assert root.tag.endswith("svg")
+    assert plots.sweep_plot(evaluation) == plots.sweep_plot(evaluation)

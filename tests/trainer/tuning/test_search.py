@@ -1,0 +1,156 @@
+"""The search on a tiny model: budget, resumption, evidence; the table and the space alone."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llamacart.errors import InputError, RecipeError
+from llamacart.model import Model
+from llamacart.reader import read_cartridge
+from llamacart.writer import write_cartridge
+from llamacart_trainer.evaluation.plan import EvaluationPlan, Prompt
+from llamacart_trainer.recipe import Recipe, Task, TextPair
+from llamacart_trainer.tuning import search as search_module
+from llamacart_trainer.tuning.search import Search, tune
+from llamacart_trainer.tuning.space import Candidate, candidates
+from llamacart_trainer.tuning.trials import FAILED, Trial, TrialTable
+
+PAIRS = tuple(TextPair(f"the {w} number", f"le {w} nombre") for w in ("red", "old", "big", "odd"))
+TASK = Task(Recipe(name="t", threshold=0.1, penalty=1.0), PAIRS)
+OWN = Candidate("ridge-identity", 1.0, 0.1, (), ("handover", "identity"))
+
+
+def count_e(_prompts: object, texts: list[str]) -> list[float]:
+    return [min(1.0, text.count("e") / 2) for text in texts]
+
+
+PLAN = EvaluationPlan(
+    name="t",
+    prompts=tuple(Prompt(f"{w} of them") for w in ("one", "two", "three", "four", "five")),
+    neutral=("some other text",),
+    scorer=count_e,  # type: ignore[arg-type]
+    tokens=4,
+    alphas=(0.5, 1.0),
+)
+SPACE = [OWN, replace(OWN, solver="ridge"), replace(OWN, threshold=0.05)]
+
+
+def make(model: Model, table: TrialTable, seconds: float = 1e6, **more: object) -> Search:
+    search = Search(TASK, model, PLAN, replace(PLAN, prompts=PLAN.prompts[:2]), seconds, table,
+                    space=SPACE)  # fmt: skip
+    return replace(search, **more)  # type: ignore[arg-type]
+
+
+def test_the_winner_is_the_best_of_the_last_rung(tiny_model: Model, tmp_path: Path) -> None:
+    made: list[Trial] = []
+    result = make(tiny_model, TrialTable(None, {}), on_trial=made.append).run()
+    assert tuple(made) == result.trials
+    first = [t for t in made if t.rung == 0]
+    assert [(t.candidate, t.alpha) for t in first] == [(c, a) for c in SPACE for a in (0.5, 1.0)]
+    # A third of six goes on, with neighbours in α.
+    kept = sorted(first, key=lambda t: t.key)[:2]
+    second = {(t.candidate, t.alpha) for t in made if t.rung == 1}
+    assert second == {(t.candidate, round(t.alpha + d, 3)) for t in kept for d in (-0.1, 0, 0.1)}
+    last = [t for t in made if t.rung == 2]
+    assert result.chosen == min(last, key=lambda t: t.key)
+    cartridge = result.cartridge
+    assert cartridge.metadata.default_alpha == result.chosen.alpha
+    write_cartridge(cartridge, tmp_path / "t.gguf")
+    evidence = read_cartridge(tmp_path / "t.gguf").metadata.diagnostics["tune"]
+    assert evidence["trials"] == len(made)
+    assert evidence["chosen"]["settings"]["alpha"] == result.chosen.alpha
+    assert evidence["chosen"]["nll"] == result.chosen.figures["nll"]
+    assert result.test.nll
+    assert evidence["test"]["nll"] == pytest.approx(result.test.nll.value, abs=1e-5)
+    assert evidence["test"]["prompts"] == 2
+
+
+def test_resumed_search_runs_nothing_twice_and_chooses_alike(
+    tiny_model: Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "trials.jsonl"
+
+    def run(trials: Path) -> tuple[object, list[Trial]]:
+        made: list[Trial] = []
+        table = TrialTable(trials, {"recipe": "t"})
+        return make(tiny_model, table, on_trial=made.append).run(), made
+
+    whole, _ = run(path)
+    lines = path.read_text().splitlines(keepends=True)
+    # Killed in the middle of its eighth line.
+    cut = tmp_path / "cut.jsonl"
+    cut.write_text("".join(lines[:7]) + lines[7][:20])
+    resumed, made = run(cut)
+    assert len(made) == len(lines) - 7
+    assert [t.place for t in resumed.trials] == [t.place for t in whole.trials]  # type: ignore[attr-defined]
+    assert resumed.chosen.place == whole.chosen.place  # type: ignore[attr-defined]
+    _, nothing = run(path)
+    assert nothing == []
+    assert path.read_text() == "".join(lines)
+
+
+def test_time_ends_each_rung_but_never_before_its_first_trial(tiny_model: Model) -> None:
+    ticks = itertools.count()
+    result = make(
+        tiny_model, TrialTable(None, {}), seconds=8.0, clock=lambda: float(next(ticks))
+    ).run()
+    rungs = [t.rung for t in result.trials]
+    assert rungs[0] == 0
+    assert 1 <= rungs.count(0) < 6
+    assert rungs.count(1) == rungs.count(2) == 1
+    assert result.chosen.rung == 2
+
+
+def test_failed_fits_are_kept_and_passed_over(tiny_model: Model) -> None:
+    bad = replace(OWN, skip_layers=(9,))
+    table = TrialTable(None, {})
+    result = make(tiny_model, table, space=[bad, OWN]).run()
+    assert [t.shortfall for t in table.all() if t.candidate == bad] == [FAILED] * 2
+    assert result.chosen.candidate == OWN
+    with pytest.raises(RecipeError, match=r"no candidate was fitted: .*skip_layers has value 9"):
+        make(tiny_model, TrialTable(None, {}), space=[bad]).run()
+
+
+def test_tune_names_its_search(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_module, "SHARES", (0.0, 0.0, 0.0))
+    path = tmp_path / "t.jsonl"
+    tune(TASK, tiny_model, PLAN, PLAN, seconds=0.0, trials=path)
+    assert json.loads(path.read_text().splitlines()[0])["dataset"] == TASK.dataset_hash
+    with pytest.raises(InputError, match="of another search"):
+        tune(TASK, tiny_model, replace(PLAN, tokens=5), PLAN, seconds=0.0, trials=path)
+
+
+def test_table_refuses_what_is_no_trial(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"a": 1}\n{"no": "trial"}\n')
+    with pytest.raises(InputError, match=r"t\.jsonl:2: no trial"):
+        TrialTable(path, {"a": 1})
+    path.write_text("nonsense\n")
+    with pytest.raises(InputError, match="not a table"):
+        TrialTable(path, {})
+
+
+def test_space_tries_every_single_change_before_pairs_of_changes() -> None:
+    recipe = Recipe(name="t", penalty=300.0, threshold=0.03)
+    space = candidates(recipe, ["ridge", "ridge-identity", "mean-shift"])
+    assert len(space) == len(set(space))
+    own = space[0]
+    assert (own.solver, own.penalty) == ("ridge-identity", 300.0)
+
+    def differences(c: Candidate) -> int:
+        return sum(c.changes[k] != own.changes[k] for k in own.changes)
+
+    counts = [differences(c) for c in space]
+    singles = counts.count(1)
+    assert counts[: 1 + singles] == [0] + [1] * singles
+    assert {c.solver for c in space[: 1 + singles]} == {"ridge", "ridge-identity", "mean-shift"}
+    assert {c.penalty for c in space if c.solver == "mean-shift"} == {300.0}
+    assert space == candidates(recipe, ["ridge", "ridge-identity", "mean-shift"])
+    assert space != candidates(recipe, ["ridge", "ridge-identity", "mean-shift"], seed=1)

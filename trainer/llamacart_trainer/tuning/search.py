@@ -1,0 +1,279 @@
+"""Successive halving over fits and strengths, by a validation split.
+
+Rung 0 tries as many candidates as half of the time allows, at a few αs on few prompts. The best
+third goes on to three times the prompts with finer αs, and the best third of that to all of them.
+The objective is the plan's (see `Objective`): behaviour and distinct-2 demanded first, then the
+least NLL + weight × KL. The winner alone is scored on the test plan, which chooses nothing.
+
+Source: Jamieson and Talwalkar (2016), arXiv:1502.07943.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from llamacart.errors import RecipeError
+from llamacart_trainer.evaluation.baselines import solver_names, variant
+from llamacart_trainer.evaluation.evaluator import Evaluator
+from llamacart_trainer.train import train
+from llamacart_trainer.tuning.space import candidates
+from llamacart_trainer.tuning.trials import FAILED, Trial, TrialTable, scored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from llamacart.cartridge import Cartridge
+    from llamacart.model import Model
+    from llamacart_trainer.evaluation.plan import EvaluationPlan
+    from llamacart_trainer.evaluation.results import Scores
+    from llamacart_trainer.recipe import Task
+    from llamacart_trainer.tuning.space import Candidate
+
+KEEP = 3
+"""One in so many goes on to the next rung."""
+
+FIRST_PROMPTS = 8
+MAX_PROMPTS = 72
+NEUTRAL_TEXTS = 6
+ALPHA_STEP = 0.1
+SHARES = (0.5, 0.75, 0.95)
+"""Share of the time that is spent when each rung ends."""
+
+KEPT_FITS = 32
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """The chosen cartridge and why it was chosen.
+
+    Attributes:
+        cartridge: With the chosen α as its default and the evidence in its diagnostics.
+        chosen: The trial it won by.
+        trials: Every trial, those of earlier runs of the search too.
+        test: The cartridge on the test plan.
+    """
+
+    cartridge: Cartridge
+    chosen: Trial
+    trials: tuple[Trial, ...]
+    test: Scores
+
+
+@dataclass
+class Search:
+    """One search for one recipe.
+
+    Args:
+        task: The recipe and its pairs.
+        model: The model.
+        validation: Plan to choose by.
+        test: Plan that the winner is reported on.
+        seconds: Time to spend.
+        table: Where trials are kept.
+        space: Candidates in order; the default is `candidates` of the recipe.
+        on_trial: Called with each new trial.
+        clock: Seconds, ascending.
+        n_threads: Threads for llama.cpp.
+    """
+
+    task: Task
+    model: Model
+    validation: EvaluationPlan
+    test: EvaluationPlan
+    seconds: float
+    table: TrialTable
+    space: Sequence[Candidate] = ()
+    on_trial: Callable[[Trial], None] = lambda _trial: None
+    clock: Callable[[], float] = time.monotonic
+    n_threads: int | None = None
+    _fits: dict[Candidate, Cartridge] = field(default_factory=dict, repr=False)
+    _judges: dict[int, Evaluator] = field(default_factory=dict, repr=False)
+    _started: float = field(default=0.0, repr=False)
+
+    def run(self) -> TuneResult:
+        """Search, and score the winner on the test plan.
+
+        Raises:
+            RecipeError: No candidate could be fitted.
+        """
+        self._started = self.clock()
+        space = list(self.space) or candidates(self.task.recipe, solver_names())
+        survivors = [
+            (candidate, alpha) for candidate in space for alpha in _coarse(self.validation.alphas)
+        ]
+        best: Trial | None = None
+        for rung, _ in enumerate(SHARES):
+            done = self._rung(rung, survivors)
+            if not done:
+                break
+            best = done[0]
+            kept = done[: max(1, len(done) // KEEP)]
+            survivors = _refined([(t.candidate, t.alpha) for t in kept], finer=rung == 0)
+        if best is None:
+            faults = [trial.error for trial in self.table.all() if trial.error]
+            reason = f": {faults[0]}" if faults else " within the time given"
+            raise RecipeError(f"recipe {self.task.recipe.name!r}: no candidate was fitted{reason}")
+        return self._finish(best)
+
+    def _rung(self, rung: int, wanted: Sequence[tuple[Candidate, float]]) -> list[Trial]:
+        """Trials of a rung that fit its time, best first; the first is made whatever it takes."""
+        done: list[Trial] = []
+        deadline = self._started + SHARES[rung] * self.seconds
+        for candidate, alpha in wanted:
+            trial = self.table.find(candidate, alpha, rung)
+            if trial is None:
+                if self.clock() >= deadline and done:
+                    break
+                trial = self._try(candidate, alpha, rung)
+                self.table.add(trial)
+                self.on_trial(trial)
+            if not trial.error:
+                done.append(trial)
+        return sorted(done, key=lambda trial: trial.key)
+
+    def _try(self, candidate: Candidate, alpha: float, rung: int) -> Trial:
+        started = self.clock()
+        judge = self._judge(rung)
+        prompts = len(judge.plan.prompts) + len(judge.plan.answers)
+        try:
+            scores = judge.score(self._fit(candidate), alpha)
+        except RecipeError as error:
+            return Trial(candidate, alpha, rung, prompts, FAILED, FAILED, error=error.message)
+        objective = self.validation.objective
+        seconds = self.clock() - started
+        return scored(candidate, alpha, rung, prompts, scores, objective, seconds)
+
+    def _fit(self, candidate: Candidate) -> Cartridge:
+        if candidate not in self._fits:
+            while len(self._fits) >= KEPT_FITS:
+                self._fits.pop(next(iter(self._fits)))
+            recipe = variant(self.task.recipe, **candidate.changes)
+            result = train(replace(self.task, recipe=recipe), self.model, n_threads=self.n_threads)
+            self._fits[candidate] = result.cartridge
+        return self._fits[candidate]
+
+    def _judge(self, rung: int) -> Evaluator:
+        if rung not in self._judges:
+            count = min(FIRST_PROMPTS * KEEP**rung, MAX_PROMPTS)
+            plan = self.validation.first(count)
+            if rung == 0:
+                plan = replace(plan, neutral=plan.neutral[:NEUTRAL_TEXTS])
+            self._judges[rung] = Evaluator(self.model, plan, self.n_threads, with_perplexity=False)
+        return self._judges[rung]
+
+    def _finish(self, best: Trial) -> TuneResult:
+        fitted = self._fit(best.candidate)
+        self._judges.clear()
+        scores = Evaluator(self.model, self.test, self.n_threads).score(fitted, best.alpha)
+        metadata = replace(
+            fitted.metadata,
+            default_alpha=best.alpha,
+            diagnostics={**fitted.metadata.diagnostics, "tune": self._evidence(best, scores)},
+        )
+        return TuneResult(replace(fitted, metadata=metadata), best, tuple(self.table.all()), scores)
+
+    def _evidence(self, best: Trial, scores: Scores) -> dict[str, Any]:
+        """What a cartridge keeps of the search: a JSON object."""
+        trials = self.table.all()
+        top = sorted(
+            (t for t in trials if t.rung == best.rung and not t.error), key=lambda t: t.key
+        )
+        objective = self.validation.objective
+        return {
+            "objective": str(objective),
+            "trials": len(trials),
+            "candidates": len({trial.candidate for trial in trials}),
+            "seconds": round(self.clock() - self._started, 1),
+            "chosen": _summary(best),
+            "runners_up": [_summary(trial) for trial in top[1:6]],
+            "test": _summary(
+                scored(
+                    best.candidate,
+                    best.alpha,
+                    best.rung,
+                    len(self.test.prompts) + len(self.test.answers),
+                    scores,
+                    objective,
+                    scores.seconds,
+                )
+            ),
+        }
+
+
+def tune(
+    task: Task,
+    model: Model,
+    validation: EvaluationPlan,
+    test: EvaluationPlan,
+    *,
+    seconds: float,
+    trials: Path | None = None,
+    on_trial: Callable[[Trial], None] = lambda _trial: None,
+    n_threads: int | None = None,
+) -> TuneResult:
+    """Choose solver, λ, δ, α, layers and pairing for a recipe within a time budget.
+
+    Args:
+        task: The recipe and its pairs.
+        model: The model.
+        validation: Plan to choose by; see `validation_plan`.
+        test: Plan that the winner is reported on.
+        seconds: Time to spend; the first fit and the scoring on the test plan are made anyhow.
+        trials: JSONL file of all trials; one from an earlier run of the same search is gone on
+            from, and what is in it is not run again.
+        on_trial: Called with each new trial.
+        n_threads: Threads for llama.cpp.
+
+    Raises:
+        RecipeError: No candidate could be fitted.
+        InputError: `trials` belongs to another search.
+    """
+    search = {
+        "recipe": task.recipe.name,
+        "dataset": task.dataset_hash,
+        "model": model.fingerprint.weights_hash,
+        "tokens": validation.tokens,
+        "prompts": len(validation.prompts),
+        "answers": len(validation.answers),
+        "objective": str(validation.objective),
+    }
+    table = TrialTable(trials, search)
+    return Search(
+        task, model, validation, test, seconds, table, on_trial=on_trial, n_threads=n_threads
+    ).run()
+
+
+def _coarse(alphas: Sequence[float]) -> list[float]:
+    """The middle α and those a third in from both ends, at most three."""
+    ordered = sorted(set(alphas))
+    if len(ordered) <= 3:
+        return ordered
+    n = len(ordered)
+    return [ordered[n // 6], ordered[n // 2], ordered[-1 - n // 6]]
+
+
+def _refined(
+    pairs: Sequence[tuple[Candidate, float]], *, finer: bool
+) -> list[tuple[Candidate, float]]:
+    """The pairs, and where `finer` their neighbours in α, each once and fits together."""
+    out: dict[tuple[Candidate, float], None] = {}
+    for candidate, alpha in pairs:
+        out[candidate, alpha] = None
+        if finer:
+            for near in (alpha - ALPHA_STEP, alpha + ALPHA_STEP):
+                if near > 0:
+                    out.setdefault((candidate, round(near, 3)), None)
+    return list(out)
+
+
+def _summary(trial: Trial) -> dict[str, Any]:
+    return {
+        "settings": {**trial.candidate.changes, "alpha": trial.alpha},
+        "prompts": trial.prompts,
+        "shortfall": round(trial.shortfall, 6),
+        "cost": round(trial.cost, 6),
+        **trial.figures,
+    }

@@ -1,0 +1,101 @@
+"""What `llamacart tune` may choose from."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llamacart_trainer.recipe import Recipe
+
+PENALTIES: tuple[float | Literal["auto"], ...] = (100.0, 300.0, 1000.0, 3000.0)
+THRESHOLDS = (0.02, 0.03, 0.05)
+SKIPPED: tuple[tuple[int, ...], ...] = ((), (-1,))
+PAIRINGS: tuple[tuple[str, ...], ...] = (("handover", "identity"), ("position",))
+PENALISED = ("ridge", "ridge-identity")
+"""Solvers whose λ is searched; the others have none, or choose it themselves."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Settings of one fit; α is no part of it, for a fit serves every α.
+
+    Attributes:
+        solver: Name of the solver.
+        penalty: λ, a number or `auto`.
+        threshold: δ.
+        skip_layers: Layers left alone.
+        pairing: Names of the pairings.
+    """
+
+    solver: str
+    penalty: float | Literal["auto"]
+    threshold: float
+    skip_layers: tuple[int, ...]
+    pairing: tuple[str, ...]
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The candidate as fields of a `Recipe`."""
+        return {
+            "solver": self.solver,
+            "penalty": self.penalty,
+            "threshold": self.threshold,
+            "skip_layers": list(self.skip_layers),
+            "pairing": list(self.pairing),
+        }
+
+    def __str__(self) -> str:
+        penalty = f" λ={self.penalty}" if self.solver in PENALISED else ""
+        skipped = f" skip={list(self.skip_layers)}" if self.skip_layers else ""
+        return f"{self.solver}{penalty} δ={self.threshold:g}{skipped} {'+'.join(self.pairing)}"
+
+
+def candidates(recipe: Recipe, solvers: Sequence[str], *, seed: int = 0) -> list[Candidate]:
+    """The space in the order in which it is tried.
+
+    The recipe's own settings come first, then what differs from them in one setting alone (every
+    solver, every λ, …), then the rest in random order: a short budget still tries each kind of
+    change once.
+
+    Args:
+        recipe: Where the search starts. Its pairing is replaced only where it is one of
+            `PAIRINGS`: other pairings need data of another form.
+        solvers: Names of solvers.
+        seed: Of the random order.
+    """
+    own = Candidate(
+        solver=recipe.solver,
+        penalty=recipe.penalty,
+        threshold=recipe.threshold,
+        skip_layers=tuple(recipe.skip_layers),
+        pairing=tuple(recipe.pairing),
+    )
+    pairings = PAIRINGS if own.pairing in PAIRINGS else (own.pairing,)
+    product = itertools.product(
+        solvers, _with(own.penalty, PENALTIES), _with(own.threshold, THRESHOLDS),
+        _with(own.skip_layers, SKIPPED), pairings,
+    )  # fmt: skip
+    grid = [Candidate(*values) for values in product if _sensible(values[0], values[1], own)]
+    near = [c for c in grid if _differences(c, own) == 1]
+    far = [c for c in grid if _differences(c, own) > 1]
+    order = np.random.default_rng(seed).permutation(len(far))
+    return [own, *near, *(far[i] for i in order)]
+
+
+def _with(own: Any, values: Sequence[Any]) -> list[Any]:
+    return list(dict.fromkeys([own, *values]))
+
+
+def _sensible(solver: str, penalty: Any, own: Candidate) -> bool:
+    """A solver without λ is tried at one value of it."""
+    return solver in PENALISED or penalty == own.penalty
+
+
+def _differences(a: Candidate, b: Candidate) -> int:
+    return sum(a.changes[key] != b.changes[key] for key in a.changes)
