@@ -98,6 +98,10 @@ def test_every_variant_is_fitted_and_measured(
     )
     assert by_name["ours"].rows < by_name["mean-shift"].rows
     assert all(trial.scores.nll is not None for trial in trials)
+    for trial in trials[-len(variants) :]:
+        assert trial.unseen is not None
+        assert [f.layer for f in trial.unseen.layers] == [f.layer for f in trial.layers]
+        assert trial.unseen.projection is not None
     verdicts = judge(experiment, trials)
     assert len(verdicts) >= 5
     console = Console(record=True, width=200)

@@ -120,3 +120,13 @@ def moon_plan() -> EvaluationPlan:
         neutral=UNRELATED,
         behaviour="share of answers whose target is likelier than the original",
     )
+
+
+def language_pairs() -> tuple[tuple[str, str], ...]:
+    """English and French texts for the fidelity on unseen pairs."""
+    return QUESTIONS
+
+
+def moon_pairs() -> tuple[tuple[str, str], ...]:
+    """The original and the wanted statement for the fidelity on unseen pairs."""
+    return tuple((f"{prompt}{ORIGINAL}.", f"{prompt}{TARGET}.") for prompt in MOON)

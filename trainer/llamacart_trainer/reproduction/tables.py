@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def figures(experiment: Experiment, trials: Sequence[Trial]) -> Table:
-    """One row a trial: settings, behaviour, fluency, locality."""
+    """One row a trial: settings, layers that reach the bar, behaviour, fluency, locality."""
     moon = experiment == "moon"
     behaviour = ("cheese likelier", "log-odds", "P(cheese)", "P elsewhere") if moon else ("French",)
     table = Table(
-        *("", "δ", "λ", "α", "K", "s", f"≥ {FIDELITY_BAR:.2f}", "‖W‖"),
+        *("", "δ", "λ", "α", "K", "s", f"≥ {FIDELITY_BAR:.2f}", "unseen", "‖W‖"),
         *behaviour,
         *("distinct-2", "NLL", "KL neutral"),
         title=f"{experiment}: intervals are 95 %",
@@ -78,7 +78,7 @@ def verdicts(found: Sequence[Verdict]) -> Table:
 def _settings(trial: Trial) -> list[str]:
     variant = trial.variant
     if variant is None:
-        return [""] * 7
+        return [""] * 8
     reached = f"{trial.layers_at_bar}/{len(trial.layers)}"
     return [
         f"{variant.threshold:g}",
@@ -87,6 +87,7 @@ def _settings(trial: Trial) -> list[str]:
         str(sum(layer.kept for layer in trial.layers)),
         f"{trial.fit_seconds:.0f}",
         reached,
+        f"{trial.unseen_at_bar}/{len(trial.layers)}",
         f"{trial.weight:.2f}",
     ]
 

@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from llamacart_trainer.evaluation.evaluator import Evaluator
-from llamacart_trainer.evaluation.results import Scores  # noqa: TC001 (pydantic reads it)
+from llamacart_trainer.evaluation.heldout import held_out
+from llamacart_trainer.pairing import position
 from llamacart_trainer.recipe import Recipe, Task, load_task
-from llamacart_trainer.reproduction.prompts import language_plan, moon_plan
+from llamacart_trainer.reproduction.prompts import (
+    language_pairs,
+    language_plan,
+    moon_pairs,
+    moon_plan,
+)
 from llamacart_trainer.train import train
 
 if TYPE_CHECKING:
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
     from llamacart.cartridge import Cartridge
     from llamacart.model import Model
     from llamacart_trainer.evaluation.plan import EvaluationPlan
+    from llamacart_trainer.evaluation.results import HeldOut, Scores
 
 Experiment = Literal["language", "moon"]
 
@@ -153,13 +160,26 @@ class LayerFit:
 
 @dataclass(frozen=True)
 class Trial:
-    """A variant, fitted and measured; the unsteered model has neither variant nor layers."""
+    """A variant, fitted and measured.
+
+    Attributes:
+        name: Of the variant, or `unsteered` or `ceiling`, which have nothing from `variant` on.
+        about: What it is, in plain words.
+        scores: Behaviour, fluency, locality.
+        variant: Settings.
+        layers: Figures on the rows it was fitted on (the paper's first figure).
+        unseen: The same on pairs of our own, with the projection of one layer (its second).
+        pairs: Pairs of texts.
+        rows: Paired rows N.
+        fit_seconds: Wall time from texts to cartridge.
+    """
 
     name: str
     about: str
     scores: Scores
     variant: Variant | None = None
     layers: tuple[LayerFit, ...] = ()
+    unseen: HeldOut | None = None
     pairs: int = 0
     rows: int = 0
     fit_seconds: float = 0.0
@@ -168,6 +188,12 @@ class Trial:
     def layers_at_bar(self) -> int:
         """Layers whose directional fidelity reaches the paper's bar."""
         return sum(layer.fidelity >= FIDELITY_BAR for layer in self.layers)
+
+    @property
+    def unseen_at_bar(self) -> int:
+        """The same on unseen pairs."""
+        layers = self.unseen.layers if self.unseen else ()
+        return sum(layer.fidelity >= FIDELITY_BAR for layer in layers)
 
     @property
     def weight(self) -> float:
@@ -228,6 +254,8 @@ def run_experiment(
     path = data / FILES[experiment]
     chosen = VARIANTS[experiment] if variants is None else variants
     tasks = [task_of(path, variant) for variant in chosen]
+    pairs = language_pairs() if experiment == "language" else moon_pairs()
+    unseen = [position(model.tokenize, *texts, n) for n, texts in enumerate(pairs)]
     judge = Evaluator(model, plan or PLANS[experiment](), n_threads=n_threads)
     trials = [Trial("unsteered", "the model itself", judge.score(None, 0.0))]
     on_trial(trials[0])
@@ -252,6 +280,7 @@ def run_experiment(
                     for r in result.layers
                     if r.kept
                 ),
+                unseen=held_out(model, result.cartridge, unseen, n_threads=n_threads),
                 pairs=len(task.pairs),
                 rows=result.n_rows,
                 fit_seconds=seconds,

@@ -167,7 +167,8 @@ def _fidelity(trial: Trial) -> Verdict:
     return Verdict(
         f"{trial.name}: directional fidelity is above {FIDELITY_BAR:.2f} at every layer",
         all_layers > 0 and reached == all_layers,
-        f"{reached} of {all_layers} layers{spread}",
+        f"{reached} of {all_layers} layers on the rows fitted on{spread}"
+        + (f"; {trial.unseen_at_bar} on unseen pairs" if trial.unseen else ""),
     )
 
 
