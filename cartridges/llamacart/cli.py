@@ -53,7 +53,8 @@ def inspect(
 
 
 def layer_table(rows: list[dict[str, Any]]) -> Table:
-    """A table of one row a layer; columns are the keys of the rows."""
+    """A table of one row a layer; columns are the keys of the rows that hold one value each."""
+    rows = [{k: v for k, v in row.items() if not isinstance(v, list | tuple)} for row in rows]
     table = Table()
     for key in rows[0] if rows else ():
         table.add_column(key, justify="right")

@@ -1,14 +1,14 @@
-"""Constants of cartridge file format version 1; FORMAT.md gives the rules and reasons."""
+"""Constants of cartridge file format versions 1 and 2; FORMAT.md gives the rules and reasons."""
 
 from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
-
 from llamacart.cartridge import BLOCK
+from llamacart.storage import STORAGES
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSIONS: Final = (1, 2)
+"""Version 2 differs in one thing: a delta may be Q4_0 or Q5_0. A file states the least it needs."""
 FILE_SUFFIX: Final = ".gguf"
 
 MAGIC: Final = b"GGUF"
@@ -24,12 +24,21 @@ ARRAY: Final = 9
 VALUE_BYTES: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of one value of each fixed-size GGUF type; strings and arrays are the rest."""
 
-TENSOR_TYPES: Final = {0: "F32", 8: "Q8_0", 26: "I32"}
+TENSOR_TYPES: Final = {
+    0: "F32",
+    26: "I32",
+    **{storage.ggml_number: storage.ggml_name for storage in STORAGES.values()},
+}
 """GGML's number for each tensor type a cartridge may hold."""
-PART_TYPES: Final = {"neurons": "I32", "delta": "Q8_0", "bias": "F32"}
-"""Type of each tensor `blk.N.<part>`; `delta` alone may be absent."""
-Q8_0_BLOCK: Final = np.dtype([("scale", "<f2"), ("values", "i1", (BLOCK,))])
-"""GGML's 34-byte block: one 16-bit float, then 32 signed bytes."""
+PART_TYPES: Final = {"neurons": ("I32",), "delta": ("Q8_0", "Q5_0", "Q4_0"), "bias": ("F32",)}
+"""Types that each tensor `blk.N.<part>` may have; `delta` alone may be absent."""
+VERSION_2_TYPES: Final = ("Q5_0", "Q4_0")
+TYPE_BYTES: Final = {
+    "F32": (1, 4),
+    "I32": (1, 4),
+    **{s.ggml_name: (BLOCK, s.block.itemsize) for s in STORAGES.values()},
+}
+"""Elements of one block of each type and its bytes."""
 
 ARCHITECTURE: Final = "general.architecture"
 TYPE: Final = "general.type"
@@ -83,14 +92,14 @@ REQUIRED_KEYS: Final = {
 }
 """Every key of the format with its GGUF type, in the order in which they are written."""
 
-FIXED_VALUES: Final[dict[str, tuple[str, int, str | int]]] = {
-    TYPE: ("adapter-type", STRING, "adapter"),
-    ADAPTER_TYPE: ("adapter-type", STRING, "llamacart"),
-    VERSION: ("format-version", UINT32, FORMAT_VERSION),
-    QUANTIZATION: ("quantization-version", UINT32, QUANTIZATION_VERSION),
-    ALIGNMENT_KEY: ("alignment", UINT32, ALIGNMENT),
+FIXED_VALUES: Final[dict[str, tuple[str, int, tuple[str | int, ...]]]] = {
+    TYPE: ("adapter-type", STRING, ("adapter",)),
+    ADAPTER_TYPE: ("adapter-type", STRING, ("llamacart",)),
+    VERSION: ("format-version", UINT32, FORMAT_VERSIONS),
+    QUANTIZATION: ("quantization-version", UINT32, (QUANTIZATION_VERSION,)),
+    ALIGNMENT_KEY: ("alignment", UINT32, (ALIGNMENT,)),
 }
-"""Keys that have one legal value: the rule it is, the GGUF type and the value."""
+"""Keys whose legal values are few: the rule it is, the GGUF type and the values."""
 
 MAX_FILE_BYTES: Final = 1 << 30
 MAX_KEYS: Final = 64

@@ -19,6 +19,7 @@ import numpy as np
 from llamacart import format as fmt
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata, QuantizedMatrix
 from llamacart.errors import CartridgeError, CartridgeFormatError, NotFoundError
+from llamacart.storage import STORAGES, unpack
 from llamacart.validator import (
     Tensor,
     check_cartridge,
@@ -172,7 +173,7 @@ def _read_header(cursor: _Cursor) -> _Header:
 
     metadata, fingerprint = _metadata(values), _fingerprint(values)
     check_metadata(metadata, fingerprint, values[fmt.SITE_KEY])
-    check_layout(tensors, fingerprint)
+    check_layout(tensors, fingerprint, values[fmt.VERSION])
     tensors = place_tensors(tensors, cursor.position, cursor.size)
     cursor.pad("the header")
     for name, tensor in tensors.items():
@@ -278,11 +279,11 @@ def _read_layer(cursor: _Cursor, tensors: Mapping[str, Tensor], number: int) -> 
 
     delta = None
     if f"blk.{number}.delta" in tensors:
-        shape = tensors[f"blk.{number}.delta"].shape
-        blocks = array("delta", fmt.Q8_0_BLOCK)
+        tensor = tensors[f"blk.{number}.delta"]
+        storage = STORAGES[tensor.dtype.lower()]
+        found = unpack(array("delta", storage.block), storage, (tensor.shape[0], tensor.shape[1]))
         delta = QuantizedMatrix(
-            values=_owned(blocks["values"].reshape(shape), np.int8),
-            scales=_owned(blocks["scale"].reshape(shape[0], -1), np.float16),
+            values=_owned(found.values, np.int8), scales=_owned(found.scales, np.float16)
         )
     return LayerMap(
         layer=number,

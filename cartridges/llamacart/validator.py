@@ -50,10 +50,8 @@ class Tensor:
     @property
     def n_bytes(self) -> int:
         """Bytes of data, for a type and shape that `check_layout` has passed."""
-        n_elements = math.prod(self.shape)
-        if self.dtype == "Q8_0":
-            return n_elements // BLOCK * fmt.Q8_0_BLOCK.itemsize
-        return n_elements * 4
+        n_elements, n_bytes = fmt.TYPE_BYTES[self.dtype]
+        return math.prod(self.shape) // n_elements * n_bytes
 
 
 def aligned(position: int) -> int:
@@ -68,7 +66,7 @@ def shown(value: object) -> str:
 
 
 def check_fixed(key: str, kind: int, value: object) -> None:
-    """Check a key that has one legal value; others pass.
+    """Check a key whose legal values are few; others pass.
 
     The reader calls this as soon as it has the key: a model or a LoRA should be told
     that it is no cartridge, not that its vocabulary is too long.
@@ -76,8 +74,9 @@ def check_fixed(key: str, kind: int, value: object) -> None:
     if key in fmt.FIXED_VALUES:
         rule, expected_kind, expected = fmt.FIXED_VALUES[key]
         _check_kind(key, kind, expected_kind)
-        if value != expected:
-            raise CartridgeFormatError(rule, f"key {key!r} is {shown(value)}, not {expected!r}")
+        if value not in expected:
+            legal = " or ".join(map(repr, expected))
+            raise CartridgeFormatError(rule, f"key {key!r} is {shown(value)}, not {legal}")
 
 
 def _check_kind(key: str, kind: int, expected: int) -> None:
@@ -217,12 +216,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def check_layout(tensors: Mapping[str, Tensor], fingerprint: Fingerprint) -> None:
+def check_layout(
+    tensors: Mapping[str, Tensor],
+    fingerprint: Fingerprint,
+    version: int = fmt.FORMAT_VERSIONS[-1],
+) -> None:
     """Check names, types and shapes of all tensors against each other and the base.
 
     Args:
         tensors: By name; `start` is not looked at.
         fingerprint: One that `check_metadata` has passed.
+        version: Format version of the file.
     """
     layers: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -238,6 +242,12 @@ def check_layout(tensors: Mapping[str, Tensor], fingerprint: Fingerprint) -> Non
                 "layer-index", f"layer {layer} is beyond the base's {fingerprint.n_layer} layers"
             )
         _check_parts(layer, parts, fingerprint.n_ff)
+    for name, tensor in tensors.items():
+        if version < 2 and tensor.dtype in fmt.VERSION_2_TYPES:
+            raise CartridgeFormatError(
+                "tensor-dtype",
+                f"tensor {name!r} has type {tensor.dtype}, which format version {version} lacks",
+            )
 
 
 def _check_parts(layer: int, parts: Mapping[str, Tensor], width: int) -> None:
@@ -251,10 +261,11 @@ def _check_parts(layer: int, parts: Mapping[str, Tensor], width: int) -> None:
         )
     for part, tensor in parts.items():
         name = f"blk.{layer}.{part}"
-        dtype = fmt.PART_TYPES[part]
-        if tensor.dtype != dtype:
+        dtypes = fmt.PART_TYPES[part]
+        if tensor.dtype not in dtypes:
             raise CartridgeFormatError(
-                "tensor-dtype", f"tensor {name!r} has type {tensor.dtype}, not {dtype}"
+                "tensor-dtype",
+                f"tensor {name!r} has type {tensor.dtype}, not {' or '.join(dtypes)}",
             )
         shape = (n_active, width) if part == "delta" else (n_active,)
         if tensor.shape != shape:

@@ -12,14 +12,14 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
 from llamacart import format as fmt
-from llamacart.cartridge import BLOCK, Cartridge, QuantizedMatrix
 from llamacart.errors import CartridgeError, CartridgeFormatError
+from llamacart.storage import narrowest, pack
 from llamacart.validator import check_cartridge, format_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
+    from llamacart.cartridge import Cartridge
 
 
 def write_cartridge(cartridge: Cartridge, path: Path) -> int:
@@ -60,8 +60,11 @@ def _write(cartridge: Cartridge, path: Path) -> int:
     for m in cartridge.layers:
         writer.add_tensor(f"blk.{m.layer}.neurons", np.ascontiguousarray(m.neurons))
         if m.delta is not None:
+            storage = narrowest(m.delta)
             writer.add_tensor(
-                f"blk.{m.layer}.delta", _pack(m.delta), raw_dtype=GGMLQuantizationType.Q8_0
+                f"blk.{m.layer}.delta",
+                pack(m.delta, storage),
+                raw_dtype=GGMLQuantizationType(storage.ggml_number),
             )
         writer.add_tensor(f"blk.{m.layer}.bias", np.ascontiguousarray(m.bias))
     with closing(writer):
@@ -76,10 +79,10 @@ def _write(cartridge: Cartridge, path: Path) -> int:
 def _values(cartridge: Cartridge) -> dict[str, Any]:
     metadata, base = cartridge.metadata, cartridge.fingerprint
     return {
-        fmt.TYPE: fmt.FIXED_VALUES[fmt.TYPE][2],
-        fmt.ADAPTER_TYPE: fmt.FIXED_VALUES[fmt.ADAPTER_TYPE][2],
+        fmt.TYPE: fmt.FIXED_VALUES[fmt.TYPE][2][0],
+        fmt.ADAPTER_TYPE: fmt.FIXED_VALUES[fmt.ADAPTER_TYPE][2][0],
         fmt.QUANTIZATION: fmt.QUANTIZATION_VERSION,
-        fmt.VERSION: fmt.FORMAT_VERSION,
+        fmt.VERSION: _version(cartridge),
         fmt.NAME: metadata.name,
         fmt.DESCRIPTION: metadata.description,
         fmt.SITE_KEY: cartridge.site,
@@ -101,13 +104,11 @@ def _values(cartridge: Cartridge) -> dict[str, Any]:
     }
 
 
-def _pack(matrix: QuantizedMatrix) -> NDArray[np.uint8]:
-    """Q8_0 blocks as bytes [K, D // 32 * 34]."""
-    n_rows, n_blocks = matrix.scales.shape
-    blocks = np.empty((n_rows, n_blocks), fmt.Q8_0_BLOCK)
-    blocks["scale"] = matrix.scales
-    blocks["values"] = matrix.values.reshape(n_rows, n_blocks, BLOCK)
-    return blocks.view(np.uint8)
+def _version(cartridge: Cartridge) -> int:
+    """The least format version that can say what the cartridge holds."""
+    deltas = [m.delta for m in cartridge.layers if m.delta is not None]
+    narrow = any(narrowest(delta).ggml_name in fmt.VERSION_2_TYPES for delta in deltas)
+    return fmt.FORMAT_VERSIONS[1 if narrow else 0]
 
 
 def sync_folder(folder: Path) -> None:

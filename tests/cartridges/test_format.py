@@ -282,7 +282,7 @@ BROKEN = {
     ],
     "alignment": [adding("general.alignment", 4, payload(n)) for n in (0, 16, 64)],
     "adapter-type": [setting("general.type", "model"), setting("adapter.type", "lora")],
-    "format-version": [setting("llamacart.format_version", n) for n in (0, 2)],
+    "format-version": [setting("llamacart.format_version", n) for n in (0, 3)],
     "quantization-version": [setting("general.quantization_version", 1)],
     "required-key": [lambda raw, key=key: raw.drop(key) for key in fmt.REQUIRED_KEYS],
     "key-type": [
@@ -446,7 +446,8 @@ def test_constants_are_those_of_gguf_and_of_the_document():
     assert set(fmt.VALUE_BYTES) == {k.value for k in kinds} - {kinds.STRING, kinds.ARRAY}
     for number, name in fmt.TENSOR_TYPES.items():
         assert gguf.GGMLQuantizationType(number).name == name
-    assert gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType.Q8_0] == (32, fmt.Q8_0_BLOCK.itemsize)
+        kind = gguf.GGMLQuantizationType(number)
+        assert gguf.GGML_QUANT_SIZES[kind] == fmt.TYPE_BYTES[name]
     document = FORMAT_MD.read_text("utf-8")
     for key in fmt.REQUIRED_KEYS:
         assert f"`{key}`" in document or f"`.{key.rsplit('.', 1)[1]}`" in document, key

@@ -40,7 +40,7 @@ def test_writes_a_cartridge_and_tells_of_it(
     assert run(monkeypatch, recipe, "--model", tiny_path(), "-o", target) == 0
     assert read_cartridge(target).name == "mine"
     text = capsys.readouterr().out
-    for word in ("candidates", "kept", "fidelity", "fit the cascade", "total", "5 pairs"):
+    for word in ("layer", "kept", "force", "run the model", "fit  ", "total", "5 pairs"):
         assert word in text
 
 

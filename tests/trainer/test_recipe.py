@@ -6,9 +6,21 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llamacart.errors import NotFoundError, RecipeError
-from llamacart_trainer.pairing import BOUNDARY_WEIGHT, handover, identity, position
+from llamacart_trainer.pairing import (
+    BOUNDARY_WEIGHT,
+    distribution,
+    handover,
+    identity,
+    neutral_text,
+    position,
+    relative,
+    suffix,
+    tie_shares,
+)
 from llamacart_trainer.recipe import load_task, read_pairs
 
 LIBRARY = Path(__file__).parents[2] / "cartridges" / "library"
@@ -45,12 +57,70 @@ def test_defaults(tmp_path: Path) -> None:
         ('name = "x"\nprior = "ones"', "prior has value 'ones'"),
         ('name = "x"\npairing = []', r"pairing has value \[\]"),
         ('name = "x"\nlambda = 3', "lambda has value 3"),
-        ('name = "x"\ngenerate_target = 3', "paired by position only"),
+        ('name = "x"\ngenerate_target = 3', "generated tokens are paired by align, distribution"),
+        ('name = "x"\nsolver = "newton"', r"recipe.toml:2: solver has value 'newton'.*ridge"),
+        ('name = "x"\nsolver = "ridge"\nprior = "zero"', "prior has value 'zero', which solver"),
+        ('name = "x"\n\npenalty = "some"', r"recipe.toml:3: penalty has value 'some'"),
+        ('name = "x"\nrank = 0', "rank has value 0"),
+        ('name = "x"\nstorage = "f64"', "storage has value 'f64'"),
+        ('name = "x"\ncapture = "live"', "capture has value 'live'"),
+        ('name = "x"\npairing = ["position", "magic"]', "pairing.*has value 'magic'"),
+        ('name = "x"\npairing = ["distribution", "position"]', "goes with no other pairing"),
+        ('name = "x"\nneutral = "n"\npairing = ["distribution"]', "no neutral texts"),
+        ('name = "x"\n[evaluation]\nlanguage = "French"', "evaluation.language has value 'Fr"),
+        ('name = "x"\n[evaluation]\nalphas = [0.4, 11]', "evaluation.alphas has value 11"),
+        ('name = "x"\n[evaluation]\nscorer = "mine"', "evaluation.scorer has value 'mine'"),
+        ('name = "x"\n[evaluation]\ntokens = 0', r"recipe.toml:2: evaluation.tokens has value 0"),
     ],
 )
 def test_bad_settings(tmp_path: Path, recipe: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load_task(write_recipe(tmp_path, recipe))
+
+
+@pytest.mark.parametrize(("prior", "solver"), [("zero", "ridge"), ("identity", "ridge-identity")])
+def test_prior_is_an_older_name_of_a_solver(tmp_path: Path, prior: str, solver: str) -> None:
+    recipe = load_task(write_recipe(tmp_path, f'name = "x"\nprior = "{prior}"')).recipe
+    assert recipe.solver == solver
+
+
+def test_the_evaluation_table(tmp_path: Path) -> None:
+    text = 'name = "x"\npenalty = "auto"\n[evaluation]\nlanguage = "fr"\nalphas = [0.4, 1]'
+    recipe = load_task(write_recipe(tmp_path, text)).recipe
+    assert recipe.penalty == "auto"
+    assert recipe.evaluation.language == "fr"
+    assert recipe.evaluation.alphas == [0.4, 1.0]
+    assert recipe.evaluation.tokens == 24
+
+
+def test_neutral_texts_belong_to_the_task(tmp_path: Path) -> None:
+    write_recipe(tmp_path, 'name = "x"\nneutral = "neutral.jsonl"')
+    with pytest.raises(NotFoundError, match=r"neutral.jsonl"):
+        load_task(tmp_path)
+    (tmp_path / "neutral.jsonl").write_text('{"text": "as it is"}\n{"text": "so be it"}\n')
+    task = load_task(tmp_path)
+    assert task.neutral == ("as it is", "so be it")
+    assert task.folder == tmp_path
+    one = task.dataset_hash
+    (tmp_path / "neutral.jsonl").write_text('{"text": "as it is"}\n')
+    assert load_task(tmp_path).dataset_hash != one
+    (tmp_path / "neutral.jsonl").write_text('{"text": "as it is"}\n{"txt": "so be it"}\n')
+    with pytest.raises(RecipeError, match=r"neutral.jsonl:2: 'text' has value None"):
+        load_task(tmp_path)
+
+
+def test_a_context_is_short_for_a_longer_target(tmp_path: Path) -> None:
+    recipe = 'name = "x"\npairing = ["suffix"]'
+    task = load_task(write_recipe(tmp_path, recipe, '{"context": "Be kind. ", "text": "Hello"}'))
+    assert (task.pairs[0].source, task.pairs[0].target) == ("Hello", "Be kind. Hello")
+    write_recipe(
+        tmp_path, recipe, '{"source": "a", "target": "b a"}\n{"source": "a", "target": "ab"}'
+    )
+    with pytest.raises(RecipeError, match=r"pairs.jsonl:2: pairing 'suffix' needs.*'ab'"):
+        load_task(tmp_path)
+    write_recipe(tmp_path, recipe, '{"context": "a"}')
+    with pytest.raises(RecipeError, match=r"pairs.jsonl:1: 'text' has value None"):
+        load_task(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +219,47 @@ def test_handover_ties_equal_tokens_after_the_cut(number: int, left: int, right:
     assert tail == list(paired.target[right:])
     boundary = [(left - 1, right - 1)] * BOUNDARY_WEIGHT
     assert paired.rows == boundary + [(left + i, right + i) for i in range(len(tail))]
+
+
+def test_relative_ties_equal_shares() -> None:
+    paired = relative(words, "a b", "c d e f", 0)
+    assert paired.rows == [(1, 2), (2, 4)]
+    assert relative(words, "a b c d", "e f", 0).rows == [(1, 1), (2, 1), (3, 2), (4, 2)]
+    assert tie_shares([1], [1, 2]).rows == []
+
+
+@given(n=st.integers(1, 40), m=st.integers(1, 40))
+def test_relative_is_monotone_and_ends_at_both_ends(n: int, m: int) -> None:
+    rows = tie_shares(range(n + 1), range(m + 1)).rows
+    assert [i for i, _ in rows] == list(range(1, n + 1))
+    assert [j for _, j in rows] == sorted(j for _, j in rows)
+    assert rows[-1] == (n, m)
+    assert all(abs(i / n - j / m) < 1 / m for i, j in rows)
+    assert tie_shares(range(n + 1), range(n + 1)).rows == [(i, i) for i in range(1, n + 1)]
+
+
+def test_suffix_ties_what_both_end_in() -> None:
+    paired = suffix(words, "c d e", "a b c d e", 0)
+    assert paired.rows == [(1, 3), (2, 4), (3, 5)]
+    assert suffix(words, "a b c", "b c", 0).rows == [(2, 1), (3, 2)]
+    assert all(paired.source[i] == paired.target[j] for i, j in paired.rows)
+    with pytest.raises(RecipeError, match="pair 4: pairing 'suffix' needs"):
+        suffix(words, "c d e", "a b c", 4)
+    with pytest.raises(RecipeError, match=r"pair 5: .*different tokens"):
+        suffix(words, "ing", "sitting", 5)
+
+
+def test_distribution_ties_nothing() -> None:
+    paired = distribution(words, "a b", "c d e", 0)
+    assert not paired.paired
+    assert list(paired.source_rows) == [1, 2]
+    assert list(paired.target_rows) == [1, 2, 3]
+
+
+def test_neutral_rows_are_flagged() -> None:
+    paired = neutral_text(words, "a b")
+    assert paired.neutral
+    assert paired.rows == [(1, 1), (2, 2)]
 
 
 def test_handover_of_one_word_has_only_the_boundary() -> None:

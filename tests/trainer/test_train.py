@@ -11,14 +11,17 @@ import pytest
 
 from llamacart.capture import capture
 from llamacart.cartridge import Cartridge
-from llamacart.errors import RecipeError
+from llamacart.errors import InputError, RecipeError
+from llamacart.generate import greedy
 from llamacart.model import Model
 from llamacart.reader import read_cartridge
 from llamacart.steering import Dose, apply_reference
 from llamacart.writer import write_cartridge
 from llamacart_trainer import cascade as cascade_module
-from llamacart_trainer.cascade import Cascade, FitSettings, fit_layer
+from llamacart_trainer.cascade import Cascade
+from llamacart_trainer.fitting import FitSettings, LayerReport, fit_layer
 from llamacart_trainer.recipe import Recipe, Task, TextPair, load_task
+from llamacart_trainer.samples import Chunk
 from llamacart_trainer.train import train
 
 LIBRARY = Path(__file__).parents[2] / "cartridges" / "library"
@@ -42,14 +45,56 @@ def assert_same_map(one: Cartridge, other: Cartridge) -> None:
         np.testing.assert_allclose(a.bias, b.bias, atol=2e-2)
 
 
+WAYS: dict[str, dict[str, int]] = {
+    "many lanes": {"max_ubatch_rows": 1},
+    "streamed": {"max_memory": 2 << 20},
+    "streamed by one": {"max_memory": 2 << 20, "max_ubatch_rows": 1},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
-def test_streamed_equals_one_pass(tiny_path: Callable[..., Path], architecture: str) -> None:
+def test_every_way_through_the_layers_is_one_pass_to_the_bit(
+    tiny_path: Callable[..., Path], architecture: str, way: str
+) -> None:
+    """Batch-invariant kernels know no batch, and steps are taken in products of one shape."""
     with Model(str(tiny_path(architecture=architecture)), batch_invariant=True) as model:
         one = train(task(), model)
-        streamed = train(task(), model, max_ubatch_rows=1)
-    assert [r.kept for r in one.layers] == [r.kept for r in streamed.layers]
+        other = train(task(), model, **WAYS[way])
     assert [r.layer for r in one.layers] == [0, 1, 2]
-    assert_same_map(one.cartridge, streamed.cartridge)
+    assert other.layers == one.layers
+    assert other.cartridge.content_hash == one.cartridge.content_hash
+
+
+def test_summed_up_rows_give_the_same_map(tiny_path: Callable[..., Path]) -> None:
+    """Up to rounding, of which the later layers see that of the earlier ones."""
+    with Model(str(tiny_path(architecture="gemma3")), batch_invariant=True) as model:
+        one = train(task(), model).cartridge
+        summed = train(task(), model, max_memory=1 << 20).cartridge
+    width = one.fingerprint.n_ff
+    for tolerance, a, b in zip((4e-3, 2e-2, 4e-2), one.layers, summed.layers, strict=True):
+        np.testing.assert_array_equal(a.neurons, b.neurons)
+        np.testing.assert_allclose(a.dense_delta(width), b.dense_delta(width), atol=tolerance)
+        np.testing.assert_allclose(a.bias, b.bias, atol=tolerance)
+    assert summed.content_hash != one.content_hash  # it was another way
+
+
+def test_what_runs_together_follows_the_memory(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the bound no lane is opened twice, above it none at all."""
+    opened = []
+
+    class Counted(cascade_module.Lane):
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            opened.append(kwargs["layers"])
+            super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cascade_module, "Lane", Counted)
+    train(task(), tiny_model, max_memory=2 << 20)
+    assert not opened
+    train(task(), tiny_model)
+    assert opened == [{0, 1, 2}, {0, 1, 2}]
 
 
 def test_last_layer_apart_equals_one_pass(
@@ -63,14 +108,14 @@ def test_last_layer_apart_equals_one_pass(
 
 def test_each_layer_sees_what_the_ones_before_did(tiny_model: Model) -> None:
     """Fit by hand: capture, fit, steer, and only then go on to the next layer."""
-    sources = [tiny_model.tokenize(pair.source) for pair in PAIRS[:3]]
-    targets = [tiny_model.tokenize(pair.target) for pair in PAIRS[:3]]
+    sources = [tuple(tiny_model.tokenize(pair.source)) for pair in PAIRS[:3]]
+    targets = [tuple(tiny_model.tokenize(pair.target)) for pair in PAIRS[:3]]
     n = min(sum(map(len, sources)), sum(map(len, targets)))
     rows = np.arange(n)
     wanted = {layer: y[:n] for layer, y in capture(tiny_model, targets).items()}
-    settings = FitSettings(threshold=0.1, penalty=1.0, prior="identity")
-    cascade = Cascade(tiny_model, sources, rows, wanted, settings, layers=range(3))
-    cascade.run()
+    settings = FitSettings(threshold=0.1, penalty=1.0)
+    cascade = Cascade(tiny_model, settings, layers=range(3))
+    cascade.run([Chunk(sources, targets, rows, rows, np.zeros(n, np.bool_), rows)])
     clean = capture(tiny_model, sources)[0][:n]
     by_hand, _ = fit_layer(0, clean, wanted[0], settings)
     assert by_hand is not None
@@ -87,8 +132,8 @@ def test_impact_filter_drops_weak_neurons() -> None:
     y = x.copy()
     y[:, 3] += 2.0
     y[:, 9] += 0.2
-    loose = FitSettings(threshold=0.01, penalty=1e9, prior="identity")
-    strict = FitSettings(threshold=0.01, penalty=1e9, prior="identity", impact=1.0)
+    loose = FitSettings(threshold=0.01, penalty=1e9)
+    strict = FitSettings(threshold=0.01, penalty=1e9, impact=1.0)
     layer_map, report = fit_layer(0, x, y, loose)
     assert layer_map is not None
     assert list(layer_map.neurons) == [3, 9]
@@ -108,9 +153,9 @@ def test_nothing_left_to_steer_is_one_clear_error(tiny_model: Model) -> None:
         train(Task(task().recipe, same), tiny_model)
 
 
-@pytest.mark.parametrize("max_ubatch_rows", [1, 10_000])
-def test_skipped_layers_are_left_alone(tiny_model: Model, max_ubatch_rows: int) -> None:
-    result = train(task(skip_layers=[-1, 1]), tiny_model, max_ubatch_rows=max_ubatch_rows)
+@pytest.mark.parametrize("max_memory", [2 << 20, 1 << 30])
+def test_skipped_layers_are_left_alone(tiny_model: Model, max_memory: int) -> None:
+    result = train(task(skip_layers=[-1, 1]), tiny_model, max_memory=max_memory)
     assert [m.layer for m in result.cartridge.layers] == [0]
     with pytest.raises(RecipeError, match="skip_layers has value 3"):
         train(task(skip_layers=[3]), tiny_model)
@@ -128,7 +173,7 @@ def test_pairs_without_rows(tiny_model: Model) -> None:
 def test_activations_that_are_not_finite() -> None:
     x = np.ones((4, 32), np.float32)
     y = x * 2
-    settings = FitSettings(0.0, 1.0, "zero")
+    settings = FitSettings(0.0, 1.0, "ridge")
     x[1, 2] = np.nan
     with pytest.raises(RecipeError, match="layer 7: a source activation is not finite"):
         fit_layer(7, x, y, settings)
@@ -169,8 +214,6 @@ def test_the_fit_moves_held_in_rows_towards_the_target(tiny_model: Model) -> Non
 
 @pytest.mark.model
 def test_a_small_french_cartridge_on_gemma(demo_model: Model) -> None:
-    from llamacart.generate import greedy
-
     full = load_task(LIBRARY / "french")
     small = Task(full.recipe, full.pairs[:24])
     result = train(small, demo_model)
@@ -181,3 +224,129 @@ def test_a_small_french_cartridge_on_gemma(demo_model: Model) -> None:
     assert steered != plain
     text = demo_model.detokenize(steered[0])
     assert py3langid.classify(text)[0] == "fr", text
+
+
+# --- data: neutral texts, continuations, contexts -------------------------------------------
+
+
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """What the cascade gives to the fit of each layer."""
+    calls: list[dict[str, object]] = []
+
+    def listen(
+        layer: int, x: np.ndarray, y: np.ndarray, settings: FitSettings, **more: object
+    ) -> tuple[object, LayerReport]:
+        calls.append({"layer": layer, "x": x.copy(), "y": y.copy(), **more})
+        return fit_layer(layer, x, y, settings, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cascade_module, "fit_layer", listen)
+    return calls
+
+
+@pytest.mark.parametrize("max_ubatch_rows", [20, 1000])
+def test_neutral_rows_reach_the_fit_as_such(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch, max_ubatch_rows: int
+) -> None:
+    calls = heard(monkeypatch)
+    base = task(skip_layers=[1, 2])
+    with_neutral = Task(base.recipe, PAIRS, ("leave me alone", "and me"))
+    result = train(with_neutral, tiny_model, max_ubatch_rows=max_ubatch_rows)
+    n = len(tiny_model.tokenize("leave me alone")) + len(tiny_model.tokenize("and me")) - 2
+    neutral = calls[0]["neutral"]
+    assert isinstance(neutral, np.ndarray)
+    assert neutral.sum() == n
+    assert neutral[-n:].all()
+    assert result.n_rows == len(neutral)
+    x, y = calls[0]["x"], calls[0]["y"]
+    assert isinstance(x, np.ndarray)
+    np.testing.assert_allclose(x[neutral], np.asarray(y)[neutral], rtol=1e-4, atol=1e-4)
+    assert with_neutral.dataset_hash != base.dataset_hash
+
+
+def test_without_neutral_texts_no_row_is_marked(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = heard(monkeypatch)
+    train(task(), tiny_model)
+    assert [call["neutral"] for call in calls] == [None] * 3
+
+
+def test_a_context_is_distilled_row_by_row(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = heard(monkeypatch)
+    texts = ["one two three", "four five"]
+    pairs = tuple(TextPair(t, f"Speak like a pirate.\n{t}") for t in texts)
+    train(Task(task(pairing=["suffix"]).recipe, pairs), tiny_model)
+    # The first token follows a newline in one text and BOS's space in the other.
+    x, y = calls[0]["x"], calls[0]["y"]
+    behind = [tiny_model.tokenize(p.target) for p in pairs]
+    alone = [tiny_model.tokenize(p.source) for p in pairs]
+    wanted_x, wanted_y = (
+        np.concatenate([capture(tiny_model, [t], layers=[0])[0][-n:] for t, n in side])
+        for side in (
+            [(a, common(a, b)) for a, b in zip(alone, behind, strict=True)],
+            [(b, common(a, b)) for a, b in zip(alone, behind, strict=True)],
+        )
+    )
+    np.testing.assert_allclose(np.asarray(x), wanted_x, atol=2e-2)
+    np.testing.assert_allclose(np.asarray(y), wanted_y, atol=2e-2)
+
+
+def common(a: list[int], b: list[int]) -> int:
+    """Tokens that both end in."""
+    n = 0
+    while n < min(len(a), len(b)) and a[-1 - n] == b[-1 - n]:
+        n += 1
+    return n
+
+
+def test_faithful_capture_continues_under_the_partial_cascade(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = heard(monkeypatch)
+    settings = {"pairing": ["position"], "generate_source": 6, "generate_target": 6}
+    fixed = train(task(**settings), tiny_model)
+    kept, calls[:] = list(calls), []
+    faithful = train(task(**settings, capture="faithful"), tiny_model)
+    assert [c["layer"] for c in calls] == [0, 1, 2]
+    np.testing.assert_allclose(np.asarray(calls[0]["x"]), np.asarray(kept[0]["x"]), atol=1e-4)
+    assert fixed.layers[0].kept == faithful.layers[0].kept
+    # The continuation that layer 2 sees was written under layers 0 and 1.
+    partial = Cartridge(
+        fixed.cartridge.metadata, tiny_model.fingerprint, faithful.cartridge.layers[:2]
+    )
+    sources = [tiny_model.tokenize(p.source) for p in PAIRS]
+    steered = greedy(tiny_model, sources, 6, steering=(Dose(partial, 1.0),))
+    assert steered != greedy(tiny_model, sources, 6)
+    assert calls_differ(calls[2]["x"], kept[2]["x"])
+    assert_same_map(
+        faithful.cartridge,
+        train(task(**settings, capture="faithful"), tiny_model, max_memory=4 << 20).cartridge,
+    )
+
+
+def calls_differ(one: object, other: object) -> bool:
+    a, b = np.asarray(one), np.asarray(other)
+    return a.shape != b.shape or not np.allclose(a, b, atol=1e-3)
+
+
+def test_nothing_in_the_file_varies(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    for name in ("a", "b"):
+        write_cartridge(train(task(), tiny_model).cartridge, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert read_cartridge(tmp_path / "a").metadata.created == ""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    assert train(task(), tiny_model).cartridge.metadata.created == "1970-01-02T00:00:00+00:00"
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "soon")
+    with pytest.raises(InputError, match="SOURCE_DATE_EPOCH has value 'soon'"):
+        train(task(), tiny_model)
+
+
+@pytest.mark.parametrize("name", ["max_ubatch_rows", "max_memory"])
+def test_limits_are_checked(tiny_model: Model, name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} has value 0"):
+        train(task(), tiny_model, **{name: 0})

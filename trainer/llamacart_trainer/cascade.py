@@ -1,121 +1,56 @@
 """The cascade: layer l is fitted on activations that layers 0..l-1 already distort.
 
-Where all rows fit one ubatch, one forward pass does it all: when llama.cpp delivers layer l it
-holds every sample's activations at once, steered by the maps fitted at 0..l-1 a moment ago.
-Otherwise the samples stream past once for each layer. Both see the same activations and so give
-the same maps, up to rounding.
+Side by side: the samples are split into chunks, and each chunk's texts run in a lane of their own
+that stops at layer l until all others are there. Then the layer is fitted, its step taken in every
+lane, and all go on: one forward pass for the whole cascade, however many rows there are. Targets
+run along in unsteered lanes, so that theirs are never stored for more than one layer.
 
-llama.cpp keeps only the last layer's rows whose logits are asked for, at n_vocab floats each.
-The last layer is therefore fitted in the same pass only where that is affordable, and by one
-streamed pass otherwise.
+Each lane keeps the memory of one ubatch. Where that is more than is allowed, the chunks stream
+past once for each layer instead, one at a time. Both ways see the same activations.
+
+llama.cpp keeps only the last layer's rows whose logits are asked for, at n_vocab floats each. The
+last layer is therefore fitted in the same pass only where that is affordable, and by one streamed
+pass otherwise.
 """
 
 from __future__ import annotations
 
+import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llamacart.capture import fits_one_ubatch, forward, output_budget
-from llamacart.cartridge import LayerMap
-from llamacart.errors import RecipeError
-from llamacart_trainer.solvers import centered_ridge, impact, select_neurons
+from llamacart.capture import capture, forward, output_budget
+from llamacart.lane import Lane
+from llamacart_trainer.fitting import FitSettings, fit_layer, fit_layer_from_moments
+from llamacart_trainer.job import NO_JOB
+from llamacart_trainer.moments import Moments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
+    from llamacart.cartridge import LayerMap
     from llamacart.model import Model
-    from llamacart.tap import Visitor
-    from llamacart_trainer.solvers import Prior
+    from llamacart_trainer.fitting import LayerReport
+    from llamacart_trainer.job import Job, NoJob
+    from llamacart_trainer.samples import Chunk
 
-MAX_UBATCH_ROWS = 16384
+    Floats = NDArray[np.float32]
+    Part = tuple[Floats, Floats, NDArray[np.bool_]]
 
+MAX_UBATCH_ROWS = 1024
+"""Rows that run at once; more gain nothing, since each attends to the cells of all."""
 
-@dataclass(frozen=True)
-class FitSettings:
-    """What decides one layer's fit; see `Recipe`.
+STEP_ROWS = 128
+"""Rows of one product. BLAS rounds products of other shapes differently, and a row's step should not
+depend on the chunk that it is in."""
 
-    Attributes:
-        threshold: δ of the neuron selection.
-        penalty: λ of the ridge.
-        prior: `zero` or `identity`.
-        impact: Least mean step of a neuron that is kept.
-    """
-
-    threshold: float
-    penalty: float
-    prior: Prior
-    impact: float = 0.0
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """Figures of one layer's fit.
-
-    Attributes:
-        layer: Index.
-        candidates: Neurons selected by δ.
-        kept: Those left by the impact filter.
-        mean_step: Mean |step| over rows and kept neurons.
-        fidelity: Cosine between the ideal step (target − input) and the applied step, over all
-            rows at the kept neurons.
-        force: Length of the applied step over that of the ideal one.
-    """
-
-    layer: int
-    candidates: int
-    kept: int
-    mean_step: float = 0.0
-    fidelity: float = 0.0
-    force: float = 0.0
-
-
-def fit_layer(
-    layer: int, x: NDArray[np.float32], y: NDArray[np.float32], settings: FitSettings
-) -> tuple[LayerMap | None, LayerReport]:
-    """Fit one layer.
-
-    Args:
-        layer: Index.
-        x: Source activations [N, D].
-        y: Target activations [N, D], paired by row.
-        settings: δ, λ, prior, impact.
-
-    Returns:
-        The map, or None where no neuron is left, and the figures.
-
-    Raises:
-        RecipeError: An activation is not finite.
-    """
-    for label, values in (("source", x), ("target", y)):
-        if not np.isfinite(values).all():
-            raise RecipeError(f"layer {layer}: a {label} activation is not finite")
-    neurons = select_neurons(x, y, settings.threshold)
-    candidates = len(neurons)
-    if candidates == 0:
-        return None, LayerReport(layer, 0, 0)
-    fitted = centered_ridge(x, y[:, neurons], neurons, settings.penalty, settings.prior)
-    keep = impact(x, fitted) >= settings.impact
-    neurons = neurons[keep]
-    if len(neurons) == 0:
-        return None, LayerReport(layer, candidates, 0)
-    weight = fitted.delta[keep]
-    weight[np.arange(len(neurons)), neurons] += 1.0
-    layer_map = LayerMap.from_dense(layer, neurons, weight, fitted.bias[keep])
-    step = _step(layer_map, x)
-    ideal = y[:, neurons] - x[:, neurons]
-    lengths = float(np.linalg.norm(step)), float(np.linalg.norm(ideal))
-    return layer_map, LayerReport(
-        layer=layer,
-        candidates=candidates,
-        kept=len(neurons),
-        mean_step=float(np.abs(step).mean()),
-        fidelity=float((step * ideal).sum()) / max(lengths[0] * lengths[1], 1e-30),
-        force=lengths[0] / max(lengths[1], 1e-30),
-    )
+MAX_MEMORY = 4 * 2**30
+"""Bytes that activations may take."""
 
 
 @dataclass
@@ -124,87 +59,236 @@ class Cascade:
 
     Args:
         model: The model.
-        sequences: Token ids of the source sequences.
-        rows: Source rows [N] that are paired, numbered over all sequences; may repeat.
-        targets: For each layer the target activations [N, D], in the order of `rows`.
-        settings: δ, λ, prior, impact.
+        settings: How each layer is fitted.
         layers: Layers to fit, ascending; the others are left as they are.
+        paired: Whether the chunks' rows are tied one to one.
+        job: Keeps what is done, and knows what was done before.
         on_layer: Called with each layer's figures, for progress.
-        max_ubatch_rows: Stream above this number of rows.
+        max_memory: Bytes that activations may take; above it the chunks stream past, and above
+            a quarter of it rows are summed up instead of gathered.
         n_threads: Threads for llama.cpp.
+
+    Attributes:
+        maps: By layer, what was fitted; layers without active neurons are absent.
+        reports: Figures of each layer so far.
+        restored: Layers among them that the job knew.
+        seconds: Wall time of the fits alone.
     """
 
     model: Model
-    sequences: Sequence[Sequence[int]]
-    rows: NDArray[np.int64]
-    targets: dict[int, NDArray[np.float32]]
     settings: FitSettings
     layers: Sequence[int]
+    paired: bool = True
+    job: Job | NoJob = NO_JOB
     on_layer: Callable[[LayerReport], None] = lambda _report: None
-    max_ubatch_rows: int = MAX_UBATCH_ROWS
+    max_memory: int = MAX_MEMORY
     n_threads: int | None = None
     maps: dict[int, LayerMap] = field(default_factory=dict)
     reports: list[LayerReport] = field(default_factory=list)
+    restored: int = 0
+    seconds: float = 0.0
 
-    def run(self) -> None:
-        """Fit all layers; `maps` and `reports` hold the result."""
-        total = sum(map(len, self.sequences))
-        at_once: list[int] = []
-        if fits_one_ubatch(self.sequences, self.max_ubatch_rows):
-            affordable = total <= output_budget(self.model)
-            last = self.model.n_layer - 1
-            at_once = [layer for layer in self.layers if layer < last or affordable]
-        if at_once:
-            self._fit_in_one_pass(at_once)
-        for layer in self.layers[len(at_once) :]:
-            self._fit_streamed(layer, total)
+    def run(self, chunks: Sequence[Chunk]) -> None:
+        """Fit all layers that are left on the same samples."""
+        self._restore()
+        left = self._left
+        last = self.model.n_layer - 1
+        if left == [last] or not self._fits(chunks):
+            together = []
+        elif sum(chunk.n_tokens for chunk in chunks) <= output_budget(self.model):
+            together = left
+        else:
+            together = [layer for layer in left if layer < last]
+        if together:
+            self._fit_side_by_side(chunks, together)
+        for layer in left[len(together) :]:
+            self._fit_streamed(chunks, layer)
 
-    def _fit_in_one_pass(self, layers: Sequence[int]) -> None:
-        def visit(layer: int, _rows: NDArray[np.int64], h: NDArray[np.float32]) -> bool:
-            self._fit(layer, h[self.rows])
-            self._steer(layer, h)
-            return True
+    def run_anew(self, chunks_for: Callable[[dict[int, LayerMap]], Sequence[Chunk]]) -> None:
+        """Fit all layers that are left, each on samples made under the layers before it."""
+        self._restore()
+        for layer in self._left:
+            chunks = chunks_for(self.maps)
+            alone = layer == self.model.n_layer - 1 or not self._fits(chunks)
+            if alone:
+                self._fit_streamed(chunks, layer)
+            else:
+                self._fit_side_by_side(chunks, [layer])
 
-        self._forward(visit, layers, one_ubatch=True)
+    @property
+    def _left(self) -> list[int]:
+        done = {report.layer for report in self.reports}
+        return [layer for layer in self.layers if layer not in done]
 
-    def _fit_streamed(self, layer: int, total: int) -> None:
-        gathered = np.zeros((total, self.model.n_ff), np.float32)
+    def _restore(self) -> None:
+        """Take over the layers that the job has finished; later ones would rest on a gap."""
+        for layer in self.layers:
+            found = self.job.layer(layer)
+            if found is None:
+                break
+            self._keep(layer, *found)
+            self.restored += 1
 
-        def visit(seen: int, rows: NDArray[np.int64], h: NDArray[np.float32]) -> bool:
+    # --- side by side -----------------------------------------------------------------------
+
+    def _fits(self, chunks: Sequence[Chunk]) -> bool:
+        gathered = self._row_bytes(chunks) if self._gathers(chunks) else 0
+        return gathered + sum(map(self._lane_bytes, chunks)) <= self.max_memory
+
+    def _gathers(self, chunks: Sequence[Chunk]) -> bool:
+        return self._row_bytes(chunks) <= self.max_memory // 4
+
+    def _row_bytes(self, chunks: Sequence[Chunk]) -> int:
+        rows = sum(len(part) for side in _sides(chunks) for part in side)
+        return 4 * rows * self.model.n_ff
+
+    def _lane_bytes(self, chunk: Chunk) -> int:
+        """Upper estimate of what a chunk's two lanes take."""
+        shape = self.model
+        tokens = [sum(map(len, side)) for side in (chunk.sources, chunk.targets)]
+        # Three FFN products and some residuals are alive at once; keys and values of 2 bytes.
+        a_row = 12 * shape.n_ff + 32 * shape.n_embd + 4 * shape.n_layer * shape.n_embd
+        return sum(n * a_row + 8 * n * n for n in tokens)  # two masks of n × n
+
+    def _fit_side_by_side(self, chunks: Sequence[Chunk], layers: Sequence[int]) -> None:
+        """One pass for `layers`, with the maps of earlier ones acting."""
+        with ExitStack() as stack:
+            sources, targets = (
+                [
+                    stack.enter_context(
+                        Lane(self.model, texts, layers=stops, n_threads=self.n_threads)
+                    )
+                    for texts in side
+                ]
+                for side, stops in (
+                    ([chunk.sources for chunk in chunks], {*self.maps, *layers}),
+                    ([chunk.targets for chunk in chunks], set(layers)),
+                )
+            )
+            for layer in sorted({*self.maps, *layers}):
+                h = [lane.advance() for lane in sources]
+                if layer in layers:
+                    parts = (
+                        (x[chunk.source_rows], lane.advance()[chunk.target_rows], chunk.neutral)
+                        for chunk, x, lane in zip(chunks, h, targets, strict=True)
+                    )
+                    self._fit(layer, chunks, parts)
+                for rows in h:
+                    self._steer(layer, rows)
+
+    # --- streamed ---------------------------------------------------------------------------
+
+    def _fit_streamed(self, chunks: Sequence[Chunk], layer: int) -> None:
+        """One pass for one layer, a chunk at a time."""
+        done, moments = self.job.moments(layer)
+        parts = (
+            (
+                self._captured_source(chunk, layer),
+                self._captured_target(chunk, layer),
+                chunk.neutral,
+            )
+            for chunk in chunks[done:]
+        )
+        self._fit(layer, chunks, parts, done, moments)
+
+    def _captured_source(self, chunk: Chunk, layer: int) -> Floats:
+        """Activations [N, D] of a chunk's source rows under the layers before."""
+        out = np.zeros((sum(map(len, chunk.sources)), self.model.n_ff), np.float32)
+
+        def visit(seen: int, rows: NDArray[np.int64], h: Floats) -> bool:
             if seen == layer:
-                gathered[rows] = h
+                out[rows] = h
             else:
                 self._steer(seen, h)
             return True
 
-        self._forward(visit, [*self.maps, layer])
-        self._fit(layer, gathered[self.rows])
+        before = [seen for seen in self.maps if seen < layer]
+        forward(self.model, chunk.sources, visit, layers=[*before, layer], n_threads=self.n_threads)
+        return out[chunk.source_rows]
 
-    def _forward(self, visit: Visitor, layers: Sequence[int], *, one_ubatch: bool = False) -> None:
-        forward(
-            self.model,
-            self.sequences,
-            visit,
-            layers=layers,
-            one_ubatch=one_ubatch,
-            n_threads=self.n_threads,
-        )
+    def _captured_target(self, chunk: Chunk, layer: int) -> Floats:
+        """Activations [M, D] of a chunk's target rows."""
+        captured = capture(self.model, chunk.targets, layers=[layer], n_threads=self.n_threads)
+        return captured[layer][chunk.target_rows]
 
-    def _fit(self, layer: int, x: NDArray[np.float32]) -> None:
-        layer_map, report = fit_layer(layer, x, self.targets[layer], self.settings)
+    # --- one layer --------------------------------------------------------------------------
+
+    def _fit(
+        self,
+        layer: int,
+        chunks: Sequence[Chunk],
+        parts: Iterable[Part],
+        done: int | None = None,
+        moments: Moments | None = None,
+    ) -> None:
+        """Fit a layer on the rows of `parts`.
+
+        Args:
+            layer: Index.
+            chunks: All samples.
+            parts: For each chunk x [n, D], y [m, D] and which of the source rows are neutral.
+            done: Chunks that `moments` has seen and `parts` leaves out; None where sums are not
+                worth keeping, since another run would not find the rest without them.
+            moments: Sums over those.
+        """
+        if self._gathers(chunks):
+            x, y = self._gathered(chunks, parts)
+            neutral = np.concatenate([chunk.neutral for chunk in chunks])
+            since = time.perf_counter()
+            found = fit_layer(
+                layer,
+                x,
+                y,
+                self.settings,
+                neutral=neutral if neutral.any() else None,
+                paired=self.paired,
+                groups=np.concatenate([chunk.groups for chunk in chunks]),
+            )
+        else:
+            moments = moments or Moments(self.model.n_ff, self.paired)
+            for number, part in enumerate(parts, start=(done or 0) + 1):
+                moments.add(*part)
+                if done is not None:
+                    self.job.save_moments(layer, number, moments)
+            since = time.perf_counter()
+            found = fit_layer_from_moments(layer, moments, self.settings)
+        self.seconds += time.perf_counter() - since
+        self.job.save(layer, *found)
+        self._keep(layer, *found)
+
+    def _gathered(self, chunks: Sequence[Chunk], parts: Iterable[Part]) -> tuple[Floats, Floats]:
+        """All rows x [N, D] and y [M, D]."""
+        n_x, n_y = (sum(len(rows) for rows in side) for side in _sides(chunks))
+        x, y = (np.empty((n, self.model.n_ff), np.float32) for n in (n_x, n_y))
+        at_x = at_y = 0
+        for part_x, part_y, _ in parts:
+            x[at_x : at_x + len(part_x)] = part_x
+            y[at_y : at_y + len(part_y)] = part_y
+            at_x, at_y = at_x + len(part_x), at_y + len(part_y)
+        return x, y
+
+    def _keep(self, layer: int, layer_map: LayerMap | None, report: LayerReport) -> None:
         if layer_map is not None:
             self.maps[layer] = layer_map
         self.reports.append(report)
         self.on_layer(report)
 
-    def _steer(self, layer: int, h: NDArray[np.float32]) -> None:
+    def _steer(self, layer: int, h: Floats) -> None:
         """Apply the fitted map at α = 1 with the rounded weights that will act at run time."""
         layer_map = self.maps.get(layer)
-        if layer_map is not None:
-            h[:, layer_map.neurons] += _step(layer_map, h)
+        if layer_map is None:
+            return
+        delta = layer_map.dense_delta(h.shape[1]).T
+        for start in range(0, len(h), STEP_ROWS):
+            part = h[start : start + STEP_ROWS]
+            rows = part
+            if len(part) < STEP_ROWS:
+                rows = np.zeros((STEP_ROWS, h.shape[1]), np.float32)
+                rows[: len(part)] = part
+            taken = (rows @ delta)[: len(part)]
+            part[:, layer_map.neurons] += taken + layer_map.bias
 
 
-def _step(layer_map: LayerMap, h: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Delta h + b for rows h [T, D], float32 [T, K]."""
-    step: NDArray[np.float32] = h @ layer_map.dense_delta(h.shape[1]).T + layer_map.bias
-    return step
+def _sides(chunks: Sequence[Chunk]) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """Source rows and target rows of each chunk."""
+    return [chunk.source_rows for chunk in chunks], [chunk.target_rows for chunk in chunks]

@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from llamacart.cli import layer_table
-from llamacart.errors import InputError
+from llamacart.errors import InputError, RecipeError
 from llamacart_trainer.recipe import load_task
 
 if TYPE_CHECKING:
     from llamacart.model import Model
-    from llamacart_trainer.cascade import LayerReport
+    from llamacart_trainer.fitting import LayerReport
     from llamacart_trainer.recipe import Task
     from llamacart_trainer.train import TrainResult
 
@@ -33,22 +33,41 @@ def train(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File to write; default <name>.gguf.")
     ] = None,
+    job: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of checkpoints, from which a killed run goes on; default "
+            "<output>.job, removed at the end."
+        ),
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Drop checkpoints that are there.")
+    ] = False,
     gpu_layers: Annotated[
         int | None, typer.Option(help="Layers to offload; -1, the default, means all.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; default: all processors.")] = None,
     max_ubatch_rows: Annotated[
-        int | None, typer.Option(help="Stream the cascade above this many source rows.")
+        int | None, typer.Option(help="Tokens to compute at once; default 1024.")
+    ] = None,
+    max_memory: Annotated[
+        float | None,
+        typer.Option(
+            help="GiB for activations, default 4; what needs more runs once for each layer."
+        ),
     ] = None,
 ) -> None:
     """Fit a cartridge from a recipe."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
     from llamacart.model import ALL_LAYERS, Model
     from llamacart.writer import write_cartridge
-    from llamacart_trainer.cascade import MAX_UBATCH_ROWS
+    from llamacart_trainer.cascade import MAX_MEMORY, MAX_UBATCH_ROWS
 
-    offload = ALL_LAYERS if gpu_layers is None else gpu_layers
-    at_once = MAX_UBATCH_ROWS if max_ubatch_rows is None else max_ubatch_rows
+    limits = {
+        "max_ubatch_rows": MAX_UBATCH_ROWS if max_ubatch_rows is None else max_ubatch_rows,
+        "max_memory": MAX_MEMORY if max_memory is None else int(max_memory * 2**30),
+        "n_threads": threads,
+    }
     console = Console()
     task = load_task(recipe)
     target = output or Path(f"{task.recipe.name}.gguf")
@@ -56,7 +75,9 @@ def train(
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"folder {str(target.parent)!r} cannot be made: {error}") from error
+    folder = job or target.with_name(f"{target.name}.job")
     started = time.perf_counter()
+    offload = ALL_LAYERS if gpu_layers is None else gpu_layers
     with Model(
         model or task.recipe.model,
         gpu_layers=offload,
@@ -64,12 +85,24 @@ def train(
     ) as loaded:
         console.print(f"{loaded.name}: {loaded.fingerprint.architecture}, {loaded.n_layer} layers")
         loading = time.perf_counter() - started
-        result = _fit_with_progress(task, loaded, console, at_once, threads)
+        try:
+            result = _fit_with_progress(
+                task, loaded, console, {**limits, "job": folder, "restart": restart}
+            )
+        except RecipeError:
+            # Another run would come to the same end.
+            if job is None:
+                _remove_job(folder)
+            raise
     writing = time.perf_counter()
     size = write_cartridge(result.cartridge, target)
+    if job is None:
+        _remove_job(folder)
     seconds = {"load the model": loading, **result.seconds}
     seconds["write"] = time.perf_counter() - writing
-    console.print(layer_table([asdict(report) for report in result.layers]))
+    console.print(layer_table([_shown(report) for report in result.layers]))
+    if result.restored:
+        console.print(f"{result.restored} layers were restored from {folder}")
     for phase, value in seconds.items():
         console.print(f"{phase:<16} {value:6.2f} s")
     console.print(f"{'total':<16} {time.perf_counter() - started:6.2f} s")
@@ -80,7 +113,7 @@ def train(
 
 
 def _fit_with_progress(
-    task: Task, model: Model, console: Console, max_ubatch_rows: int, threads: int | None
+    task: Task, model: Model, console: Console, settings: dict[str, Any]
 ) -> TrainResult:
     from llamacart_trainer.train import train as fit
 
@@ -91,7 +124,7 @@ def _fit_with_progress(
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("", total=model.n_layer)
+        bar = progress.add_task("", total=model.n_layer - len(set(task.recipe.skip_layers)))
 
         def on_phase(phase: str) -> None:
             progress.update(bar, description=phase)
@@ -99,11 +132,16 @@ def _fit_with_progress(
         def on_layer(_report: LayerReport) -> None:
             progress.advance(bar)
 
-        return fit(
-            task,
-            model,
-            on_phase=on_phase,
-            on_layer=on_layer,
-            max_ubatch_rows=max_ubatch_rows,
-            n_threads=threads,
-        )
+        return fit(task, model, on_phase=on_phase, on_layer=on_layer, **settings)
+
+
+def _shown(report: LayerReport) -> dict[str, Any]:
+    """What the table has room for."""
+    left_out = ("rounding", "spectrum", "curve")
+    return {key: value for key, value in asdict(report).items() if key not in left_out}
+
+
+def _remove_job(folder: Path) -> None:
+    from llamacart_trainer.job import remove_job
+
+    remove_job(folder)

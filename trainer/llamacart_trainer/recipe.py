@@ -8,40 +8,101 @@ import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from llamacart.cartridge import ALPHA_LIMIT
 from llamacart.errors import NotFoundError, RecipeError
+from llamacart_trainer.pairing import TIES
+from llamacart_trainer.records import (
+    MAX_GENERATED,
+    TextPair,
+    read_file,
+    read_pairs,
+    read_paper_pairs,
+    read_records,
+    read_texts,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-PairingName = Literal["position", "identity", "handover"]
+__all__ = [
+    "EvaluationSettings",
+    "Recipe",
+    "Task",
+    "TextPair",
+    "load_task",
+    "read_pairs",
+    "read_records",
+    "read_texts",
+]
+
+PairingName = Literal[
+    "position", "relative", "suffix", "align", "distribution", "handover", "identity"
+]
+PRIORS = {"zero": "ridge", "identity": "ridge-identity"}
+"""Solvers under the names of their priors, which recipes had before there were others."""
+
+_Alpha = Annotated[float, Field(ge=-ALPHA_LIMIT, le=ALPHA_LIMIT)]
+_Words = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
 
-@dataclass(frozen=True)
-class TextPair:
-    """A text in the model's own manner and the same text as the cartridge wants it.
+class EvaluationSettings(BaseModel):
+    """The table `[evaluation]`: what counts as the wanted behaviour, and where to look for it.
 
     Attributes:
-        source: Text whose activations are mapped.
-        target: Text whose activations are aimed at.
-        source_tokens: Greedy tokens to append to the source; None means the recipe's number.
-        target_tokens: The same for the target.
+        language: ISO 639-1 code that continuations should be identified as.
+        target_words: A continuation with one of these has the behaviour.
+        forbidden_words: A continuation with one of these has not.
+        answers: File of `{"prompt", "target", "original"}` whose log-odds are measured.
+        scorer: A Python function `module:function`.
+        tokens: Greedy tokens after each prompt.
+        neutral: File of `{"text"}` on which nothing should change.
+        alphas: Strengths to try; None leaves them to the evaluation.
     """
 
-    source: str
-    target: str
-    source_tokens: int | None = None
-    target_tokens: int | None = None
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] | None = None
+    target_words: _Words | None = None
+    forbidden_words: _Words | None = None
+    answers: str | None = None
+    scorer: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
+    tokens: Annotated[int, Field(ge=1, le=MAX_GENERATED)] = 24
+    neutral: str | None = None
+    alphas: Annotated[list[_Alpha], Field(min_length=1)] | None = None
 
 
 class Recipe(BaseModel):
     """Settings of a fit, as written in `recipe.toml`.
 
-    Defaults are those that served best on Gemma 3 270M; the paper's are `prior = "zero"`,
-    `penalty = 100`, `threshold = 0.03`, `impact = 0.05`, `pairing = ["position"]` and its own
-    numbers of generated tokens.
+    Defaults are those that served best on Gemma 3 270M; the paper's are `solver = "ridge"`,
+    `penalty = 100`, `threshold = 0.03`, `impact = 0.05`, `pairing = ["position"]`,
+    `capture = "faithful"` and its own numbers of generated tokens.
+
+    Attributes:
+        name: Short id of the cartridge.
+        description: One sentence for people.
+        model: What to fit it for, where the command line names nothing else.
+        default_alpha: α when a request names none.
+        train: File of the training pairs.
+        neutral: File of `{"text"}` objects that the cartridge is to leave alone.
+        heldout: File of pairs for the evaluation.
+        prompts: File of `{"prompt", "reference"?}` for the evaluation.
+        threshold: δ of the neuron selection.
+        penalty: λ, or `auto`: chosen by cross-validation.
+        solver: How a layer is fitted. `prior = "zero" | "identity"` is read as
+            `ridge | ridge-identity`.
+        rank: Singular values of W − prior to keep; None keeps all.
+        storage: How W − E_S is stored.
+        impact: Least mean step of a neuron that is kept.
+        pairing: Which rows are tied; see `llamacart_trainer.pairing`.
+        capture: `fixed`: continuations are generated once, by the unsteered model. `faithful`:
+            those of the sources anew before each layer, by the model as steered so far.
+        skip_layers: Layers left alone; -1 is the last, the dearest to fit.
+        generate_source: Greedy tokens to append to each source.
+        generate_target: The same for each target; with `suffix` they are appended to both.
+        evaluation: See `EvaluationSettings`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,48 +110,86 @@ class Recipe(BaseModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")]
     description: str = ""
     model: str = "demo"
-    default_alpha: Annotated[float, Field(ge=-ALPHA_LIMIT, le=ALPHA_LIMIT)] = 0.8
+    default_alpha: _Alpha = 0.8
     train: str = "pairs.jsonl"
+    neutral: str | None = None
     heldout: str | None = None
     prompts: str | None = None
-    threshold: Annotated[float, Field(ge=0, lt=1, description="δ")] = 0.03
-    penalty: Annotated[float, Field(gt=0, allow_inf_nan=False, description="λ")] = 300.0
-    prior: Literal["zero", "identity"] = "identity"
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = 300.0
+    solver: str = "ridge-identity"
+    rank: Annotated[int, Field(ge=1)] | None = None
+    storage: Literal["q8_0", "q5_0", "q4_0"] = "q8_0"
     impact: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     pairing: Annotated[list[PairingName], Field(min_length=1)] = ["handover", "identity"]
-    skip_layers: Annotated[
-        list[int], Field(description="Layers left alone; -1 is the last, the dearest to fit")
-    ] = []
-    generate_source: Annotated[int, Field(ge=0, le=256)] = 0
-    generate_target: Annotated[int, Field(ge=0, le=256)] = 0
+    capture: Literal["fixed", "faithful"] = "fixed"
+    skip_layers: list[int] = []
+    generate_source: Annotated[int, Field(ge=0, le=MAX_GENERATED)] = 0
+    generate_target: Annotated[int, Field(ge=0, le=MAX_GENERATED)] = 0
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_prior(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "prior" not in values:
+            return values
+        prior = values["prior"]
+        if "solver" in values:
+            raise ValueError(f"prior has value {prior!r}, which solver says already; drop it")
+        if prior not in PRIORS:
+            raise ValueError(f"prior has value {prior!r}; {' or '.join(PRIORS)} is needed")
+        return {k: v for k, v in values.items() if k != "prior"} | {"solver": PRIORS[prior]}
+
+    @field_validator("solver")
+    @classmethod
+    def _know_solver(cls, solver: str) -> str:
+        # Commands that fit nothing import this module too, and are quicker without SciPy.
+        from llamacart_trainer.solvers import SOLVERS
+
+        if solver not in SOLVERS:
+            raise ValueError(f"a solver is one of {', '.join(SOLVERS)}")
+        return solver
 
     @model_validator(mode="after")
-    def _continuations_need_position(self) -> Recipe:
-        if (self.generate_source or self.generate_target) and "position" not in self.pairing:
-            raise ValueError("generated tokens are paired by position only; add that pairing")
+    def _pairings_agree(self) -> Recipe:
+        grows = {*TIES, "align"}
+        if (self.generate_source or self.generate_target) and not grows & set(self.pairing):
+            raise ValueError(
+                f"generated tokens are paired by {', '.join(sorted(grows))} only; add one of them"
+            )
+        if "distribution" in self.pairing and (len(self.pairing) > 1 or self.neutral):
+            raise ValueError(
+                f"pairing has value {self.pairing!r}, but 'distribution' ties no rows and so goes "
+                "with no other pairing and no neutral texts"
+            )
         return self
-
-    @property
-    def solver(self) -> str:
-        """Name of the fit as cartridges record it."""
-        return "ridge-identity" if self.prior == "identity" else "ridge"
 
 
 @dataclass(frozen=True)
 class Task:
-    """A recipe with its training pairs."""
+    """A recipe with its training data.
+
+    Attributes:
+        recipe: The settings.
+        pairs: Training pairs.
+        neutral: Texts that the cartridge is to leave alone.
+        folder: Where the recipe's other files are; None where it came without.
+    """
 
     recipe: Recipe
     pairs: tuple[TextPair, ...]
+    neutral: tuple[str, ...] = ()
+    folder: Path | None = None
 
     @property
     def dataset_hash(self) -> str:
-        """SHA-256 (hex) over the pairs as JSON."""
-        rows = [
+        """SHA-256 (hex) over the pairs and neutral texts as JSON."""
+        pairs = [
             [pair.source, pair.target, pair.source_tokens, pair.target_tokens]
             for pair in self.pairs
         ]
-        return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
+        data = {"pairs": pairs, "neutral": self.neutral}
+        return hashlib.sha256(json.dumps(data, ensure_ascii=False).encode()).hexdigest()
 
 
 def load_task(path: Path) -> Task:
@@ -106,103 +205,38 @@ def load_task(path: Path) -> Task:
     """
     if path.is_dir():
         recipe = _read_recipe(path / "recipe.toml")
-        pairs = read_pairs(path / recipe.train)
-    elif path.is_file() and path.suffix == ".json":
+        pairs = read_pairs(path / recipe.train, suffix="suffix" in recipe.pairing)
+        neutral = read_texts(path / recipe.neutral) if recipe.neutral else ()
+        return Task(recipe, pairs, neutral, path)
+    if path.is_file() and path.suffix == ".json":
         name = "".join(c if c.isalnum() or c in "._-" else "-" for c in path.stem).lstrip(".")
         recipe = Recipe(name=name[:64] or "paper", pairing=["position"])
-        pairs = _read_paper_pairs(path)
-    elif path.exists():
+        return Task(recipe, read_paper_pairs(path), folder=path.parent)
+    if path.exists():
         raise RecipeError(f"recipe {str(path)!r} is neither a folder nor a .json data set")
-    else:
-        raise NotFoundError(f"recipe {str(path)!r} does not exist")
-    return Task(recipe, pairs)
-
-
-def read_pairs(path: Path) -> tuple[TextPair, ...]:
-    """Read a `.jsonl` file of `{"source", "target"}` objects."""
-    pairs = tuple(
-        TextPair(
-            source=_text(record, "source", where),
-            target=_text(record, "target", where),
-        )
-        for where, record in read_records(path)
-    )
-    if not pairs:
-        raise RecipeError(f"{path}: no pairs")
-    return pairs
-
-
-def read_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The JSON objects of a `.jsonl` file, each with a `file:line` for messages."""
-    records = []
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise RecipeError(f"{where}: not JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise RecipeError(f"{where}: not an object")
-        records.append((where, record))
-    return records
+    raise NotFoundError(f"recipe {str(path)!r} does not exist")
 
 
 def _read_recipe(path: Path) -> Recipe:
+    text = read_file(path)
     try:
-        return Recipe.model_validate(tomllib.loads(_read_text(path)))
+        return Recipe.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path}: not TOML ({error})") from error
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
+        # Members of a union (`float`, `literal['auto']`) appear in the place of the fault too.
+        key = ".".join(str(part) for part in first["loc"] if str(part).isidentifier())
+        line = _line_of(text, str(first["loc"][0])) if first["loc"] else None
+        where = f"{path}:{line}" if line else str(path)
         fault = f"{key} has value {first['input']!r}: " if key else ""
-        raise RecipeError(f"{path}: {fault}{first['msg']}", param=key or None) from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise RecipeError(f"{where}: {fault}{message}", param=key or None) from error
 
 
-def _read_paper_pairs(path: Path) -> tuple[TextPair, ...]:
-    try:
-        records = json.loads(_read_text(path))
-    except ValueError as error:
-        raise RecipeError(f"{path}: not JSON ({error})") from error
-    if not isinstance(records, list) or not records:
-        raise RecipeError(f"{path}: not a list of [target, source] pairs")
-    pairs = []
-    for number, record in enumerate(records):
-        where = f"{path}: pair {number}"
-        if not (isinstance(record, list) and len(record) == 2):
-            raise RecipeError(f"{where}: not a list of two")
-        target, source = record
-        pairs.append(
-            TextPair(
-                source=_text(source, "prompt", where),
-                target=_text(target, "prompt", where),
-                source_tokens=_count(source, where),
-                target_tokens=_count(target, where),
-            )
-        )
-    return tuple(pairs)
-
-
-def _text(record: Any, key: str, where: str) -> str:
-    value = record.get(key) if isinstance(record, dict) else None
-    if not isinstance(value, str) or not value.strip():
-        raise RecipeError(f"{where}: {key!r} has value {value!r}; a text is needed")
-    return value
-
-
-def _count(record: dict[str, Any], where: str) -> int:
-    value = record.get("tokens", 0)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 256:
-        raise RecipeError(f"{where}: 'tokens' has value {value!r}; 0 to 256 is needed")
-    return value
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{str(path)!r} does not exist") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{str(path)!r} cannot be read: {error}") from error
+def _line_of(text: str, key: str) -> int | None:
+    """Number of the line that sets a key, or opens the table of its name."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.split("=")[0].strip() in (key, f"[{key}]"):
+            return number
+    return None

@@ -1,29 +1,36 @@
-"""From a recipe to a cartridge: tokenise, capture the targets, run the cascade, assemble."""
+"""From a recipe to a cartridge: pair the texts' rows, run the cascade, assemble."""
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from llamacart import __version__
-from llamacart.capture import capture
 from llamacart.cartridge import Cartridge, Metadata
-from llamacart.errors import RecipeError
-from llamacart.generate import greedy
-from llamacart_trainer.cascade import MAX_UBATCH_ROWS, Cascade, FitSettings, LayerReport
-from llamacart_trainer.pairing import PAIRINGS, PairedRows, tie_positions
+from llamacart.errors import InputError, RecipeError
+from llamacart.model import default_threads
+from llamacart.steering import UNSTEERED, Dose
+from llamacart_trainer.cascade import MAX_MEMORY, MAX_UBATCH_ROWS, Cascade
+from llamacart_trainer.fitting import FitSettings, LayerReport
+from llamacart_trainer.job import NO_JOB, Job
+from llamacart_trainer.samples import SampleBuilder, split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
-    from numpy.typing import NDArray
-
+    from llamacart.cartridge import LayerMap
     from llamacart.model import Model
+    from llamacart_trainer.pairing import PairedRows
     from llamacart_trainer.recipe import Task
+    from llamacart_trainer.samples import Chunk
+
+LIBRARIES = ("llama-cpp-python", "numpy", "scipy")
+"""A checkpoint is only resumed under the same versions: their rounding is in it."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +40,46 @@ class TrainResult:
     Attributes:
         cartridge: Not yet written.
         layers: Figures of every layer, ascending.
-        n_rows: Paired rows N.
-        seconds: Wall time of each phase.
+        n_rows: Source rows N that were fitted.
+        seconds: Wall time of each phase; `run the model` and `fit` take turns.
+        restored: Layers that an earlier run had finished.
     """
 
     cartridge: Cartridge
     layers: tuple[LayerReport, ...]
     n_rows: int
     seconds: dict[str, float]
+    restored: int = 0
 
 
 @dataclass
-class _Stopwatch:
-    seconds: dict[str, float] = field(default_factory=dict)
-    _since: float = field(default_factory=time.perf_counter)
+class _Trainer:
+    """What the phases of one training share."""
 
-    def lap(self, phase: str) -> None:
-        now = time.perf_counter()
-        self.seconds[phase] = now - self._since
-        self._since = now
+    task: Task
+    model: Model
+    cascade: Cascade
+    builder: SampleBuilder
+    max_ubatch_rows: int
+    n_rows: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Fit all layers; the cascade holds the result."""
+        if self.builder.regenerates:
+            self.cascade.run_anew(self.chunks)
+        else:
+            self.cascade.run(self.chunks({}))
+
+    def chunks(self, maps: Mapping[int, LayerMap]) -> list[Chunk]:
+        """Samples as they are where `maps` act on the sources' continuations."""
+        since = time.perf_counter()
+        partial = _assemble(self.model, maps, Metadata("partial"))
+        samples = self.builder.build((Dose(partial, 1.0),) if maps else UNSTEERED)
+        self.n_rows = _count_rows(self.task, samples)
+        chunks = split(samples, self.max_ubatch_rows)
+        self.seconds["prepare"] = self.seconds.get("prepare", 0) + time.perf_counter() - since
+        return chunks
 
 
 def train(
@@ -61,47 +89,57 @@ def train(
     on_phase: Callable[[str], None] = lambda _phase: None,
     on_layer: Callable[[LayerReport], None] = lambda _report: None,
     max_ubatch_rows: int = MAX_UBATCH_ROWS,
+    max_memory: int = MAX_MEMORY,
     n_threads: int | None = None,
+    job: Path | None = None,
+    restart: bool = False,
 ) -> TrainResult:
     """Fit the cartridge that a recipe describes.
 
+    The result depends on the arguments alone: nothing in the cartridge varies from run to run.
+
     Args:
-        task: The recipe and its pairs.
+        task: The recipe and its data.
         model: The model to fit it for.
         on_phase: Called when a phase begins, with its name.
         on_layer: Called with each layer's figures.
-        max_ubatch_rows: Stream the cascade above this number of source rows.
+        max_ubatch_rows: Tokens that run at once.
+        max_memory: Bytes that activations may take; see `Cascade`.
         n_threads: Threads for llama.cpp.
+        job: Folder of checkpoints; what it holds is not computed again. The caller removes it.
+        restart: Drop what is in the job folder.
 
     Raises:
         RecipeError: The pairs leave nothing to fit, or activations are not finite.
+        InputError: The job folder is of another fit.
     """
+    for name, value in (("max_ubatch_rows", max_ubatch_rows), ("max_memory", max_memory)):
+        if value < 1:
+            raise InputError(f"{name} has value {value}; at least 1 is needed", param=name)
     recipe = task.recipe
-    watch = _Stopwatch()
-    on_phase("tokenise")
-    samples = list(_samples(task, model, n_threads))
-    source_rows = _source_rows(samples)
-    if len(source_rows) < 2:
-        raise RecipeError(f"recipe {recipe.name!r}: its pairs give {len(source_rows)} paired rows")
-    watch.lap("tokenise")
-    on_phase("capture targets")
-    layers = _layers(task, model)
-    targets = _capture_targets(model, samples, layers, n_threads)
-    watch.lap("capture targets")
-    on_phase("fit the cascade")
+    started = time.perf_counter()
+    threads = n_threads or default_threads()
+    limits = {"rows": max_ubatch_rows, "bytes": max_memory, "threads": threads}
     cascade = Cascade(
         model=model,
-        sequences=[s.source for s in samples],
-        rows=source_rows,
-        targets=targets,
-        settings=FitSettings(recipe.threshold, recipe.penalty, recipe.prior, recipe.impact),
-        layers=layers,
+        settings=FitSettings(
+            recipe.threshold,
+            recipe.penalty,
+            recipe.solver,
+            recipe.impact,
+            recipe.rank,
+            recipe.storage,
+        ),
+        layers=_layers(task, model),
+        paired="distribution" not in recipe.pairing,
+        job=NO_JOB if job is None else open_job(task, model, job, limits, restart=restart),
         on_layer=on_layer,
-        max_ubatch_rows=max_ubatch_rows,
+        max_memory=max_memory,
         n_threads=n_threads,
     )
-    cascade.run()
-    watch.lap("fit the cascade")
+    trainer = _Trainer(task, model, cascade, SampleBuilder(task, model, n_threads), max_ubatch_rows)
+    on_phase("fit the cascade")
+    trainer.run()
     reports = tuple(cascade.reports)
     if not cascade.maps:
         found = sum(report.candidates for report in reports)
@@ -110,51 +148,49 @@ def train(
             f"threshold {recipe.threshold}, none passed impact {recipe.impact}); are source and "
             "target the same text?"
         )
-    cartridge = Cartridge(
-        metadata=_metadata(task, reports, len(source_rows), watch.seconds),
-        fingerprint=model.fingerprint,
-        layers=tuple(cascade.maps[layer] for layer in sorted(cascade.maps)),
+    if not trainer.n_rows:  # every layer was restored, and no sample had to be made again
+        trainer.chunks({})
+    metadata = _metadata(task, reports, trainer.n_rows)
+    seconds = {**trainer.seconds, "fit": cascade.seconds}
+    seconds["run the model"] = time.perf_counter() - started - sum(seconds.values())
+    return TrainResult(
+        cartridge=_assemble(model, cascade.maps, metadata),
+        layers=reports,
+        n_rows=trainer.n_rows,
+        seconds=seconds,
+        restored=cascade.restored,
     )
-    return TrainResult(cartridge, reports, len(source_rows), watch.seconds)
 
 
-def _samples(task: Task, model: Model, n_threads: int | None) -> Iterator[PairedRows]:
-    """Every pairing of every pair, with greedy continuations where the recipe wants them."""
-    recipe = task.recipe
-    for name in recipe.pairing:
-        pairing = PAIRINGS[name]
-        plain = [pairing(model.tokenize, p.source, p.target, i) for i, p in enumerate(task.pairs)]
-        if name != "position":
-            yield from plain
-            continue
-        left = [
-            recipe.generate_source if p.source_tokens is None else p.source_tokens
-            for p in task.pairs
-        ]
-        right = [
-            recipe.generate_target if p.target_tokens is None else p.target_tokens
-            for p in task.pairs
-        ]
-        yield from _with_continuations(plain, left, right, model, n_threads)
+def open_job(
+    task: Task, model: Model, folder: Path, limits: Mapping[str, int], *, restart: bool = False
+) -> Job:
+    """The job folder of a fit; see `Job` for what it refuses.
+
+    Args:
+        task: The recipe and its data.
+        model: The model.
+        folder: Where checkpoints are kept.
+        limits: Rows, bytes and threads, on which rounding depends.
+        restart: Drop what is in the folder.
+    """
+    facts = {
+        "recipe": task.recipe.model_dump(mode="json"),
+        "data set": task.dataset_hash,
+        "model": asdict(model.fingerprint),
+        "version": [__version__, *(version(name) for name in LIBRARIES)],
+        "limit of memory, rows or threads": [limits, model.batch_invariant, model.uses_device],
+    }
+    return Job(folder, facts, model.fingerprint, restart=restart)
 
 
-def _with_continuations(
-    plain: Sequence[PairedRows],
-    left: Sequence[int],
-    right: Sequence[int],
-    model: Model,
-    n_threads: int | None,
-) -> Iterator[PairedRows]:
-    """Append the model's own greedy continuations (the paper's way) and tie the rows anew."""
-    if not any(left) and not any(right):
-        yield from plain
-        return
-    sources = [list(s.source) for s in plain]
-    targets = [list(s.target) for s in plain]
-    grown_left = greedy(model, sources, left, n_threads=n_threads)
-    grown_right = greedy(model, targets, right, n_threads=n_threads)
-    for source, more, target, other in zip(sources, grown_left, targets, grown_right, strict=True):
-        yield tie_positions(source + more, target + other)
+def _count_rows(task: Task, samples: Sequence[PairedRows]) -> int:
+    """Source rows N, refused where they are too few to fit anything."""
+    n_rows = sum(len(sample.source_rows) for sample in samples)
+    taught = sum(len(sample.source_rows) for sample in samples if not sample.neutral)
+    if taught < 2:
+        raise RecipeError(f"recipe {task.recipe.name!r}: its pairs give {taught} paired rows")
+    return n_rows
 
 
 def _layers(task: Task, model: Model) -> list[int]:
@@ -172,50 +208,32 @@ def _layers(task: Task, model: Model) -> list[int]:
     return wanted
 
 
-def _source_rows(samples: Sequence[PairedRows]) -> NDArray[np.int64]:
-    """Paired source rows [N], numbered over all sequences."""
-    starts = np.cumsum([0, *(len(sample.source) for sample in samples)])
-    return np.array(
-        [starts[n] + i for n, sample in enumerate(samples) for i, _ in sample.rows], np.int64
-    )
+def _assemble(model: Model, maps: Mapping[int, LayerMap], metadata: Metadata) -> Cartridge:
+    return Cartridge(metadata, model.fingerprint, tuple(maps[layer] for layer in sorted(maps)))
 
 
-def _capture_targets(
-    model: Model, samples: Sequence[PairedRows], layers: Sequence[int], n_threads: int | None
-) -> dict[int, NDArray[np.float32]]:
-    """Target activations [N, D] of each layer; a text that several pairings share runs once."""
-    texts = list(dict.fromkeys(tuple(sample.target) for sample in samples))
-    starts = dict(zip(texts, np.cumsum([0, *map(len, texts)])[:-1], strict=True))
-    rows = np.array(
-        [starts[tuple(sample.target)] + j for sample in samples for _, j in sample.rows], np.int64
-    )
-    unique, place = np.unique(rows, return_inverse=True)
-    captured = capture(model, texts, layers=layers, rows=unique, n_threads=n_threads)
-    return {layer: values[place] for layer, values in captured.items()}
-
-
-def _metadata(
-    task: Task, reports: Sequence[LayerReport], n_rows: int, seconds: dict[str, float]
-) -> Metadata:
+def _metadata(task: Task, reports: Sequence[LayerReport], n_rows: int) -> Metadata:
     recipe = task.recipe
     settings: dict[str, Any] = {
-        "threshold": recipe.threshold,
-        "penalty": recipe.penalty,
-        "prior": recipe.prior,
-        "impact": recipe.impact,
-        "pairing": list(recipe.pairing),
-        "skip_layers": list(recipe.skip_layers),
-        "generate_source": recipe.generate_source,
-        "generate_target": recipe.generate_target,
+        key: getattr(recipe, key)
+        for key in (
+            "threshold",
+            "penalty",
+            "rank",
+            "storage",
+            "impact",
+            "pairing",
+            "capture",
+            "skip_layers",
+            "generate_source",
+            "generate_target",
+        )
     }
     diagnostics: dict[str, Any] = {
         "pairs": len(task.pairs),
+        "neutral texts": len(task.neutral),
         "rows": n_rows,
-        "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
-        "layers": [
-            {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(report).items()}
-            for report in reports
-        ],
+        "layers": [report.as_json() for report in reports],
     }
     return Metadata(
         name=recipe.name,
@@ -225,6 +243,24 @@ def _metadata(
         settings=settings,
         dataset_hash=task.dataset_hash,
         diagnostics=diagnostics,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=creation_time(),
         tool_version=__version__,
     )
+
+
+def creation_time() -> str:
+    """What a cartridge tells of its age: SOURCE_DATE_EPOCH as ISO 8601, or nothing.
+
+    The clock would make two fits of one recipe differ. Source of the variable:
+    https://reproducible-builds.org/specs/source-date-epoch/
+
+    Raises:
+        InputError: The variable is no number of seconds.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch is None:
+        return ""
+    try:
+        return datetime.fromtimestamp(int(epoch), UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError) as error:
+        raise InputError(f"SOURCE_DATE_EPOCH has value {epoch!r}; seconds are needed") from error

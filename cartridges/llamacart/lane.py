@@ -1,0 +1,121 @@
+"""A forward pass that stops at each layer until it is told to go on.
+
+llama.cpp cannot be paused from outside, but it waits for its eval callback. Each lane decodes on a
+thread of its own, and its callback sleeps while others compute. Many lanes, one advanced at a time,
+thus move through the layers side by side: what has to see all rows of a layer before any row
+goes on to the next can do so with rows that no single ubatch could hold.
+"""
+
+from __future__ import annotations
+
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from llamacart.closing import Closing
+from llamacart.context import Batch, Context
+from llamacart.errors import EngineError, InputError
+from llamacart.tap import Tap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from llamacart.model import Model
+
+
+class Lane(Closing):
+    """Sequences of one ubatch on their way through the layers.
+
+    Only one lane of a process should be advanced at a time, since each computes with all threads.
+    Rows are numbered over all sequences: sequence 0's tokens first, and so on.
+
+    Args:
+        model: The model; must outlive the lane.
+        sequences: Token ids, each a sequence of its own from position 0; at most 256.
+        layers: Layers to stop at. With the last one llama.cpp reserves n_vocab floats a row; see
+            `llamacart.capture.output_budget`.
+        n_threads: Threads for compute.
+        copy: See `Tap`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        sequences: Sequence[Sequence[int]],
+        *,
+        layers: Iterable[int],
+        n_threads: int | None = None,
+        copy: bool = False,
+    ) -> None:
+        wanted = set(layers)
+        if not wanted:
+            raise InputError("a lane needs a layer to stop at")
+        if not sequences or any(len(sequence) == 0 for sequence in sequences):
+            raise InputError("a sequence without tokens cannot be run")
+        self._last = max(wanted)
+        total = sum(map(len, sequences))
+        whole = model.n_layer - 1 in wanted
+        self._batch = Batch(
+            tokens=[token for sequence in sequences for token in sequence],
+            positions=[i for sequence in sequences for i in range(len(sequence))],
+            sequences=[s for s, sequence in enumerate(sequences) for _ in sequence],
+            outputs=[whole] * total,
+        )
+        self._seen: SimpleQueue[NDArray[np.float32] | BaseException | None] = SimpleQueue()
+        self._go: SimpleQueue[bool] = SimpleQueue()
+        tap = Tap(model, self._stop_at, copy=copy)
+        tap.wanted = wanted
+        self._context = Context(
+            model,
+            n_ctx=total,
+            n_batch=total,
+            n_seq_max=len(sequences),
+            n_outputs=total if whole else 1,
+            n_threads=n_threads,
+            hook=tap,
+        )
+        self._thread = threading.Thread(target=self._decode, name="lane", daemon=True)
+        self._state = "new"
+
+    def advance(self) -> NDArray[np.float32]:
+        """Run to the next layer; its rows h [T, D] may be read and written until the next call.
+
+        Raises:
+            EngineError: llama.cpp failed, or no layer is left.
+        """
+        if self._state == "ended":
+            raise EngineError("the lane has passed its last layer")
+        if self._state == "new":
+            self._state = "running"
+            self._thread.start()
+        else:
+            self._go.put(True)
+        found = self._seen.get()
+        if found is None or isinstance(found, BaseException):
+            self._state = "ended"
+            raise found or EngineError("the lane has passed its last layer")
+        return found
+
+    def close(self) -> None:
+        """End the pass where it stands and free its memory."""
+        if self._thread.is_alive():
+            self._go.put(False)
+            self._thread.join()
+        self._state = "ended"
+        self._context.close()
+
+    def _decode(self) -> None:
+        try:
+            self._context.decode(self._batch)
+        except BaseException as error:
+            self._seen.put(error)
+        else:
+            self._seen.put(None)
+
+    def _stop_at(self, layer: int, _rows: NDArray[np.int64], h: NDArray[np.float32]) -> bool:
+        """The tap's visitor, on the lane's own thread."""
+        self._seen.put(h)
+        return self._go.get() and layer != self._last

@@ -1,0 +1,83 @@
+"""A lane shows what an unbroken pass would, waits where it should, and ends when it is told to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llamacart.capture import capture
+from llamacart.errors import EngineError, InputError
+from llamacart.lane import Lane
+from llamacart.model import Model
+
+TEXTS = [[1, 5, 9, 7], [1, 8], [1, 30, 31, 32, 33, 34]]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+@pytest.mark.parametrize("copy", [False, True])
+def test_lanes_side_by_side_equal_one_pass(
+    tiny_path: Callable[..., Path], architecture: str, copy: bool
+) -> None:
+    with Model(str(tiny_path(architecture=architecture)), batch_invariant=True) as model:
+        expected = capture(model, TEXTS)
+        with (
+            Lane(model, TEXTS[:1], layers=range(3), copy=copy) as one,
+            Lane(model, TEXTS[1:], layers=range(3), copy=copy) as other,
+        ):
+            for layer in range(3):
+                first, second = one.advance(), other.advance()
+                np.testing.assert_array_equal(np.concatenate([first, second]), expected[layer])
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_what_is_written_acts_on_later_layers(tiny_model: Model, copy: bool) -> None:
+    expected = capture(tiny_model, TEXTS)
+    with Lane(tiny_model, TEXTS, layers=[0, 2], copy=copy) as lane:
+        h = lane.advance()
+        np.testing.assert_allclose(h, expected[0], atol=1e-5)
+        h += 1.0
+        assert np.abs(lane.advance() - expected[2]).max() > 0.01
+
+
+def test_a_lane_ends(tiny_model: Model) -> None:
+    before = threading.active_count()
+    lane = Lane(tiny_model, TEXTS, layers=[1])
+    assert threading.active_count() == before
+    lane.advance()
+    for _ in range(2):
+        with pytest.raises(EngineError, match="passed its last layer"):
+            lane.advance()
+    lane.close()
+    lane.close()
+    paused = Lane(tiny_model, TEXTS, layers=[0, 1])
+    paused.advance()
+    paused.close()
+    with pytest.raises(EngineError, match="passed its last layer"):
+        paused.advance()
+    Lane(tiny_model, TEXTS, layers=[0]).close()
+    assert threading.active_count() == before
+
+
+def test_what_fails_in_the_lane_is_raised_outside(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = Lane(tiny_model, TEXTS, layers=[0])
+
+    def fail(_batch: object) -> None:
+        raise EngineError("from the lane")
+
+    monkeypatch.setattr(lane._context, "decode", fail)
+    with pytest.raises(EngineError, match="from the lane"):
+        lane.advance()
+    lane.close()
+
+
+def test_bad_input_is_refused(tiny_model: Model) -> None:
+    with pytest.raises(InputError, match="a layer to stop at"):
+        Lane(tiny_model, TEXTS, layers=[])
+    with pytest.raises(InputError, match="without tokens"):
+        Lane(tiny_model, [[1], []], layers=[0])

@@ -1,0 +1,238 @@
+"""Ridge at every λ from one decomposition, and the choice of λ by cross-validation.
+
+With X̄ = U diag(√s) Qᵀ and z = QᵀX̄ᵀR, where R are the targets less the prior's prediction, the
+ridge is V(λ)ᵀ = Q diag(1 / (s + λ)) z. Residuals, degrees of freedom, held-out errors and
+singular values of V follow for any λ at the cost of a few small products.
+
+Sources: Golub, Heath and Wahba (1979) for generalised cross-validation; the held-out residual of
+a block, (I − H_BB)⁻¹ (y − ŷ)_B, is the block form of Allen's PRESS (1974).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.linalg import eigh, solve, svdvals
+
+from llamacart_trainer.sample import Rows
+from llamacart_trainer.solvers.ridge import residual_cross, residual_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from llamacart_trainer.solvers.problem import Prior, Problem
+
+    Floats = NDArray[np.floating[Any]]
+    Doubles = NDArray[np.float64]
+    Integers = NDArray[np.integer[Any]]
+
+NULL = 1e-11
+"""Eigenvalues under this share of the largest are taken for zero."""
+
+FOLDS = 5
+MAX_FOLD_ROWS = 4096
+"""Above this many rows λ is chosen by GCV: the held-out blocks' own equations become the cost."""
+
+DECADES = (-6.0, 1.0)
+PER_DECADE = 4
+
+
+@dataclass(frozen=True)
+class PenaltyCurve:
+    """A choice of λ and its evidence.
+
+    Attributes:
+        penalty: The λ chosen.
+        penalties: λ tried, ascending.
+        errors: Held-out mean squared error per row and neuron at each.
+        rule: `k-fold`, `gcv` or `fixed`.
+    """
+
+    penalty: float
+    penalties: tuple[float, ...]
+    errors: tuple[float, ...]
+    rule: str
+
+    @classmethod
+    def fixed(cls, penalty: float) -> PenaltyCurve:
+        """A λ that was not searched for."""
+        return cls(penalty, (), (), "fixed")
+
+    @classmethod
+    def least(cls, penalties: Doubles, errors: Doubles, rule: str) -> PenaltyCurve:
+        """The λ of the least error; of equals, the largest."""
+        best = len(errors) - 1 - int(np.argmin(errors[::-1]))
+        return cls(float(penalties[best]), tuple(penalties.tolist()), tuple(errors.tolist()), rule)
+
+
+@dataclass(frozen=True)
+class RidgePath:
+    """Ridge of V = W − prior at every λ.
+
+    Attributes:
+        eigenvalues: s [R], of X̄ᵀX̄, those above rounding, descending.
+        basis: Q [D, R], orthonormal columns.
+        loadings: z = QᵀX̄ᵀR [R, K].
+        n_rows: N.
+        total: ‖R‖², the sum of squares at V = 0.
+        left: U [N, R], orthonormal columns; None where rows are not in memory.
+        targets: R [N, K]; None as above.
+    """
+
+    eigenvalues: Doubles
+    basis: Doubles
+    loadings: Doubles
+    n_rows: int
+    total: float
+    left: Doubles | None = None
+    targets: Doubles | None = None
+
+    @classmethod
+    def of(cls, problem: Problem, prior: Prior) -> RidgePath:
+        """Decompose a problem: XXᵀ [N, N] where N < D and rows are there, else XᵀX [D, D]."""
+        sample, neurons = problem.everything, problem.neurons
+        if isinstance(sample, Rows):
+            targets = np.asarray(residual_rows(sample, neurons, prior), np.float64)
+            return cls._of_rows(np.asarray(sample.centred_x, np.float64), targets)
+        scatter, cross = sample.scatter_x(), sample.cross(neurons)
+        values, basis = _spectrum(scatter)
+        total = float(np.trace(sample.scatter_y(neurons)))
+        if prior == "identity":
+            total += float(np.trace(scatter[np.ix_(neurons, neurons)]))
+            total -= 2 * float(np.trace(cross[neurons]))
+        loadings = basis.T @ residual_cross(scatter, cross, neurons, prior)
+        return cls(values, basis, loadings, sample.n_x, total)
+
+    @classmethod
+    def _of_rows(cls, x: Doubles, targets: Doubles) -> RidgePath:
+        if len(x) < x.shape[1]:
+            values, left = _spectrum(x @ x.T)
+            basis = x.T @ left / np.sqrt(values)
+        else:
+            values, basis = _spectrum(x.T @ x)
+            left = x @ basis / np.sqrt(values)
+        loadings = np.sqrt(values)[:, None] * (left.T @ targets)
+        total = float((targets**2).sum())
+        return cls(values, basis, loadings, len(x), total, left, targets)
+
+    def weights(self, penalty: float) -> Doubles:
+        """V(λ) = W − prior [K, D]."""
+        scaled = self.loadings / (self.eigenvalues + penalty)[:, None]
+        return np.asarray((self.basis @ scaled).T)
+
+    def singular_values(self, penalty: float) -> Doubles:
+        """Of V(λ), descending; Q is orthonormal, so they are those of diag(1 / (s + λ)) z."""
+        return np.asarray(svdvals(self.loadings / (self.eigenvalues + penalty)[:, None]))
+
+    def default_penalties(self) -> Doubles:
+        """λ from almost none to almost the limit, as shares of the largest eigenvalue."""
+        top = float(self.eigenvalues[0]) if len(self.eigenvalues) else 1.0
+        low, high = DECADES
+        return top * np.logspace(low, high, round((high - low) * PER_DECADE) + 1)
+
+    def residual(self, penalty: float) -> float:
+        """‖R − X̄V(λ)ᵀ‖²."""
+        shrunk = self.eigenvalues + penalty
+        gain = 2 / shrunk - self.eigenvalues / shrunk**2
+        return max(self.total - float(gain @ (self.loadings**2).sum(axis=1)), 0.0)
+
+    def gcv(self, penalties: Floats) -> Doubles:
+        """Generalised cross-validation error at each λ, per row and neuron.
+
+        (RSS / N) / (1 − df / N)² with df = 1 + Σ s / (s + λ), the intercept included.
+        """
+        n_outputs = self.loadings.shape[1]
+        errors = []
+        for penalty in penalties:
+            freedom = 1 + float((self.eigenvalues / (self.eigenvalues + penalty)).sum())
+            left_over = max(1 - freedom / self.n_rows, np.finfo(np.float64).eps)
+            errors.append(self.residual(float(penalty)) / self.n_rows / n_outputs / left_over**2)
+        return np.array(errors)
+
+    def held_out(self, penalties: Floats, folds: Integers) -> Doubles:
+        """k-fold error at each λ, per row and neuron: every row predicted without its fold.
+
+        Exactly what refits on the other folds give, intercept and λ included, for rows of fold B:
+        (I − H_BB)⁻¹ (R − R̂)_B with H = 11ᵀ/N + U diag(s / (s + λ)) Uᵀ.
+
+        Args:
+            penalties: λ.
+            folds: Fold of each row [N].
+        """
+        if self.left is None or self.targets is None:
+            raise TypeError("folds need rows, not moments")
+        projected = self.left.T @ self.targets
+        errors = np.zeros(len(penalties))
+        for fold in np.unique(folds):
+            block = np.flatnonzero(folds == fold)
+            left, targets = self.left[block], self.targets[block]
+            for i, penalty in enumerate(penalties):
+                shrink = self.eigenvalues / (self.eigenvalues + penalty)
+                own = np.eye(len(block)) - (left * shrink) @ left.T - 1 / self.n_rows
+                residual = targets - (left * shrink) @ projected
+                errors[i] += float((solve(own, residual, assume_a="pos") ** 2).sum())
+        return errors / self.targets.size
+
+
+def _spectrum(gram: Doubles) -> tuple[Doubles, Doubles]:
+    """Eigenvalues above rounding, descending, and their vectors as columns."""
+    values, vectors = eigh(gram)
+    kept = values > NULL * max(float(values[-1]), np.finfo(np.float64).tiny)
+    return np.asarray(values[kept][::-1]), np.asarray(vectors[:, kept][:, ::-1])
+
+
+def assign_folds(n_rows: int, groups: Integers | None = None, n_folds: int = FOLDS) -> Integers:
+    """Fold of each row [N]: whole groups, or consecutive blocks of rows where there are none.
+
+    Rows of one text resemble each other; apart in two folds, they would give each other away.
+
+    Args:
+        n_rows: N.
+        groups: Number of the text (or pair of texts) that each row is of, [N].
+        n_folds: At most this many.
+    """
+    if groups is None:
+        return np.arange(n_rows) * n_folds // n_rows
+    _, place = np.unique(groups, return_inverse=True)
+    n_groups = int(place.max()) + 1
+    return np.asarray(place * min(n_folds, n_groups) // n_groups)
+
+
+def choose_penalty(problem: Problem, prior: Prior, folds: Integers | None = None) -> PenaltyCurve:
+    """λ of least held-out error: k-fold where rows are in memory and few enough, else GCV.
+
+    Args:
+        problem: Paired rows.
+        prior: Of the ridge.
+        folds: Fold of each row [N]; None means consecutive blocks.
+    """
+    path = RidgePath.of(problem, prior)
+    penalties = path.default_penalties()
+    if path.left is None or path.n_rows > MAX_FOLD_ROWS:
+        return PenaltyCurve.least(penalties, path.gcv(penalties), "gcv")
+    folds = assign_folds(path.n_rows) if folds is None else folds
+    if len(np.unique(folds)) < 2:
+        return PenaltyCurve.least(penalties, path.gcv(penalties), "gcv")
+    return PenaltyCurve.least(penalties, path.held_out(penalties, folds), "k-fold")
+
+
+def spectrum_path(
+    problem: Problem, penalties: Sequence[float], prior: Prior = "zero", limit: int = 32
+) -> Doubles:
+    """Largest singular values of W − prior at each λ, [P, ≤ limit], from one decomposition.
+
+    Of the components of V, λ damps those most whose input variance s is under λ: it is a spectral
+    filter s / (s + λ), soft where LASER (Sharma et al., 2024) cuts the rank.
+
+    Args:
+        problem: Paired rows or their moments.
+        penalties: λ [P].
+        prior: Of the ridge.
+        limit: Most singular values to return.
+    """
+    path = RidgePath.of(problem, prior)
+    return np.array([path.singular_values(penalty)[:limit] for penalty in penalties])

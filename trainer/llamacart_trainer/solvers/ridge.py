@@ -1,0 +1,114 @@
+"""Ridge regression from the source activations to the target's at S."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+
+from llamacart_trainer.sample import Rows
+from llamacart_trainer.solvers.problem import AffineMap, from_gap
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llamacart_trainer.solvers.problem import Prior, Problem
+
+    Floats = NDArray[np.floating[Any]]
+    Doubles = NDArray[np.float64]
+
+
+def ridge(problem: Problem, penalty: float) -> AffineMap:
+    """Minimise ‖X̄Wᵀ − Ȳ‖² + λ‖W‖² with b = μ_Y − W μ_X.
+
+    As λ → ∞ the steered value becomes μ_Y whatever the input: mean replacement.
+
+    Args:
+        problem: Paired rows; X [N, D], Y [N, K] at S.
+        penalty: λ > 0.
+
+    Source: the paper's centred ridge; Hoerl and Kennard (1970).
+    """
+    return _fit(problem, penalty, "zero")
+
+
+def ridge_identity(problem: Problem, penalty: float) -> AffineMap:
+    """Minimise ‖X̄Wᵀ − Ȳ‖² + λ‖W − E_S‖² with b = μ_Y − W μ_X.
+
+    Where the data say nothing, a neuron keeps its value. With V = W − E_S this is a plain ridge
+    on the residual Ȳ − X̄_S. As λ → ∞ it becomes a mean shift.
+
+    Args:
+        problem: Paired rows; X [N, D], Y [N, K] at S.
+        penalty: λ > 0.
+
+    Source: ridge with a prior mean: Hoerl and Kennard (1970); Swindel (1976).
+    """
+    return _fit(problem, penalty, "identity")
+
+
+def _fit(problem: Problem, penalty: float, prior: Prior) -> AffineMap:
+    sample, neurons = problem.everything, problem.neurons
+    if isinstance(sample, Rows):
+        weights = solve_rows(sample.centred_x, residual_rows(sample, neurons, prior), penalty)
+    else:
+        scatter = sample.scatter_x()
+        cross = residual_cross(scatter, sample.cross(neurons), neurons, prior)
+        weights = solve_scatter(scatter.copy(), cross, penalty)
+    delta = from_gap(weights, neurons, prior)
+    bias = sample.mean_y[neurons] - sample.mean_x[neurons] - delta @ sample.mean_x
+    return AffineMap(delta, bias)
+
+
+def residual_rows(sample: Rows, neurons: NDArray[np.integer[Any]], prior: Prior) -> Floats:
+    """What is left for W − prior to explain, as rows: Ȳ − X̄ Pᵀ [N, K]."""
+    target = sample.centred_y(neurons)
+    return target - sample.centred_x[:, neurons] if prior == "identity" else target
+
+
+def residual_cross(
+    scatter: Doubles, cross: Doubles, neurons: NDArray[np.integer[Any]], prior: Prior
+) -> Doubles:
+    """The same as moments: X̄ᵀ(Ȳ − X̄ Pᵀ) [D, K] from X̄ᵀX̄ [D, D] and X̄ᵀȲ [D, K]."""
+    return np.asarray(cross - scatter[:, neurons] if prior == "identity" else cross)
+
+
+def solve_rows(x: Floats, y: Floats, penalty: float) -> Doubles:
+    """Minimise ‖X Vᵀ − Y‖² + λ‖V‖² for centred X and Y.
+
+    With N ≥ D the normal equations are solved (primal, Vᵀ = (XᵀX + λI)⁻¹ XᵀY), otherwise the
+    kernel's (dual, Vᵀ = Xᵀ(XXᵀ + λI)⁻¹ Y): the smaller matrix is factored. Both give the same V.
+
+    Args:
+        x: Centred inputs [N, D].
+        y: Centred targets [N, K].
+        penalty: λ > 0.
+
+    Returns:
+        V [K, D].
+
+    Raises:
+        ValueError: λ is not above 0.
+
+    Source: Hoerl and Kennard (1970); dual form: Saunders, Gammerman and Vovk (1998).
+    """
+    n_rows, width = x.shape
+    if n_rows >= width:
+        return solve_scatter((x.T @ x).astype(np.float64), (x.T @ y).astype(np.float64), penalty)
+    gram = (x @ x.T).astype(np.float64)
+    coefficients = cho_solve(_factor(gram, penalty), y.astype(np.float64))
+    return np.asarray((x.T @ coefficients).T, np.float64)
+
+
+def solve_scatter(scatter: Doubles, cross: Doubles, penalty: float) -> Doubles:
+    """V [K, D] of `solve_rows` from XᵀX [D, D], which is overwritten, and XᵀY [D, K]."""
+    return np.asarray(cho_solve(_factor(scatter, penalty), cross).T, np.float64)
+
+
+def _factor(gram: Doubles, penalty: float) -> tuple[Doubles, bool]:
+    if not penalty > 0:
+        raise ValueError(f"penalty has value {penalty!r}; a number above 0 is needed")
+    gram.flat[:: len(gram) + 1] += penalty
+    factor: tuple[Doubles, bool] = cho_factor(gram, overwrite_a=True)
+    return factor
