@@ -46,8 +46,8 @@ MAX_UBATCH_ROWS = 1024
 """Rows that run at once; more gain nothing, since each attends to the cells of all."""
 
 STEP_ROWS = 128
-"""Rows of one product. BLAS rounds products of other shapes differently, and a row's step should not
-depend on the chunk that it is in."""
+"""Rows of one product. BLAS rounds products of other shapes differently, and a row's step should
+not depend on the chunk that it is in."""
 
 MAX_MEMORY = 4 * 2**30
 """Bytes that activations may take."""

@@ -141,7 +141,7 @@ def _compare(
     def on_point(point: Point) -> None:
         tell(f"{point.label} at α = {point.alpha:g}: {point.scores.seconds:.1f} s")
 
-    samples = held_out_samples(task, model, plan.heldout[:MAX_PAIRS]) if plan.heldout else []
+    samples = held_out_samples(task, model, plan.heldout[:MAX_PAIRS], n_threads=threads)
     return compare(
         model,
         [*files, *fitted],

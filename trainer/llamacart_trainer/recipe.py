@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from llamacart.cartridge import ALPHA_LIMIT
 from llamacart.errors import NotFoundError, RecipeError
+from llamacart_trainer.evaluation.settings import EvaluationSettings
 from llamacart_trainer.pairing import TIES
 from llamacart_trainer.records import (
     MAX_GENERATED,
@@ -44,33 +45,6 @@ PRIORS = {"zero": "ridge", "identity": "ridge-identity"}
 """Solvers under the names of their priors, which recipes had before there were others."""
 
 _Alpha = Annotated[float, Field(ge=-ALPHA_LIMIT, le=ALPHA_LIMIT)]
-_Words = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
-
-
-class EvaluationSettings(BaseModel):
-    """The table `[evaluation]`: what counts as the wanted behaviour, and where to look for it.
-
-    Attributes:
-        language: ISO 639-1 code that continuations should be identified as.
-        target_words: A continuation with one of these has the behaviour.
-        forbidden_words: A continuation with one of these has not.
-        answers: File of `{"prompt", "target", "original"}` whose log-odds are measured.
-        scorer: A Python function `module:function`.
-        tokens: Greedy tokens after each prompt.
-        neutral: File of `{"text"}` on which nothing should change.
-        alphas: Strengths to try; None leaves them to the evaluation.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] | None = None
-    target_words: _Words | None = None
-    forbidden_words: _Words | None = None
-    answers: str | None = None
-    scorer: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
-    tokens: Annotated[int, Field(ge=1, le=MAX_GENERATED)] = 24
-    neutral: str | None = None
-    alphas: Annotated[list[_Alpha], Field(min_length=1)] | None = None
 
 
 class Recipe(BaseModel):

@@ -59,9 +59,17 @@ def test_texts_are_escaped(page: str) -> None:
 
 
 def test_figures_and_texts_are_shown(page: str) -> None:
-    for text in ("0.70 [0.60–0.80]", "un texte", "le plafond", "penalty", "frontier</span>"):
+    for text in (
+        "0.70<small>0.60–0.80</small>",
+        "un texte",
+        "le plafond",
+        "penalty",
+        "frontier</span>",
+    ):
         assert text in page
+    # The best of two contenders, above and among all strengths.
     assert page.count('<tr class="best">') == 4
+    assert "All strengths (5 points)" in page
 
 
 def test_what_was_not_measured_is_said(evaluation: Evaluation) -> None:

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from llamacart.control_vector import fit_control_vector
 from llamacart.errors import RecipeError
-from llamacart_trainer import solvers
-from llamacart_trainer.pairing import PAIRINGS
 from llamacart_trainer.recipe import Recipe
+from llamacart_trainer.samples import SampleBuilder
+from llamacart_trainer.solvers import SOLVERS
 from llamacart_trainer.train import train
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 CONTROL_VECTOR = "control-vector"
 CONTROL_VECTOR_MIDDLE = "control-vector-middle"
-_PRIORS = {"ridge": "zero", "ridge-identity": "identity"}
 CONTROL_VECTORS = (CONTROL_VECTOR, CONTROL_VECTOR_MIDDLE)
 
 
@@ -35,30 +34,17 @@ def variant(recipe: Recipe, **changes: Any) -> Recipe:
     Raises:
         RecipeError: A setting does not exist or has a value out of range.
     """
-    changes = _as_recipe_fields(changes)
     try:
         return Recipe.model_validate(recipe.model_dump(exclude_unset=True) | changes)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
+        key = first["loc"][0] if first["loc"] else "the recipe"
         raise RecipeError(f"{key} has value {first['input']!r}: {first['msg']}") from error
 
 
 def baseline_names() -> tuple[str, ...]:
     """Solvers and control vectors that `fit_baselines` knows."""
-    return (*solver_names(), *CONTROL_VECTORS)
-
-
-def solver_names() -> tuple[str, ...]:
-    """Names of the fits that a recipe may ask for."""
-    return tuple(getattr(solvers, "SOLVERS", _PRIORS))
-
-
-def _as_recipe_fields(changes: dict[str, Any]) -> dict[str, Any]:
-    if "solver" in Recipe.model_fields or "solver" not in changes:
-        return changes
-    rest = {key: value for key, value in changes.items() if key != "solver"}
-    return rest | {"prior": _PRIORS[changes["solver"]]}
+    return (*SOLVERS, *CONTROL_VECTORS)
 
 
 def fit_baselines(
@@ -96,13 +82,17 @@ def fit_baselines(
     return fitted
 
 
-def held_out_samples(task: Task, model: Model, pairs: Sequence[TextPair]) -> list[PairedRows]:
-    """Held-out pairs tied as the recipe ties its training pairs."""
-    return [
-        PAIRINGS[name](model.tokenize, pair.source, pair.target, number)
-        for name in task.recipe.pairing
-        for number, pair in enumerate(pairs)
-    ]
+def held_out_samples(
+    task: Task, model: Model, pairs: Sequence[TextPair], *, n_threads: int | None = None
+) -> list[PairedRows]:
+    """Held-out pairs tied as the recipe ties its training pairs; none where it ties no rows.
+
+    Raises:
+        RecipeError: A pair does not suit the recipe's pairing.
+    """
+    unseen = replace(task, pairs=tuple(pairs), neutral=())
+    samples = SampleBuilder(unseen, model, n_threads).build()
+    return [sample for sample in samples if sample.paired and len(sample.source_rows)]
 
 
 def _control_vector(task: Task, model: Model, name: str, n_threads: int | None) -> ControlVector:

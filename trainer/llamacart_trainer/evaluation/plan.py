@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llamacart_trainer.evaluation.scorers import Scorer
-    from llamacart_trainer.recipe import Recipe, TextPair
+    from llamacart_trainer.recipe import TextPair
 
 VALIDATION_SHARE = 0.35
 """Share of a held-out source text's words that makes a validation prompt."""
@@ -82,8 +82,10 @@ class EvaluationPlan:
             raise RecipeError(f"recipe {self.name!r} has neither prompts nor answers to evaluate")
 
     def first(self, n: int) -> EvaluationPlan:
-        """The plan with the first `n` prompts and answers alone."""
-        return replace(self, prompts=self.prompts[:n], answers=self.answers[:n])
+        """The plan with `n` prompts, and `n` answers of each kind, alone."""
+        wanted = [a for a in self.answers if not a.neutral][:n]
+        neutral = [a for a in self.answers if a.neutral][:n]
+        return replace(self, prompts=self.prompts[:n], answers=(*wanted, *neutral))
 
 
 def fixed_text(language: str) -> tuple[str, ...]:
@@ -92,15 +94,19 @@ def fixed_text(language: str) -> tuple[str, ...]:
     return tuple(text.read_text(encoding="utf-8").splitlines())
 
 
-def load_plan(folder: Path) -> EvaluationPlan:
+def load_plan(folder: Path, settings: EvaluationSettings | None = None) -> EvaluationPlan:
     """The test plan of a recipe folder.
+
+    Args:
+        folder: The recipe's.
+        settings: In place of the recipe's `[evaluation]` table.
 
     Raises:
         NotFoundError: The recipe or a file it names does not exist.
         RecipeError: Something in them cannot be used.
     """
     recipe = load_task(folder).recipe
-    settings = settings_of(recipe)
+    settings = settings or recipe.evaluation
     return EvaluationPlan(
         name=recipe.name,
         prompts=_prompts(folder / recipe.prompts) if recipe.prompts else (),
@@ -115,17 +121,21 @@ def load_plan(folder: Path) -> EvaluationPlan:
     )
 
 
-def validation_plan(folder: Path) -> EvaluationPlan:
+def validation_plan(folder: Path, settings: EvaluationSettings | None = None) -> EvaluationPlan:
     """The plan that `llamacart tune` chooses by: none of its prompts is in the test plan.
 
     Prompts come from the file `[evaluation] validation`, or are the beginnings of the held-out
     source texts. Of the answers, every second serves validation and `final_plan` the others.
 
+    Args:
+        folder: The recipe's.
+        settings: In place of the recipe's `[evaluation]` table.
+
     Raises:
         RecipeError: There is nothing to validate on.
     """
-    plan = load_plan(folder)
-    settings = settings_of(load_task(folder).recipe)
+    settings = settings or load_task(folder).recipe.evaluation
+    plan = load_plan(folder, settings)
     if settings.validation:
         prompts = _prompts(folder / settings.validation)
     else:
@@ -137,19 +147,20 @@ def validation_plan(folder: Path) -> EvaluationPlan:
             f"recipe {plan.name!r} has nothing to validate on: name a file in [evaluation] "
             "validation, or held-out pairs"
         )
-    return replace(plan, prompts=prompts, answers=plan.answers[::2])
+    return replace(plan, prompts=prompts, answers=_halves(plan.answers)[0])
 
 
-def final_plan(folder: Path) -> EvaluationPlan:
+def final_plan(folder: Path, settings: EvaluationSettings | None = None) -> EvaluationPlan:
     """The test plan without the answers that `validation_plan` has used."""
-    plan = load_plan(folder)
-    return replace(plan, answers=plan.answers[1::2])
+    plan = load_plan(folder, settings)
+    return replace(plan, answers=_halves(plan.answers)[1])
 
 
-def settings_of(recipe: Recipe) -> EvaluationSettings:
-    """The recipe's `[evaluation]` table, or its defaults."""
-    found = getattr(recipe, "evaluation", None)
-    return found if isinstance(found, EvaluationSettings) else EvaluationSettings()
+def _halves(answers: tuple[Answer, ...]) -> tuple[tuple[Answer, ...], tuple[Answer, ...]]:
+    """Every second answer and the others, of those that are neutral and those that are not."""
+    groups = [[a for a in answers if a.neutral is neutral] for neutral in (False, True)]
+    first, second = ([a for g in groups for a in g[start::2]] for start in (0, 1))
+    return tuple(first), tuple(second)
 
 
 def _scorer(settings: EvaluationSettings, folder: Path) -> Scorer | None:

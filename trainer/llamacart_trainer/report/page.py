@@ -16,6 +16,7 @@ from llamacart_trainer.report import plots
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llamacart_trainer.evaluation.bootstrap import Estimate
     from llamacart_trainer.evaluation.results import CartridgeFacts, Evaluation
 
 MAX_TEXTS = 20
@@ -36,13 +37,13 @@ SECTIONS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the summary table."""
+    """One line of a table of points; a cell is a value and its interval."""
 
     label: str
     alpha: str
     best: bool
     frontier: bool
-    cells: tuple[str, ...]
+    cells: tuple[tuple[str, str], ...]
 
 
 def render(evaluation: Evaluation) -> str:
@@ -67,6 +68,7 @@ def render(evaluation: Evaluation) -> str:
         figures=figures,
         columns=list(columns.values()),
         rows=_rows(evaluation, columns),
+        fixed=("unsteered", "ceiling"),
         texts=_texts(evaluation),
         facts=[(facts, _settings(facts)) for facts in evaluation.cartridges],
         shown=evaluation.cartridges[0] if evaluation.cartridges else None,
@@ -110,10 +112,18 @@ def _rows(evaluation: Evaluation, columns: dict[str, str]) -> list[Row]:
                 alpha=f"{point.alpha:g}",
                 best=evaluation.best[point.label] == point.alpha,
                 frontier=(point.label, point.alpha) in front,
-                cells=tuple("–" if cell is None else cell.short for cell in cells),
+                cells=tuple(_cell(cell) for cell in cells),
             )
         )
     return rows
+
+
+def _cell(value: Estimate | None) -> tuple[str, str]:
+    """Value and interval, to two digits or, from 100 on, to none."""
+    if value is None:
+        return "–", ""
+    digits = 0 if max(abs(value.value), abs(value.high)) >= 100 else 2
+    return f"{value.value:.{digits}f}", f"{value.low:.{digits}f}–{value.high:.{digits}f}"
 
 
 def _texts(evaluation: Evaluation) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from llamacart_trainer.evaluation.tables import figure, measured_columns
 
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
     from llamacart_trainer.evaluation.bootstrap import Estimate
     from llamacart_trainer.evaluation.results import Evaluation, HeldOut, Point, Projection
+
+PAGE_WIDTH = 10.7
+"""Inches that fill the page."""
+
+SWEEP_COLUMNS = 3
+MAX_BANDS = 4
 
 FIDELITY_BAR = 0.80
 """The paper's bar for directional fidelity."""
@@ -68,6 +75,7 @@ def fidelity_plot(heldout: HeldOut) -> str:
         color="#009E73", marker="^", ms=3.5, lw=1, ls=":", label="R² (cut at −0.5)",
     )  # fmt: skip
     axes.axhline(0, color="#333333", lw=0.6)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]), top=max(1.0, axes.get_ylim()[1]))
     axes.set_xlabel("layer")
     axes.set_xticks(layers)
     axes.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
@@ -95,33 +103,44 @@ def sweep_plot(evaluation: Evaluation) -> str:
     """Every figure against α, a line a contender with its 95 % interval."""
     columns = measured_columns(evaluation)
     panels = list(columns.items())
-    rows = -(-len(panels) // 2)
-    picture = _figure(9.4, 2.35 * rows + 0.5)
-    grid = picture.subplots(rows, 2, squeeze=False)
+    rows = -(-len(panels) // SWEEP_COLUMNS)
+    picture = _figure(PAGE_WIDTH, 2.3 * rows + 0.6)
+    grid = picture.subplots(rows, SWEEP_COLUMNS, squeeze=False)
     series = _series(evaluation)
     for axes, (field, heading) in zip(grid.flat, panels, strict=False):
-        for (label, points), colour, marker in zip(
-            series.items(), itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False
-        ):
-            drawn = [(p.alpha, value) for p in points if (value := figure(p.scores, field))]
-            _line(axes, drawn, label, colour, marker)
-        for point in evaluation.points:
-            value = figure(point.scores, field)
-            if value is not None and point.kind in ("unsteered", "ceiling"):
-                style = "--" if point.kind == "ceiling" else ":"
-                axes.axhline(value.value, color="#333333", ls=style, lw=1, label=point.label)
+        _sweep_panel(axes, evaluation, series, field)
         axes.set_title(heading, fontsize=9, loc="left")
-        if field in ("kl", "perplexity_english", "perplexity_french"):
-            axes.set_yscale("symlog" if field == "kl" else "log", **_threshold(field))
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
-    for axes in grid[-1]:
+    for axes in list(grid.flat)[max(0, len(panels) - SWEEP_COLUMNS) : len(panels)]:
         axes.set_xlabel("α")
     handles, labels = grid.flat[0].get_legend_handles_labels()
     picture.legend(
         handles, labels, loc="outside upper center", ncols=min(5, len(labels)), fontsize=8
     )
     return _svg(picture)
+
+
+def _sweep_panel(
+    axes: Axes, evaluation: Evaluation, series: dict[str, list[Point]], field: str
+) -> None:
+    styles = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
+    for number, ((label, points), style) in enumerate(zip(series.items(), styles, strict=False)):
+        drawn = [(p.alpha, value) for p in points if (value := figure(p.scores, field))]
+        # Bands of many contenders only hide one another; the table has all intervals.
+        _line(axes, drawn, label, style, band=len(series) <= MAX_BANDS or number == 0)
+    for point in evaluation.points:
+        value = figure(point.scores, field)
+        if value is not None and point.kind in ("unsteered", "ceiling"):
+            dashes = "--" if point.kind == "ceiling" else ":"
+            axes.axhline(value.value, color="#333333", ls=dashes, lw=1, label=point.label)
+    if field == "kl":
+        axes.set_yscale("symlog", linthresh=0.1)
+        axes.set_ylim(bottom=0)
+    elif field.startswith("perplexity") and axes.get_ylim()[1] > 10 * max(axes.get_ylim()[0], 1):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def frontier_plot(evaluation: Evaluation) -> str:
@@ -131,7 +150,7 @@ def frontier_plot(evaluation: Evaluation) -> str:
         for field, heading in (("nll", "NLL, nats/token ↓"), ("kl", "KL, nats/token ↓"))
         if field in measured_columns(evaluation)
     ]
-    picture = _figure(9.4, 4.0)
+    picture = _figure(PAGE_WIDTH, 4.2)
     grid = picture.subplots(1, max(1, len(measures)), squeeze=False)[0]
     front = set(evaluation.frontier)
     for axes, (field, heading) in zip(grid, measures, strict=False):
@@ -192,23 +211,22 @@ def _series(evaluation: Evaluation) -> dict[str, list[Point]]:
 
 
 def _line(
-    axes: Axes, drawn: Sequence[tuple[float, Estimate]], label: str, colour: str, marker: str
+    axes: Axes,
+    drawn: Sequence[tuple[float, Estimate]],
+    label: str,
+    style: tuple[str, str],
+    *,
+    band: bool,
 ) -> None:
     if not drawn:
         return
+    colour, marker = style
     alphas = [alpha for alpha, _ in drawn]
-    axes.plot(
-        alphas, [v.value for _, v in drawn], color=colour, marker=marker, ms=3.5, lw=1.2,
-        label=label,
-    )  # fmt: skip
-    axes.fill_between(
-        alphas, [v.low for _, v in drawn], [v.high for _, v in drawn], color=colour, alpha=0.10,
-        lw=0,
-    )  # fmt: skip
-
-
-def _threshold(field: str) -> dict[str, float]:
-    return {"linthresh": 0.1} if field == "kl" else {}
+    values = [value.value for _, value in drawn]
+    axes.plot(alphas, values, color=colour, marker=marker, ms=3.5, lw=1.2, label=label)
+    if band:
+        lows, highs = [v.low for _, v in drawn], [v.high for _, v in drawn]
+        axes.fill_between(alphas, lows, highs, color=colour, alpha=0.12, lw=0)
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from llamacart.errors import RecipeError
-from llamacart_trainer.evaluation.baselines import solver_names, variant
+from llamacart_trainer.evaluation.baselines import variant
 from llamacart_trainer.evaluation.evaluator import Evaluator
+from llamacart_trainer.solvers import SOLVERS
 from llamacart_trainer.train import train
 from llamacart_trainer.tuning.space import candidates
 from llamacart_trainer.tuning.trials import FAILED, Trial, TrialTable, scored
@@ -100,7 +101,7 @@ class Search:
             RecipeError: No candidate could be fitted.
         """
         self._started = self.clock()
-        space = list(self.space) or candidates(self.task.recipe, solver_names())
+        space = list(self.space) or candidates(self.task.recipe, list(SOLVERS))
         survivors = [
             (candidate, alpha) for candidate in space for alpha in _coarse(self.validation.alphas)
         ]

@@ -1,0 +1,140 @@
+"""From a recipe folder to the plans: test and validation share no prompt and no answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llamacart.errors import NotFoundError, RecipeError
+from llamacart_trainer.evaluation.plan import (
+    Answer,
+    final_plan,
+    fixed_text,
+    load_plan,
+    validation_plan,
+)
+from llamacart_trainer.evaluation.settings import EvaluationSettings
+
+RECORDS: dict[str, list[dict[str, object]]] = {
+    "pairs.jsonl": [{"source": "the cat sits", "target": "le chat"}],
+    "heldout.jsonl": [
+        {"source": f"{w} little birds sat on a long wall", "target": "des oiseaux"}
+        for w in ("one", "two", "three")
+    ],
+    "prompts.jsonl": [{"prompt": "one little birds", "reference": "un"}, {"prompt": "it"}],
+    "answers.jsonl": [
+        {"prompt": f"p{i}", "target": " t", "original": " o", "neutral": i > 3} for i in range(7)
+    ],
+    "neutral.jsonl": [{"text": "neutral text"}],
+    "other.jsonl": [{"prompt": "chosen for this"}],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "recipe.toml").write_text(
+        'name = "mine"\nheldout = "heldout.jsonl"\nprompts = "prompts.jsonl"\n'
+    )
+    for name, records in RECORDS.items():
+        (tmp_path / name).write_text("\n".join(map(json.dumps, records)) + "\n")
+    return tmp_path
+
+
+def test_everything_is_read(folder: Path) -> None:
+    settings = EvaluationSettings(answers="answers.jsonl", neutral="neutral.jsonl", tokens=5)
+    plan = load_plan(folder, settings)
+    assert [(p.text, p.reference) for p in plan.prompts] == [
+        ("one little birds", "un"),
+        ("it", None),
+    ]
+    assert plan.answers[0] == Answer("p0", " t", " o")
+    assert [a.neutral for a in plan.answers] == [False] * 4 + [True] * 3
+    assert plan.neutral == ("neutral text",)
+    assert len(plan.heldout) == 3
+    assert plan.tokens == 5
+    assert "likelier" in plan.behaviour
+    few = plan.first(1)
+    assert (len(few.prompts), [a.prompt for a in few.answers]) == (1, ["p0", "p4"])
+
+
+def test_without_a_table_fluency_and_locality_alone(folder: Path) -> None:
+    plan = load_plan(folder)
+    assert plan.scorer is None
+    assert plan.behaviour == "not measured"
+    assert plan.neutral == fixed_text("english")
+
+
+def test_fixed_texts_are_of_their_language() -> None:
+    import py3langid
+
+    for name, code in (("english", "en"), ("french", "fr")):
+        lines = fixed_text(name)
+        assert len(lines) == 10
+        assert all(py3langid.classify(line)[0] == code for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text", "score", "behaviour"),
+    [
+        ({"language": "fr"}, "Le chat dort sur la table.", 1.0, "language 'fr'"),
+        ({"target_words": ["aye"]}, "Aye!", 1.0, "with one of: aye"),
+        ({"forbidden_words": ["aye"]}, "Aye!", 0.0, "without: aye"),
+        ({"scorer": "own.py:f"}, "anything", 0.25, "own.py:f"),
+    ],
+)
+def test_each_behaviour(
+    folder: Path, settings: dict[str, object], text: str, score: float, behaviour: str
+) -> None:
+    (folder / "own.py").write_text("def f(prompts, texts):\n    return [0.25 for _ in texts]\n")
+    plan = load_plan(folder, EvaluationSettings.model_validate(settings))
+    assert plan.scorer
+    assert list(plan.scorer([""], [text])) == [score]
+    assert behaviour in plan.behaviour
+
+
+def test_validation_shares_nothing_with_the_test(folder: Path) -> None:
+    settings = EvaluationSettings(answers="answers.jsonl")
+    validation, test = validation_plan(folder, settings), final_plan(folder, settings)
+    assert [p.text for p in validation.prompts] == ["two little birds", "three little birds"]
+    assert not {p.text for p in validation.prompts} & {p.text for p in test.prompts}
+    assert set(validation.answers).isdisjoint(test.answers)
+    assert sorted(a.prompt for a in (*validation.answers, *test.answers)) == [
+        f"p{i}" for i in range(7)
+    ]
+    assert {a.neutral for a in validation.answers} == {a.neutral for a in test.answers}
+    chosen = validation_plan(folder, EvaluationSettings(validation="other.jsonl"))
+    assert [p.text for p in chosen.prompts] == ["chosen for this"]
+
+
+def test_refusals(folder: Path) -> None:
+    def broken(name: str, *records: dict[str, object]) -> None:
+        (folder / name).write_text("\n".join(map(json.dumps, records)))
+
+    with pytest.raises(NotFoundError):
+        load_plan(folder, EvaluationSettings(neutral="absent.jsonl"))
+    answers = EvaluationSettings(answers="answers.jsonl")
+    for record, message in (
+        ({"prompt": "p", "target": "t"}, "'original' has value None"),
+        ({"prompt": "p", "target": "t", "original": "o", "neutral": 1}, "'neutral' has value 1"),
+        ({"prompt": "p", "target": "t", "original": "o", "neutral": True}, "no answers"),
+    ):
+        broken("answers.jsonl", record)
+        with pytest.raises(RecipeError, match=message):
+            load_plan(folder, answers)
+    broken("neutral.jsonl")
+    with pytest.raises(RecipeError, match="no texts"):
+        load_plan(folder, EvaluationSettings(neutral="neutral.jsonl"))
+    broken("prompts.jsonl")
+    with pytest.raises(RecipeError, match="neither prompts nor answers"):
+        load_plan(folder)
+    broken("prompts.jsonl", {"prompt": "it", "reference": 3})
+    with pytest.raises(RecipeError, match="'reference' has value 3"):
+        load_plan(folder)
+
+
+def test_nothing_to_validate_on(folder: Path) -> None:
+    (folder / "recipe.toml").write_text('name = "mine"\nprompts = "prompts.jsonl"\n')
+    with pytest.raises(RecipeError, match="nothing to validate on"):
+        validation_plan(folder)
