@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from llamacart_trainer.recipe import read_pairs, read_records
+from llamacart_trainer.evaluation.plan import load_plan, validation_plan
+from llamacart_trainer.recipe import load_task, read_records
 
 LIBRARY = Path(__file__).parents[2] / "cartridges" / "library"
 RECIPES = sorted(folder.name for folder in LIBRARY.iterdir() if (folder / "recipe.toml").is_file())
@@ -61,14 +62,36 @@ def test_there_are_the_recipes_of_the_library() -> None:
 def test_files_are_large_enough(recipe: str) -> None:
     for name, least in LEAST.items():
         assert len(records(recipe, name)) >= least, name
-    for name in ("pairs.jsonl", "heldout.jsonl"):
-        assert read_pairs(LIBRARY / recipe / name)
     settings = tomllib.loads((LIBRARY / recipe / "recipe.toml").read_text(encoding="utf-8"))
     files = [settings[key] for key in ("train", "neutral", "heldout", "prompts")]
     files += [v for v in settings["evaluation"].values() if str(v).endswith(".jsonl")]
     assert all((LIBRARY / recipe / name).is_file() for name in files)
     assert settings["name"] == recipe
     assert (LIBRARY / recipe / "CARD.md").is_file()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_loads_with_its_plans(recipe: str) -> None:
+    task = load_task(LIBRARY / recipe)
+    assert len(task.pairs) == len(records(recipe, "pairs.jsonl"))
+    assert len(task.neutral) == len(records(recipe, "neutral.jsonl"))
+    plan, choosing = load_plan(LIBRARY / recipe), validation_plan(LIBRARY / recipe)
+    assert len(plan.prompts) == len(records(recipe, "prompts.jsonl"))
+    assert len(plan.neutral) == len(records(recipe, "neutral_eval.jsonl"))
+    assert (plan.scorer is None) == (recipe == "moon")
+    assert not {p.text for p in plan.prompts} & {p.text for p in choosing.prompts}
+
+
+@pytest.mark.parametrize("recipe", ["formal", "pirate", "cheerful"])
+def test_targets_behave_more_often_than_sources(recipe: str) -> None:
+    """What counts as the behaviour is in the texts that are to teach it."""
+    scorer = load_plan(LIBRARY / recipe).scorer
+    assert scorer is not None
+    pairs = load_task(LIBRARY / recipe).pairs
+    before = scorer([""] * len(pairs), [pair.source for pair in pairs])
+    after = scorer([""] * len(pairs), [pair.target for pair in pairs])
+    assert sum(after) >= 0.75 * len(pairs)
+    assert sum(before) <= 0.25 * len(pairs)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -134,7 +134,11 @@ def _one(
             write_cartridge(cartridge, output / f"{experiment}-{variant.name}.gguf")
 
     def tell(trial: Trial) -> None:
-        console.print(f"  {experiment}: {trial.name} ({trial.about}), {trial.fit_seconds:.0f} s")
+        figures = tables.summary(experiment, trial)
+        console.print(
+            f"  {experiment}: {trial.name} ({trial.about}), {trial.fit_seconds:.0f} s: {figures}",
+            markup=False,
+        )
 
     trials = run_experiment(
         experiment, model, data, on_trial=tell, on_cartridge=keep, n_threads=threads

@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from llamacart_trainer.reproduction.verdicts import Verdict
 
 
+def summary(experiment: Experiment, trial: Trial) -> str:
+    """A trial's main figures on one line, for progress."""
+    scores = trial.scores
+    if experiment == "moon":
+        main = f"log-odds {_interval(scores.log_odds)}"
+    else:
+        main = f"French {_interval(scores.behaviour)}"
+    return f"{main}, distinct-2 {_number(scores.distinct, 2)}, KL {_number(scores.kl, 3)}"
+
+
 def figures(experiment: Experiment, trials: Sequence[Trial]) -> Table:
     """One row a trial: settings, layers that reach the bar, behaviour, fluency, locality."""
     moon = experiment == "moon"
