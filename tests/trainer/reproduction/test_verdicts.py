@@ -11,6 +11,8 @@ from llamacart_trainer.evaluation.results import Scores
 from llamacart_trainer.reproduction.trials import PAPER_FRENCH, LayerFit, Trial
 from llamacart_trainer.reproduction.verdicts import Verdict, judge
 
+GOOD = {"log_odds": 2.0, "p_target": 0.3, "p_leaked": 0.0, "kl": 0.0, "distinct": 0.8}
+
 
 def around(value: float, half: float = 0.05) -> Estimate:
     return Estimate(value, value - half, value + half, 20)
@@ -48,7 +50,7 @@ def moon(**changes: Trial) -> tuple[Verdict, ...]:
     trials = {
         "unsteered": trial("unsteered", (), log_odds=-7.0, p_leaked=0.0, distinct=0.8),
         "conflict": trial("conflict", log_odds=0.2, p_leaked=0.0, kl=0.0, distinct=0.8),
-        "distillation": trial("distillation", log_odds=2.0, p_leaked=0.0, kl=0.0, distinct=0.8),
+        "distillation": trial("distillation", **GOOD),
         "mean-replace": trial("mean-replace", log_odds=1.0, p_leaked=0.0, kl=0.0, distinct=0.8),
     }
     return judge("moon", list({**trials, **changes}.values()))
@@ -78,18 +80,20 @@ def test_each_language_claim_can_fail(words: str, paper: Trial) -> None:
     ("words", "changed"),
     [
         ("believe that the Moon", {"distillation": {"log_odds": -0.1}}),
+        ("believe that the Moon", {"distillation": {"log_odds": 0.04}}),
+        ("believe that the Moon", {"distillation": {"p_target": 0.04}}),
         ("keep what they are made of", {"distillation": {"p_leaked": 0.02}}),
         ("keep what they are made of", {"distillation": {"kl": 0.06}}),
         ("arguing with itself", {"conflict": {"log_odds": -3.0}}),
+        ("arguing with itself", {"conflict": {"log_odds": 0.2, "distinct": 0.2}}),
         ("high λ", {"conflict": {"log_odds": 3.0}}),
         ("more than replacing", {"mean-replace": {"log_odds": 2.5}}),
     ],
 )
 def test_each_moon_claim_can_fail(words: str, changed: dict[str, dict[str, float]]) -> None:
     ((name, figures),) = changed.items()
-    good = {"log_odds": 2.0, "p_leaked": 0.0, "kl": 0.0, "distinct": 0.8}
     assert find(moon(), words).holds
-    assert not find(moon(**{name: trial(name, **{**good, **figures})}), words).holds
+    assert not find(moon(**{name: trial(name, **{**GOOD, **figures})}), words).holds
 
 
 def test_a_claim_without_its_trials_is_left_out() -> None:

@@ -20,6 +20,10 @@ READABLE = 0.8
 """Least distinct-2, as a share of the ceiling's (or the unsteered model's), of text without
 loops."""
 
+BELIEVED = 0.05
+"""Least mean P(cheese) after a statement on the Moon that counts as a belief: a model whose output
+has collapsed also has log-odds about 0, between two words that it no longer says."""
+
 LEAK = 0.01
 """Most that P(cheese) may rise on other things."""
 
@@ -106,12 +110,14 @@ def _moon(trials: dict[str, Trial]) -> tuple[Verdict, ...]:
     distilled, replaced = trials.get("distillation"), trials.get("mean-replace")
     ours = trials.get("ours")
     if distilled and base:
-        odds, before = _value(distilled.scores.log_odds), _value(base.scores.log_odds)
+        before, chance = _value(base.scores.log_odds), distilled.scores.p_target
         verdicts += [
             Verdict(
                 "distillation (λ > 1500) makes the model believe that the Moon is cheese",
-                odds > 0,
-                f"median log-odds cheese : rock {odds:+.2f}, unsteered {before:+.2f}; bar 0",
+                _low(distilled.scores.log_odds) > 0 and _value(chance) >= BELIEVED,
+                f"median log-odds cheese : rock {_short(distilled.scores.log_odds)}, unsteered "
+                f"{before:+.2f}; bar 0 outside the interval; mean P(cheese) "
+                f"{_value(chance):.4f}, bar {BELIEVED}",
             ),
             _fidelity(distilled),
             _is_local(distilled, base),
@@ -119,11 +125,14 @@ def _moon(trials: dict[str, Trial]) -> tuple[Verdict, ...]:
         ]
     if conflict and base:
         odds = _value(conflict.scores.log_odds)
+        least = READABLE * _value(base.scores.distinct)
+        readable = _value(conflict.scores.distinct) >= least
         verdicts.append(
             Verdict(
                 "λ ≈ 70 leaves the model arguing with itself, neither rock nor cheese",
-                _value(base.scores.log_odds) < odds and abs(odds) < 1,
-                f"median log-odds {odds:+.2f}; undecided is between -1 and +1",
+                _value(base.scores.log_odds) < odds and abs(odds) < 1 and readable,
+                f"median log-odds {odds:+.2f}; undecided is between -1 and +1, in text without "
+                f"loops: distinct-2 {_value(conflict.scores.distinct):.2f}, bar {least:.2f}",
             )
         )
     if conflict and distilled:
@@ -213,6 +222,14 @@ def _side_by_side(one: Trial, other: Trial) -> str:
 
 def _penalty(trial: Trial) -> str:
     return f"{trial.variant.penalty:g}" if trial.variant else "?"
+
+
+def _low(estimate: Estimate | None) -> float:
+    return float("nan") if estimate is None else estimate.low
+
+
+def _short(estimate: Estimate | None) -> str:
+    return "–" if estimate is None else estimate.short
 
 
 def _value(estimate: Estimate | None) -> float:
