@@ -117,7 +117,7 @@ def test_settings_of_the_paper(data: Path) -> None:
     task = task_of(data / FILES["language"], paper["paper"])
     recipe = task.recipe
     assert (recipe.threshold, recipe.penalty, recipe.impact) == (0.03, 100.0, 0.05)
-    assert (recipe.prior, recipe.pairing, recipe.default_alpha) == ("zero", ["position"], 0.8)
+    assert (recipe.solver, recipe.pairing, recipe.default_alpha) == ("ridge", ["position"], 0.8)
     assert [(p.source_tokens, p.target_tokens) for p in task.pairs] == [(1, 2)] * 3
     assert (paper["distillation"].penalty, paper["conflict"].penalty) == (1800.0, 70.0)
     assert (paper["distillation"].threshold, paper["distillation"].alpha) == (0.02, 1.1)

@@ -57,7 +57,7 @@ class Variant:
     Attributes:
         name: Short, unique in its experiment.
         about: What it is, in plain words.
-        prior: `zero` (the paper) or `identity`.
+        solver: `ridge` (the paper) or `ridge-identity`.
         threshold: δ.
         penalty: λ.
         impact: Least mean step of a neuron that is kept.
@@ -68,7 +68,7 @@ class Variant:
 
     name: str
     about: str
-    prior: Literal["zero", "identity"]
+    solver: str
     threshold: float
     penalty: float
     impact: float
@@ -76,9 +76,11 @@ class Variant:
     continuations: bool = True
 
 
-PAPER_FRENCH = Variant("paper", "the paper's settings", "zero", 0.03, 100.0, impact=0.05, alpha=0.8)
+PAPER_FRENCH = Variant(
+    "paper", "the paper's settings", "ridge", 0.03, 100.0, impact=0.05, alpha=0.8
+)
 DISTILLATION = Variant(
-    "distillation", "the paper's settings (λ > 1500)", "zero", 0.02, 1800.0, impact=0.04, alpha=1.1
+    "distillation", "the paper's settings (λ > 1500)", "ridge", 0.02, 1800.0, impact=0.04, alpha=1.1
 )
 
 VARIANTS: dict[Experiment, tuple[Variant, ...]] = {
@@ -91,7 +93,7 @@ VARIANTS: dict[Experiment, tuple[Variant, ...]] = {
             PAPER_FRENCH,
             name="mean-shift",
             about="a constant added at the same neurons",
-            prior="identity",
+            solver="ridge-identity",
             penalty=LIMIT,
         ),
         replace(
@@ -103,7 +105,7 @@ VARIANTS: dict[Experiment, tuple[Variant, ...]] = {
         Variant(
             "ours",
             "prior: identity, no continuations",
-            "identity",
+            "ridge-identity",
             0.02,
             1000.0,
             impact=0.0,
@@ -121,13 +123,13 @@ VARIANTS: dict[Experiment, tuple[Variant, ...]] = {
             DISTILLATION,
             name="mean-shift",
             about="a constant added at the same neurons",
-            prior="identity",
+            solver="ridge-identity",
             penalty=LIMIT,
         ),
         Variant(
             "ours",
             "prior: identity, no continuations",
-            "identity",
+            "ridge-identity",
             0.02,
             300.0,
             impact=0.0,
@@ -211,7 +213,7 @@ def task_of(path: Path, variant: Variant) -> Task:
     read = load_task(path)
     recipe = Recipe(
         name=f"paper-{variant.name}",
-        prior=variant.prior,
+        solver=variant.solver,
         threshold=variant.threshold,
         penalty=variant.penalty,
         impact=variant.impact,
