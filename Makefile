@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test lint format bench clean
+.PHONY: setup demo test lint format bench reproduce clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,10 @@ bench: setup
 	for name in hook_error decode_overhead mixed_batch prefill memory; do \
 		$(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json || exit 1; \
 	done
+
+# The paper's data sets are not part of this repository: DATA names a folder that holds them.
+reproduce: setup
+	$(BIN)/llamacart reproduce paper --data $(DATA) --model $(or $(MODEL),demo) --json demo/paper.json
 
 clean:
 	rm -rf $(VENV) demo

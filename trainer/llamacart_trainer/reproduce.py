@@ -1,0 +1,152 @@
+"""`llamacart reproduce paper`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path  # noqa: TC003 (typer reads the annotations)
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from llamacart import __version__
+from llamacart.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from llamacart.cartridge import Cartridge
+    from llamacart.model import Model
+    from llamacart_trainer.reproduction.trials import Experiment, Trial, Variant
+    from llamacart_trainer.reproduction.verdicts import Verdict
+
+
+class Subject(StrEnum):
+    """What can be reproduced."""
+
+    PAPER = "paper"
+
+
+class Choice(StrEnum):
+    """The paper's experiments."""
+
+    LANGUAGE = "language"
+    MOON = "moon"
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """Everything a run found; its JSON is what `--json` writes.
+
+    Attributes:
+        model: Name of the model.
+        fingerprint: Architecture and shape.
+        trials: By experiment.
+        verdicts: By experiment.
+        created: ISO 8601 time, UTC.
+        tool_version: Version of llamacart.
+    """
+
+    model: str
+    fingerprint: str
+    trials: dict[Experiment, tuple[Trial, ...]]
+    verdicts: dict[Experiment, tuple[Verdict, ...]]
+    created: str
+    tool_version: str = __version__
+
+    def to_json(self) -> str:
+        """Indented JSON."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+def reproduce(
+    subject: Annotated[Subject, typer.Argument(help="What to reproduce.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of the paper's data sets, france_ds.json and moon_cheese_ds.json."
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option(help="GGUF path, 'demo' or hf:<owner>/<repo>/<file>.")
+    ] = "demo",
+    only: Annotated[Choice | None, typer.Option(help="One experiment instead of both.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures to this file.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder to keep the cartridges in.")
+    ] = None,
+    gpu_layers: Annotated[
+        int | None, typer.Option(help="Layers to offload; -1, the default, means all.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; default: all processors.")] = None,
+) -> None:
+    """Fit the paper's cartridges with its settings and say which of its claims hold."""
+    from llamacart.model import ALL_LAYERS, Model
+    from llamacart_trainer.evaluation.results import write_text
+    from llamacart_trainer.reproduction.trials import FILES
+
+    chosen: tuple[Experiment, ...] = ("language", "moon") if only is None else (only.value,)
+    for experiment in chosen:
+        if not (data / FILES[experiment]).is_file():
+            raise NotFoundError(f"data set {str(data / FILES[experiment])!r} does not exist")
+    console = Console()
+    offload = ALL_LAYERS if gpu_layers is None else gpu_layers
+    with Model(model, gpu_layers=offload, batch_invariant=True) as loaded:
+        console.print(f"{subject.value} on {loaded.name}: {loaded.fingerprint}")
+        trials: dict[Experiment, tuple[Trial, ...]] = {}
+        verdicts: dict[Experiment, tuple[Verdict, ...]] = {}
+        for experiment in chosen:
+            trials[experiment], verdicts[experiment] = _one(
+                experiment, loaded, data, console, output, threads
+            )
+        found = Reproduction(
+            model=loaded.name,
+            fingerprint=str(loaded.fingerprint),
+            trials=trials,
+            verdicts=verdicts,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+    if json_file is not None:
+        write_text(json_file, found.to_json())
+        console.print(f"figures: {json_file}")
+
+
+def _one(
+    experiment: Experiment,
+    model: Model,
+    data: Path,
+    console: Console,
+    output: Path | None,
+    threads: int | None,
+) -> tuple[tuple[Trial, ...], tuple[Verdict, ...]]:
+    from llamacart.writer import write_cartridge
+    from llamacart_trainer.reproduction import tables
+    from llamacart_trainer.reproduction.prompts import QUESTIONS, STORIES
+    from llamacart_trainer.reproduction.trials import run_experiment
+    from llamacart_trainer.reproduction.verdicts import judge
+
+    def keep(variant: Variant, cartridge: Cartridge) -> None:
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+            write_cartridge(cartridge, output / f"{experiment}-{variant.name}.gguf")
+
+    def tell(trial: Trial) -> None:
+        figures = tables.summary(experiment, trial)
+        console.print(
+            f"  {experiment}: {trial.name} ({trial.about}), {trial.fit_seconds:.0f} s: {figures}",
+            markup=False,
+        )
+
+    trials = run_experiment(
+        experiment, model, data, on_trial=tell, on_cartridge=keep, n_threads=threads
+    )
+    found = judge(experiment, trials)
+    prompts = [english for english, _ in QUESTIONS] if experiment == "language" else STORIES
+    console.print(tables.figures(experiment, trials))
+    console.print(tables.fidelity(trials))
+    console.print(tables.texts(trials, prompts))
+    console.print(tables.verdicts(found))
+    return trials, found
