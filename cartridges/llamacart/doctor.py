@@ -19,7 +19,7 @@ from rich.table import Table
 
 from llamacart import __version__, ggml, llama_log, openmp
 from llamacart.errors import UnsupportedModelError
-from llamacart.kernel import steer_rows
+from llamacart.kernel import KEEP, steer_rows
 from llamacart.model import Model, default_threads
 from llamacart.resolve import DEMO
 
@@ -198,15 +198,11 @@ def _instructions(system: str) -> Finding:
 
 
 def _numba_cache() -> Finding:
-    folder = Path(steer_rows.stats.cache_path)
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if os.access(existing, os.W_OK):
-        return Finding("numba cache", str(folder))
-    if any(folder.glob("*.nbi")):
-        return Finding("numba cache", f"{folder} (read-only, and filled)")
+    if KEEP:
+        return Finding("numba cache", str(steer_rows.stats.cache_path))
     return Finding(
         "numba cache",
-        f"{folder} cannot be written: the hook is compiled anew at each start; set "
+        "no folder for compiled code can be written: the hook is compiled anew at each start; set "
         "NUMBA_CACHE_DIR to a folder that can",
         "slow",
     )

@@ -8,7 +8,8 @@
     │   └── CartridgeError         a cartridge cannot be used
     │       ├── CartridgeFormatError     the file breaks a rule of FORMAT.md
     │       └── CartridgeMismatchError   made for another model
-    ├── NotFoundError              404, exit 2: no such cartridge or model
+    ├── NotFoundError              404, exit 2: no such cartridge, model or file
+    │   └── ModelNotFoundError     a request's model id names what is not there
     ├── ModelError                 500, exit 2: a model cannot be loaded
     │   └── UnsupportedModelError        llama.cpp names no gated product in its FFN
     ├── OverloadedError            503: queue caps are reached, or the server drains
@@ -95,6 +96,12 @@ class NotFoundError(LlamacartError):
     status = 404
     code = "not_found"
     type = "invalid_request_error"
+
+
+class ModelNotFoundError(NotFoundError):
+    """A model id names a base model or a cartridge that is not there."""
+
+    code = "model_not_found"
 
 
 class ModelError(LlamacartError):

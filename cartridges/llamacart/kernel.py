@@ -19,9 +19,13 @@ import numpy as np
 from numba import types
 
 from llamacart import ggml, openmp
+from llamacart.compiled import can_keep
 from llamacart.control import CONTROL_WORDS, OUT_OF_RANGE, TABLE_FIELDS, Field, Trouble
 from llamacart.intrinsics import pointer
 from llamacart.tile import BLOCK, BLOCK_BYTES, ROWS, WIDE, tile_by_four, tile_by_one
+
+KEEP = can_keep()
+"""Without a folder for compiled code, each start compiles the hook anew (seconds)."""
 
 # Sums may be reordered, but NaN and infinity must come through.
 _NO_NAN_ASSUMPTIONS = {"reassoc", "contract", "nsz", "arcp"}
@@ -62,7 +66,7 @@ def _table_row(block, slot, layer):  # type: ignore[no-untyped-def]
     return _array(block[Field.TABLE] + index * 8, TABLE_FIELDS, np.int64)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=KEEP)
 def _locate(block, layer, data, n_rows):  # type: ignore[no-untyped-def]
     """List the entries whose rows are in the tensor, with the address of each row."""
     last = layer == block[Field.LAST_LAYER]
@@ -91,7 +95,7 @@ def _locate(block, layer, data, n_rows):  # type: ignore[no-untyped-def]
     return n_live
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=KEEP)
 def _multiply_tile(block, tile, column, begin, end):  # type: ignore[no-untyped-def]
     """Inner products of one tile with the live entries begin..end-1, from `column` of scratch."""
     n_blocks, n_entries = np.int64(block[Field.WIDTH] // BLOCK), block[Field.ENTRIES]
@@ -120,7 +124,7 @@ def _multiply_tile(block, tile, column, begin, end):  # type: ignore[no-untyped-
         i += 1
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=KEEP)
 def _multiply(block, part, parts):  # type: ignore[no-untyped-def]
     """Inner products of every live entry with a share of its cartridge's tiles."""
     n_runs, n_entries = block[Field.N_RUNS], block[Field.ENTRIES]
@@ -145,14 +149,14 @@ def _multiply(block, part, parts):  # type: ignore[no-untyped-def]
                 _multiply_tile(block, tiles + t * tile_bytes, t * ROWS, begin, end)
 
 
-@numba.cfunc(types.void(types.uintp), cache=True)
+@numba.cfunc(types.void(types.uintp), cache=KEEP)
 def multiply_part(address):  # type: ignore[no-untyped-def]
     """What each OpenMP thread runs; `address` is the control block's."""
     block = _array(address, CONTROL_WORDS, np.int64)
     _multiply(block, np.int64(_thread_num()), np.int64(_num_threads()))
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=KEEP)
 def _multiply_all(block, address, n_live):  # type: ignore[no-untyped-def]
     n_tiles = block[Field.SCRATCH_STRIDE] // ROWS
     threads = block[Field.THREADS]
@@ -163,7 +167,7 @@ def _multiply_all(block, address, n_live):  # type: ignore[no-untyped-def]
         _multiply(block, np.int64(0), np.int64(1))
 
 
-@numba.njit(cache=True, fastmath=_NO_NAN_ASSUMPTIONS)
+@numba.njit(cache=KEEP, fastmath=_NO_NAN_ASSUMPTIONS)
 def _finish_deltas(deltas, bias, alpha, dots):  # type: ignore[no-untyped-def]
     """Deltas ← α (deltas + b), or α b where there are no inner products. Returns ‖deltas‖²."""
     total = np.float32(0)
@@ -174,7 +178,7 @@ def _finish_deltas(deltas, bias, alpha, dots):  # type: ignore[no-untyped-def]
     return total
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=KEEP)
 def _write_row(block, layer, row, h):  # type: ignore[no-untyped-def]
     """Steer one row h [D] in place: all deltas are known before the first is added."""
     starts = _array(block[Field.ROW_START], row + 2, np.int32)
@@ -223,7 +227,7 @@ def _write_row(block, layer, row, h):  # type: ignore[no-untyped-def]
             h[neurons[k]] += share * scratch[e, k]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=KEEP)
 def steer_rows(block, address, layer, h):  # type: ignore[no-untyped-def]
     """Steer h [T, D] in place: the rows of the current ubatch, or its outputs at the last layer.
 
@@ -248,7 +252,7 @@ def steer_rows(block, address, layer, h):  # type: ignore[no-untyped-def]
     return np.int64(Trouble.NONE)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=KEEP)
 def _steered_span(block, layer, n_rows):  # type: ignore[no-untyped-def]
     """First row of the site's tensor on which something acts, and the one past the last.
 
@@ -270,7 +274,7 @@ def _steered_span(block, layer, n_rows):  # type: ignore[no-untyped-def]
     return begin, end
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=KEEP)
 def _steer_tensor(block, address, layer, tensor):  # type: ignore[no-untyped-def]
     """Steer the rows of one site tensor. Returns a `Trouble` code."""
     n_rows, width = _nrows(tensor), block[Field.WIDTH]
@@ -295,7 +299,7 @@ def _steer_tensor(block, address, layer, tensor):  # type: ignore[no-untyped-def
     return trouble
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=KEEP)
 def _layer_of(name, prefix, length):  # type: ignore[no-untyped-def]
     """Layer number after the prefix of a NUL-terminated name, or -1."""
     for i in range(length):
@@ -312,7 +316,7 @@ def _layer_of(name, prefix, length):  # type: ignore[no-untyped-def]
     return layer if i > length else -1
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=KEEP)
 def _on_node(tensor, ask, user_data):  # type: ignore[no-untyped-def]
     block = _array(user_data, CONTROL_WORDS, np.int64)
     if block[Field.ENTRIES] == 0 or block[Field.ERROR] != 0:
@@ -337,7 +341,7 @@ def _on_node(tensor, ask, user_data):  # type: ignore[no-untyped-def]
     return True
 
 
-@numba.cfunc(types.boolean(types.uintp, types.boolean, types.uintp), cache=True)
+@numba.cfunc(types.boolean(types.uintp, types.boolean, types.uintp), cache=KEEP)
 def eval_callback(tensor, ask, user_data):  # type: ignore[no-untyped-def]
     """`ggml_backend_sched_eval_callback`; `user_data` is the control block's address."""
     return _on_node(tensor, ask, user_data)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from llamacart.cartridge import Cartridge, check_alpha
-from llamacart.errors import AlphaError, InputError, NotFoundError
+from llamacart.errors import AlphaError, InputError, ModelNotFoundError, NotFoundError
 from llamacart.steering import Dose
 from llamacart_server.request import ApplyTo, PlacedDose
 
@@ -86,7 +86,8 @@ def select(
         catalogue: The cartridges there are.
 
     Raises:
-        NotFoundError: No such base model or cartridge.
+        ModelNotFoundError: The model id names a base model or cartridge that is not there.
+        NotFoundError: The body names such a cartridge.
         AlphaError: An alpha is not a finite number within ±10.
         InputError: The fields contradict each other or the model id.
     """
@@ -106,7 +107,7 @@ def parse_model_id(model: str, names: Sequence[str]) -> tuple[Choice, ...] | Non
     """The cartridges that a model id names; None where it is a base id alone.
 
     Raises:
-        NotFoundError: It begins with none of `names`.
+        ModelNotFoundError: It begins with none of `names`.
         InputError: What follows is not of the form `cartridge[@alpha]`, joined by `+`.
     """
     for name in sorted(names, key=len, reverse=True):  # an alias such as hf:a/b/c holds a colon
@@ -114,7 +115,7 @@ def parse_model_id(model: str, names: Sequence[str]) -> tuple[Choice, ...] | Non
             return None
         if model.startswith(f"{name}:"):
             return tuple(_parse_choice(t, model) for t in model[len(name) + 1 :].split("+"))
-    raise NotFoundError(f"no model {model!r}; this server has {names[0]!r}", param="model")
+    raise ModelNotFoundError(f"no model {model!r}; this server has {names[0]!r}", param="model")
 
 
 def _parse_choice(text: str, model: str) -> Choice:
@@ -205,7 +206,13 @@ def _check_distinct(choices: tuple[Choice, ...]) -> None:
 
 
 def _resolve(choice: Choice, catalogue: Catalogue) -> PlacedDose:
-    cartridge = catalogue.get(choice.id, param=choice.param)
+    try:
+        cartridge = catalogue.get(choice.id, param=choice.param)
+    except NotFoundError as error:
+        if choice.param != "model":
+            raise
+        # OpenAI's code for it, by which clients tell it from other 404s.
+        raise ModelNotFoundError(error.message, param="model") from None
     alpha = cartridge.metadata.default_alpha if choice.alpha is None else choice.alpha
     return PlacedDose(Dose(cartridge, alpha), choice.apply_to or "all")
 

@@ -4,6 +4,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from llamacart import compiled
 from llamacart import doctor as module
 from llamacart.doctor import cpu_quota, devices, doctor
 
@@ -70,3 +71,19 @@ def test_missing_instructions_are_named():
     finding = module._instructions("CPU : SSE3 = 1 | AVX2 = 1 | FMA = 1 | REPACK = 1")
     assert (finding.verdict, "without F16C;" in finding.text) == ("slow", True)
     assert module._instructions("AVX2 = 1 | F16C = 1 | FMA = 1").verdict == "ok"
+
+
+def test_without_a_folder_for_compiled_code(monkeypatch):
+    def refuse(**_options):
+        def compile_nothing(_function):
+            raise RuntimeError("cannot cache function: no locator available")
+
+        return compile_nothing
+
+    assert compiled.can_keep()
+    monkeypatch.setattr(compiled.numba, "njit", refuse)
+    assert not compiled.can_keep()
+    monkeypatch.setattr(module, "KEEP", False)
+    (finding,) = [f for f in module.examine_build() if f.topic == "numba cache"]
+    assert finding.verdict == "slow"
+    assert "NUMBA_CACHE_DIR" in finding.text

@@ -366,7 +366,7 @@ def test_one_model(client, asked, found):
 def test_no_such_model(client, asked):
     response = client.get(f"/v1/models/{asked}")
     assert response.status_code == 404
-    assert response.json()["error"]["code"] == "not_found"
+    assert response.json()["error"]["code"] == "model_not_found"
 
 
 def test_tokenize_and_back(client):

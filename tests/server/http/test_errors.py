@@ -257,7 +257,7 @@ def test_contradictions(client):
 @pytest.mark.parametrize("model", ["gpt-4", "demo:dutch"])
 def test_unknown_models_are_404(client, model):
     error = failure(client.post(CHAT, json={**BODIES[CHAT], "model": model}), 404)
-    assert (error["param"], error["code"]) == ("model", "not_found")
+    assert (error["param"], error["code"]) == ("model", "model_not_found")
 
 
 def test_unknown_routes(client):
