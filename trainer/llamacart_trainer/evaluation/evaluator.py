@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 MAX_NEUTRAL_ROWS = 512
 """Rows of neutral text whose unsteered logits are kept: 268 MB for Gemma's vocabulary."""
 
+SETTLING = 4
+"""First tokens of a continuation that `nll_settled` leaves out."""
+
 
 @dataclass
 class Evaluator:
@@ -91,6 +94,8 @@ class Evaluator:
             return None
         out = self._continue(prompts, UNSTEERED, None)
         texts = [self.model.detokenize(tokens) for tokens in out]
+        behind = [self.model.tokenize(p.text) for p in chosen]
+        switched = log_likelihoods(self.model, behind, out, n_threads=self.n_threads)
         scored = self.plan.scorer
         behaviour = None
         if scored is not None:
@@ -98,6 +103,7 @@ class Evaluator:
         return Scores(
             behaviour=behaviour,
             **self._fluency(prompts, out),
+            nll_switched=self._per_token([-scores for scores in switched if len(scores)]),
             texts=tuple(texts),
             seconds=time.perf_counter() - started,
         )
@@ -154,6 +160,9 @@ class Evaluator:
         written = [scores for scores in likely if len(scores)]
         return {
             "nll": self._per_token([-scores for scores in written]),
+            "nll_settled": self._per_token(
+                [-scores[SETTLING:] for scores in written if len(scores) > SETTLING]
+            ),
             "distinct": self._estimate([distinct(tokens) for tokens in out]),
             "repetition": self._estimate([repetition(tokens) for tokens in out]),
         }

@@ -25,6 +25,10 @@ class Scores:
     Attributes:
         behaviour: Mean of the plan's scorer, or share of answers that go over to the target.
         nll: Nats a token of the continuations under the unsteered model.
+        nll_settled: The same without each continuation's first tokens, which pay for the change
+            from the prompt's manner to another.
+        nll_switched: For the ceiling alone: nats a token of its continuations behind the prompts
+            themselves. It is what the model's own text costs there, so what `nll` compares with.
         distinct: Distinct-2 of the continuations' tokens.
         repetition: Share of their tokens in a 4-gram that occurred before.
         kl: KL(unsteered ‖ steered) on neutral texts, nats a token.
@@ -47,6 +51,8 @@ class Scores:
     log_odds: Estimate | None = None
     p_target: Estimate | None = None
     p_leaked: Estimate | None = None
+    nll_settled: Estimate | None = None
+    nll_switched: Estimate | None = None
     texts: tuple[str, ...] = ()
     seconds: float = 0.0
 

@@ -16,6 +16,8 @@ COLUMNS: dict[str, str] = {
     "p_target": "P(target) ↑",
     "p_leaked": "leaked ↓",
     "nll": "NLL ↓",
+    "nll_settled": "NLL 5+ ↓",
+    "nll_switched": "NLL switched",
     "distinct": "distinct-2 ↑",
     "repetition": "repetition ↓",
     "kl": "KL ↓",
