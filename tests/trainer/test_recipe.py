@@ -206,7 +206,8 @@ def test_position_ties_rows_up_to_the_shorter_and_skips_bos() -> None:
 def test_identity_ties_the_target_to_itself() -> None:
     paired = identity(words, "a b", "c d e", 0)
     assert paired.source == paired.target == words("c d e")
-    assert paired.rows == [(1, 1), (2, 2), (3, 3)]
+    assert paired.rows == [(0, 0), (1, 1), (2, 2), (3, 3)]
+    assert paired.neutral
 
 
 @pytest.mark.parametrize(("number", "left", "right"), [(0, 4, 3), (1, 6, 5), (2, 4, 3)])
@@ -260,7 +261,7 @@ def test_distribution_ties_nothing() -> None:
 def test_neutral_rows_are_flagged() -> None:
     paired = neutral_text(words, "a b")
     assert paired.neutral
-    assert paired.rows == [(1, 1), (2, 2)]
+    assert paired.rows == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_handover_of_one_word_has_only_the_boundary() -> None:

@@ -166,8 +166,7 @@ def distribution(tokenize: Tokenize, source: str, target: str, number: int) -> P
 
 def identity(tokenize: Tokenize, source: str, target: str, number: int) -> PairedRows:  # noqa: ARG001
     """Target text against itself: what already has the target's manner is to stay as it is."""
-    tokens = tokenize(target)
-    return tie_positions(tokens, tokens)
+    return neutral_text(tokenize, target)
 
 
 def handover(tokenize: Tokenize, source: str, target: str, number: int) -> PairedRows:
@@ -190,9 +189,13 @@ def handover(tokenize: Tokenize, source: str, target: str, number: int) -> Paire
 
 
 def neutral_text(tokenize: Tokenize, text: str) -> PairedRows:
-    """A text that the cartridge is to leave alone, against itself."""
+    """A text that the cartridge is to leave alone, against itself.
+
+    Its first row counts too: every sequence begins with BOS, to which all later rows attend, so a
+    step there is felt everywhere.
+    """
     tokens = tokenize(text)
-    return tie(tokens, tokens, [(i, i) for i in range(1, len(tokens))], neutral=True)
+    return tie(tokens, tokens, [(i, i) for i in range(len(tokens))], neutral=True)
 
 
 def check_suffix(source: str, target: str, where: str) -> None:

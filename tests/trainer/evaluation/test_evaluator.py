@@ -13,7 +13,9 @@ import pytest
 from llamacart.cartridge import Cartridge, LayerMap, Metadata
 from llamacart.control_vector import ControlVector
 from llamacart.errors import RecipeError
+from llamacart.generate import greedy
 from llamacart.model import Model
+from llamacart.scoring import log_likelihoods
 from llamacart_trainer.evaluation import evaluator as evaluator_module
 from llamacart_trainer.evaluation.baselines import (
     baseline_names,
@@ -22,7 +24,7 @@ from llamacart_trainer.evaluation.baselines import (
     variant,
 )
 from llamacart_trainer.evaluation.compare import compare, unique_labels
-from llamacart_trainer.evaluation.evaluator import Evaluator, evaluate, sweep
+from llamacart_trainer.evaluation.evaluator import SETTLING, Evaluator, evaluate, sweep
 from llamacart_trainer.evaluation.heldout import held_out
 from llamacart_trainer.evaluation.plan import Answer, EvaluationPlan, Prompt
 from llamacart_trainer.evaluation.results import Evaluation
@@ -156,6 +158,28 @@ def test_sweep_has_unsteered_ceiling_and_every_alpha(tiny_model: Model) -> None:
     assert [p.label for p in sweep(tiny_model, [], [1.0], without)] == ["unsteered"]
 
 
+def test_the_ceiling_is_scored_behind_the_prompts_too(tiny_model: Model) -> None:
+    same = plan(prompts=(Prompt("one two", "one two"), Prompt("three", "three")))
+    scores = Evaluator(tiny_model, same).ceiling()
+    assert scores
+    assert scores.nll
+    assert scores.nll_switched == scores.nll
+    other = Evaluator(tiny_model, plan(prompts=(Prompt("six", "one two"),))).ceiling()
+    assert other
+    assert other.nll_switched != other.nll
+
+
+def test_settled_leaves_out_the_first_tokens(tiny_model: Model) -> None:
+    judge = Evaluator(tiny_model, plan())
+    scores = judge.score(None, 0.0)
+    prompts = [tiny_model.tokenize(prompt.text) for prompt in judge.plan.prompts]
+    out = greedy(tiny_model, prompts, judge.plan.tokens)
+    likely = log_likelihoods(tiny_model, prompts, out)
+    late = np.concatenate([each[SETTLING:] for each in likely])
+    assert scores.nll_settled
+    assert scores.nll_settled.value == pytest.approx(-late.mean(), abs=1e-4)
+
+
 def test_held_out_of_a_perfect_map(tiny_path: Callable[..., Path]) -> None:
     """Source and target equal in the first layer up to the shift that the map makes there."""
     with Model(str(tiny_path()), batch_invariant=True) as model:
@@ -208,7 +232,7 @@ def test_compare_holds_everything(tiny_model: Model) -> None:
     fitted = fit_baselines(task, tiny_model, ["ridge", "ridge-identity", "control-vector"])
     assert [c.name for c in fitted] == ["ridge", "ridge-identity", "control-vector"]
     samples = held_out_samples(task, tiny_model, PAIRS[:2])
-    assert len(samples) == 2 * len(task.recipe.pairing)
+    assert len(samples) == 2  # the handovers; identities are to stay as they are
     found = compare(tiny_model, [*fitted, fitted[0]], plan(), alphas=[0.5, 1.0], samples=samples)
     assert [f.name for f in found.cartridges] == ["ridge", "ridge-identity", "ridge (2)"]
     assert set(found.best) == {

@@ -87,12 +87,14 @@ def held_out_samples(
 ) -> list[PairedRows]:
     """Held-out pairs tied as the recipe ties its training pairs; none where it ties no rows.
 
+    Texts that are to stay as they are have no part in it: they would flatter every fit.
+
     Raises:
         RecipeError: A pair does not suit the recipe's pairing.
     """
     unseen = replace(task, pairs=tuple(pairs), neutral=())
     samples = SampleBuilder(unseen, model, n_threads).build()
-    return [sample for sample in samples if sample.paired and len(sample.source_rows)]
+    return [s for s in samples if s.paired and not s.neutral and len(s.source_rows)]
 
 
 def _control_vector(task: Task, model: Model, name: str, n_threads: int | None) -> ControlVector:
