@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator,
 from pydantic_core import PydanticSerializationError, to_json
 
 from llamacart_server.examples import RESPONSES
-from llamacart_server.fields import Empty, Flag, Off, WholeNumber
+from llamacart_server.fields import Empty, Flag, Off, Only, WholeNumber
 from llamacart_server.schemas import Body, GenerationBody, StreamOptions
 from llamacart_server.tools import FunctionName
 
@@ -198,7 +198,7 @@ class ResponsesBody(GenerationBody):
     )
     reasoning: ReasoningOptions | None = None
     stream_options: EventOptions | None = None
-    top_logprobs: Literal[0] | None = None
+    top_logprobs: Annotated[Any, Only(0)] = None
 
     background: Off = None
     previous_response_id: Empty = None
@@ -208,7 +208,7 @@ class ResponsesBody(GenerationBody):
     moderation: Empty = None
     prompt_cache_options: Empty = None
     compare: Off = None
-    n: Literal[1] | None = None
+    n: Annotated[Any, Only(1)] = None
 
     max_tokens: Annotated[Any, _named_otherwise("max_output_tokens")] = None
     response_format: _InTextFormat = None
