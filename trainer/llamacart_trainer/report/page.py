@@ -119,9 +119,11 @@ def _rows(evaluation: Evaluation, columns: dict[str, str]) -> list[Row]:
 
 
 def _cell(value: Estimate | None) -> tuple[str, str]:
-    """Value and interval, to two digits or, from 100 on, to none."""
+    """Value and interval, to two digits or, from 100 on, to none; long ones as powers of ten."""
     if value is None:
         return "–", ""
+    if max(abs(value.value), abs(value.high)) >= 1e5:
+        return f"{value.value:.1e}", f"{value.low:.1e}–{value.high:.1e}"
     digits = 0 if max(abs(value.value), abs(value.high)) >= 100 else 2
     return f"{value.value:.{digits}f}", f"{value.low:.{digits}f}–{value.high:.{digits}f}"
 

@@ -107,11 +107,16 @@ def projection_plot(projection: Projection) -> str:
 def sweep_plot(evaluation: Evaluation) -> str:
     """Every figure against α, a line a contender with its 95 % interval."""
     columns = measured_columns(evaluation)
-    panels = list(columns.items())
+    series = _series(evaluation)
+    swept = [point for points in series.values() for point in points]
+    panels = [
+        (field, heading)
+        for field, heading in columns.items()
+        if not swept or any(figure(point.scores, field) for point in swept)
+    ]
     rows = -(-len(panels) // SWEEP_COLUMNS)
     picture = _figure(PAGE_WIDTH, 2.3 * rows + 0.6)
     grid = picture.subplots(rows, SWEEP_COLUMNS, squeeze=False)
-    series = _series(evaluation)
     for axes, (field, heading) in zip(grid.flat, panels, strict=False):
         _sweep_panel(axes, evaluation, series, field)
         axes.set_title(heading, fontsize=9, loc="left")
