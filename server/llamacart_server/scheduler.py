@@ -119,8 +119,9 @@ class Scheduler:
         room = self._config.n_ctx - len(request.prompt)
         if room < min(request.max_tokens, 1):
             raise ContextOverflowError(
-                f"the prompt has {len(request.prompt)} tokens, which leaves no room for an answer "
-                f"in a context of {self._config.n_ctx}"
+                # In OpenAI's words, by which clients (litellm) know the case.
+                f"This model's maximum context length is {self._config.n_ctx} tokens; the "
+                f"prompt has {len(request.prompt)}, which leaves no room for an answer"
             )
         return min(request.max_tokens, room)
 

@@ -316,7 +316,7 @@ class TestAdmission:
         assert scheduler.fit_max_tokens(GenerationRequest((1,) * 9, 50)) == 50
 
     def test_a_prompt_that_leaves_no_room_is_refused_with_both_numbers(self):
-        with pytest.raises(ContextOverflowError, match=r"123 tokens.*100"):
+        with pytest.raises(ContextOverflowError, match=r"100 tokens.*123"):
             make(n_ctx=100).fit_max_tokens(GenerationRequest((1,) * 123, 1))
         with pytest.raises(ContextOverflowError):
             make(n_ctx=100).fit_max_tokens(GenerationRequest((1,) * 100, 1))

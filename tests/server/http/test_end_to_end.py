@@ -262,6 +262,7 @@ def test_what_does_not_fit(tiny):
     response = tiny.post("/v1/completions", json={"model": "tiny", "prompt": "x" * 600})
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "context_length_exceeded"
+    assert "maximum context length is 512 tokens" in response.json()["error"]["message"]
 
 
 def test_times_in_the_metrics(tiny):
