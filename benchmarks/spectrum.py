@@ -84,8 +84,8 @@ def describe(values: np.ndarray, share: float) -> dict[str, float]:
 def examine(x: np.ndarray, y: np.ndarray, groups: np.ndarray, prior: Prior) -> list[dict[str, Any]]:
     """One record for each λ, then one for each rank at the lowest λ."""
     unseen = groups % 5 == 0
-    neurons = select_neurons(x[~unseen], y[~unseen], 0.03)
     rows = Rows(x[~unseen], y[~unseen])
+    neurons = select_neurons(rows, 0.03)
     problem = Problem(neurons, rows, rows)
     path = RidgePath.of(problem, prior)
     spectra = spectrum_path(problem, PENALTIES, prior, limit=len(neurons))
