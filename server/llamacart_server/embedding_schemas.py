@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from llamacart_server.examples import EMBEDDINGS
 from llamacart_server.fields import WholeNumber
 from llamacart_server.responses import ActingCartridge
-from llamacart_server.schemas import SteeredBody, TokenId
+from llamacart_server.schemas import SteeredBody, TextOrTokens, one_by_one
 
 if TYPE_CHECKING:
     from typing import Self
@@ -24,7 +24,7 @@ class EmbeddingsBody(SteeredBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": EMBEDDINGS})
 
-    input: str | list[str] | list[TokenId] | list[list[TokenId]]
+    input: TextOrTokens
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[WholeNumber, Field(ge=1)] | None = Field(
         None, description="Only the model's own width is possible."
@@ -34,11 +34,7 @@ class EmbeddingsBody(SteeredBody):
     @property
     def inputs(self) -> list[str | list[int]]:
         """The inputs one by one, each text or tokens."""
-        if isinstance(self.input, str):
-            return [self.input]
-        if self.input and isinstance(self.input[0], int):
-            return [self.input]
-        return list(self.input)  # type: ignore[arg-type]
+        return one_by_one(self.input)
 
 
 class Embedding(BaseModel):

@@ -54,6 +54,19 @@ class StreamOptions(Body):
     include_usage: Flag | None = None
 
 
+TextOrTokens = str | list[str] | list[TokenId] | list[list[TokenId]]
+"""One text, given as such or as tokens, or several."""
+
+
+def one_by_one(given: TextOrTokens) -> list[str | list[int]]:
+    """The texts one by one, each as text or as tokens."""
+    if isinstance(given, str):
+        return [given]
+    if given and isinstance(given[0], int):
+        return [given]
+    return list(given)  # type: ignore[arg-type]
+
+
 class SteeredBody(Body):
     """What every body shares that names a model and cartridges."""
 
@@ -169,7 +182,7 @@ class CompletionBody(GenerationBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": COMPLETIONS})
 
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    prompt: TextOrTokens
 
     max_tokens: Annotated[WholeNumber, Field(ge=0)] | None = None
     best_of: Annotated[int, Field(strict=True, ge=1)] | None = None
@@ -195,11 +208,7 @@ class CompletionBody(GenerationBody):
     @property
     def prompts(self) -> list[str | list[int]]:
         """The prompts one by one, each text or tokens."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if self.prompt and isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return list(self.prompt)  # type: ignore[arg-type]
+        return one_by_one(self.prompt)
 
 
 class TextPart(Body):
