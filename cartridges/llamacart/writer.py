@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import secrets
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
 from llamacart import format as fmt
 from llamacart.errors import CartridgeError, CartridgeFormatError
+from llamacart.files import whole_file
 from llamacart.storage import narrowest, pack
 from llamacart.validator import check_cartridge, format_json
 
@@ -33,20 +33,16 @@ def write_cartridge(cartridge: Cartridge, path: Path) -> int:
         CartridgeError: The file cannot be written.
     """
     check_cartridge(cartridge)
-    temporary = path.parent / f".llamacart-{secrets.token_hex(8)}.tmp"
     try:
-        size = _write(cartridge, temporary)
-        if size > fmt.MAX_FILE_BYTES:
-            raise CartridgeFormatError(
-                "file-size", f"the file has {size} bytes; at most {fmt.MAX_FILE_BYTES} are allowed"
-            )
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            size = _write(cartridge, temporary)
+            if size > fmt.MAX_FILE_BYTES:
+                raise CartridgeFormatError(
+                    "file-size",
+                    f"the file has {size} bytes; at most {fmt.MAX_FILE_BYTES} are allowed",
+                )
     except OSError as error:
         raise CartridgeError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-    sync_folder(path.parent)
     return size
 
 
@@ -109,15 +105,3 @@ def _version(cartridge: Cartridge) -> int:
     deltas = [m.delta for m in cartridge.layers if m.delta is not None]
     narrow = any(narrowest(delta).ggml_name in fmt.VERSION_2_TYPES for delta in deltas)
     return fmt.FORMAT_VERSIONS[1 if narrow else 0]
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, where the system can."""
-    # The file is in place by now, so a system that cannot (Windows, some network mounts) is
-    # no failure.
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

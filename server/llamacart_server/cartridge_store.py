@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamacart.errors import CartridgeError, InputError, LlamacartError
+from llamacart.files import sync_folder
 from llamacart.format import FILE_SUFFIX
 from llamacart.reader import read_cartridge
 from llamacart.validator import shown
-from llamacart.writer import sync_folder, write_cartridge
+from llamacart.writer import write_cartridge
 from llamacart_server.errors import ConflictError, StorageError
 from llamacart_server.library import Entry
 

@@ -14,18 +14,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import secrets
 import time
-from contextlib import suppress
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from llamacart.cartridge import Cartridge, Metadata
 from llamacart.errors import CartridgeError, InputError
+from llamacart.files import write_whole
 from llamacart.reader import read_cartridge
-from llamacart.writer import sync_folder, write_cartridge
+from llamacart.writer import write_cartridge
 from llamacart_trainer.fitting import LayerReport
 from llamacart_trainer.moments import Moments
 
@@ -188,19 +186,10 @@ class Job:
 
     def _write(self, name: str, content: object) -> None:
         path = self.folder / name
-        temporary = self.folder / f".{name}-{secrets.token_hex(8)}.tmp"
         try:
-            with temporary.open("w", encoding="utf-8") as file:
-                json.dump(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            write_whole(path, json.dumps(content))
         except OSError as error:
             raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
-        sync_folder(self.folder)
 
 
 def check_job(folder: Path) -> None:

@@ -11,9 +11,7 @@ variances (1979).
 from __future__ import annotations
 
 import os
-import secrets
 import zipfile
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +19,7 @@ import numpy as np
 from scipy.special import erf
 
 from llamacart.errors import RecipeError
+from llamacart.files import whole_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -209,18 +208,13 @@ class Moments:
             if scatter is not None:
                 arrays[f"{label}.n"] = np.array([scatter.n_x, scatter.n_y])
                 arrays |= {f"{label}.{name}": getattr(scatter, name) for name in _FIELDS}
-        temporary = path.parent / f".{path.name}-{secrets.token_hex(8)}.tmp"
         try:
-            with temporary.open("wb") as file:
+            with whole_file(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, **arrays)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
         except OSError as error:
             raise RecipeError(f"cannot write {path}: {error.strerror or error}") from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
 
     @classmethod
     def load(cls, path: Path) -> Moments:

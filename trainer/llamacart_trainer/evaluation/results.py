@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from llamacart.errors import InputError, NotFoundError
+from llamacart.files import write_whole
 from llamacart_trainer.evaluation.bootstrap import Estimate  # noqa: TC001 (pydantic reads it)
 
 if TYPE_CHECKING:
@@ -239,13 +239,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         InputError: It cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, text)
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be written: {error}") from error
