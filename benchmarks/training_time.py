@@ -2,13 +2,14 @@
 
 `pairs` trains a cartridge on so many pairs, each number in a process of its own, so that its peak
 memory is its own. The pairs are those of a recipe (or of a data set in the paper's JSON, with its
-numbers of generated tokens); where more are wanted than there are, further ones are made of two
-different pairs of the recipe, source after source and target after target.
+numbers of generated tokens); where more are wanted than there are, they come again behind a number
+of their own ("2. "), which makes other texts of them and keeps their length.
 
 `fit` times the fit of one layer on random activations of the given shape: x normal, y = x plus a
 constant at K neurons plus noise.
 
-Usage: training_time.py [--pairs 40 400] [--data DATA] [--widths 2048 6912] [--json FILE]
+Usage: training_time.py [--pairs 40 400] [--data DATA] [--max-memory GIB] [--widths 2048 6912]
+                        [--json FILE]
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from itertools import islice, permutations
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llamacart.model import Model
+from llamacart_trainer.cascade import MAX_MEMORY
 from llamacart_trainer.fitting import FitSettings, fit_layer
 from llamacart_trainer.recipe import Task, TextPair, load_task
 from llamacart_trainer.train import train
@@ -48,25 +50,23 @@ def peak_memory() -> int:
 
 
 def grow(pairs: Sequence[TextPair], n: int) -> tuple[TextPair, ...]:
-    """The first n pairs, made longer by joined ones where there are not so many."""
-    joined = (
-        replace(a, source=f"{a.source} {b.source}", target=f"{a.target} {b.target}")
-        for a, b in permutations(pairs, 2)
+    """The first n pairs; where there are not so many, numbered ones after them."""
+    numbered = (
+        replace(pair, source=f"{number}. {pair.source}", target=f"{number}. {pair.target}")
+        for number in count(2)
+        for pair in pairs
     )
-    grown = tuple(pairs[:n]) + tuple(islice(joined, max(0, n - len(pairs))))
-    if len(grown) < n:
-        raise SystemExit(f"--pairs has value {n}; {len(grown)} can be made of {len(pairs)}")
-    return grown
+    return tuple(islice(chain(pairs, numbered), n))
 
 
-def time_training(data: Path, n_pairs: int, spec: str) -> dict[str, Any]:
+def time_training(data: Path, n_pairs: int, spec: str, max_memory: int) -> dict[str, Any]:
     """Phases of one training in this process."""
     started = time.perf_counter()
     task = load_task(data)
     task = Task(task.recipe, grow(task.pairs, n_pairs), task.neutral)
     with Model(spec, batch_invariant=True) as model:
         loading = time.perf_counter() - started
-        result = train(task, model)
+        result = train(task, model, max_memory=max_memory)
     seconds = {"load the model": loading, **result.seconds, "total": time.perf_counter() - started}
     return {
         "pairs": n_pairs,
@@ -108,6 +108,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, nargs="*", default=[40, 400])
     parser.add_argument("--data", type=Path, default=ROOT / "cartridges/library/french")
     parser.add_argument("--model", default="demo")
+    parser.add_argument(
+        "--max-memory", type=float, default=MAX_MEMORY / 2**30, help="GiB that activations may take"
+    )
     parser.add_argument("--widths", type=int, nargs="*", default=[2048, 6912])
     parser.add_argument("--rows", type=int, nargs="*", default=[700, 16000])
     parser.add_argument("--json", type=Path)
@@ -118,12 +121,12 @@ def main() -> None:
         print(json.dumps(time_fit(*options.one)))
         return
     if options.one_training:
-        print(json.dumps(time_training(options.data, options.one_training, options.model)))
+        limit = int(options.max_memory * 2**30)
+        print(json.dumps(time_training(options.data, options.one_training, options.model, limit)))
         return
-    trainings = [
-        in_own_process("--one-training", n, "--data", options.data, "--model", options.model)
-        for n in options.pairs
-    ]
+    settings = ["--data", options.data, "--model", options.model]
+    settings += ["--max-memory", options.max_memory]
+    trainings = [in_own_process("--one-training", n, *settings) for n in options.pairs]
     fits = [in_own_process("--one", d, n) for d in options.widths for n in options.rows]
     show(trainings, fits)
     if options.json:
