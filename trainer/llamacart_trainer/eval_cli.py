@@ -96,10 +96,17 @@ def parse_alphas(text: str) -> list[float]:
 
 def show(evaluation: Evaluation, console: Console) -> None:
     """Print the tables."""
-    from llamacart_trainer.evaluation.tables import held_out_table, points_table
+    from llamacart_trainer.evaluation.tables import (
+        differences_table,
+        held_out_table,
+        points_table,
+    )
 
     console.print(f"{evaluation.model}\nbehaviour: {evaluation.behaviour}")
     console.print(points_table(evaluation))
+    against = differences_table(evaluation)
+    if against is not None:
+        console.print(against)
     for facts in evaluation.cartridges:
         table = held_out_table(facts)
         if table is not None:

@@ -28,6 +28,7 @@ from llamacart_trainer.evaluation.evaluator import SETTLING, Evaluator, evaluate
 from llamacart_trainer.evaluation.heldout import held_out
 from llamacart_trainer.evaluation.plan import Answer, EvaluationPlan, Prompt
 from llamacart_trainer.evaluation.results import Evaluation
+from llamacart_trainer.evaluation.tables import differences_table
 from llamacart_trainer.pairing import tie_positions
 from llamacart_trainer.recipe import Recipe, Task, TextPair
 
@@ -243,6 +244,19 @@ def test_compare_holds_everything(tiny_model: Model) -> None:
     assert Evaluation.from_json(found.to_json()) == found
     assert json.loads(found.to_json())["prompts"] == ["one two", "three", "four"]
     assert found.best_point("ridge").label == "ridge"
+    assert [row.other for row in found.differences] == [
+        "ridge-identity", "control-vector", "ridge (2)",
+    ]  # fmt: skip
+    for field, apart in found.differences[0].figures.items():
+        one, other = (
+            getattr(found.best_point(label).scores, field) for label in ("ridge", "ridge-identity")
+        )
+        assert apart.value == pytest.approx(one.value - other.value)
+    assert {"behaviour", "nll", "distinct", "kl"} <= set(found.differences[0].figures)
+    assert all(apart.low == apart.high == 0 for apart in found.differences[2].figures.values())
+    table = differences_table(found)
+    assert table
+    assert table.row_count == 3
 
 
 def test_labels_are_unique() -> None:

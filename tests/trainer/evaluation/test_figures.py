@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llamacart.errors import RecipeError
 from llamacart_trainer.evaluation import scorers
-from llamacart_trainer.evaluation.bootstrap import estimate
+from llamacart_trainer.evaluation.bootstrap import Estimate, difference, estimate
 from llamacart_trainer.evaluation.fluency import distinct, repetition
 
 TOKENS = st.lists(st.integers(0, 5), max_size=40)
@@ -107,3 +107,45 @@ def test_users_own_scorer(tmp_path: Path) -> None:
     for name, message in {"short": "one finite number", "fails": "division by zero"}.items():
         with pytest.raises(RecipeError, match=message):
             scorers.run(scorers.users_own(f"mine.py:{name}", tmp_path), ["", ""], ["a", "b"])
+
+
+def test_paired_difference_sees_what_the_intervals_hide() -> None:
+    rng = np.random.default_rng(5)
+    hard = rng.normal(3, 1, 40)  # what makes a prompt hard is the same for both
+    one, other = estimate(hard - 0.1 + rng.normal(0, 0.05, 40)), estimate(hard)
+    assert one.high > other.low  # their own intervals overlap
+    apart = difference(one, other)
+    assert apart is not None
+    assert apart.value == pytest.approx(one.value - other.value)
+    assert -0.15 < apart.low < apart.value < apart.high < -0.05
+
+
+def test_paired_difference_of_equals_is_zero() -> None:
+    values, weights = [1.0, 5.0, 2.0], [3.0, 0.0, 1.0]
+    one = estimate(values, weights)
+    assert difference(one, one) == Estimate(0.0, 0.0, 0.0, 3)
+    shifted = difference(estimate([v + 2 for v in values], weights), one)
+    assert shifted is not None
+    assert (shifted.value, shifted.low, shifted.high) == pytest.approx((2, 2, 2))
+    medians = [estimate(v, statistic="median") for v in ([1.0, 2.0, 9.0], [1.0, 2.0, 3.0])]
+    apart = difference(*medians)
+    assert apart is not None
+    assert (apart.value, apart.high) == (0.0, 6.0)
+
+
+def test_what_is_not_paired_has_no_difference() -> None:
+    one = estimate([1.0, 2.0])
+    assert difference(one, estimate([1.0, 2.0, 3.0])) is None
+    assert difference(one, estimate([1.0, 2.0], statistic="median")) is None
+    assert difference(one, Estimate(1.0, 0.0, 2.0, 2)) is None
+
+
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=9), st.integers(0, 99))
+def test_difference_changes_its_sign_with_its_sides(values: list[float], seed: int) -> None:
+    one, other = estimate(values, seed=seed), estimate(values[::-1], seed=seed)
+    there, back = difference(one, other, seed=seed), difference(other, one, seed=seed)
+    assert there is not None
+    assert back is not None
+    assert (there.value, there.low, there.high) == pytest.approx(
+        (-back.value, -back.high, -back.low)
+    )

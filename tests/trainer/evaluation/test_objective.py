@@ -13,6 +13,7 @@ from llamacart_trainer.evaluation.bootstrap import Estimate
 from llamacart_trainer.evaluation.objective import Objective, best_alphas, frontier
 from llamacart_trainer.evaluation.results import (
     CartridgeFacts,
+    Difference,
     Evaluation,
     HeldOut,
     LayerFidelity,
@@ -125,6 +126,13 @@ def evaluation() -> Evaluation:
         prompts=("A & b <script>alert(1)</script>",), references=("Le",), points=points,
         best={"unsteered": 0.0, "ceiling": 0.0, "mine": 0.8, "other": 0.8},
         frontier=(("unsteered", 0.0), ("mine", 0.4), ("mine", 0.8)), cartridges=(facts,),
+        differences=(
+            Difference(
+                "mine", 0.8, "other", 0.8,
+                {"nll": Estimate(-0.5, -0.7, -0.3, 5), "kl": Estimate(0.1, -0.1, 0.3, 5),
+                 "distinct": Estimate(-0.25, -0.3, -0.2, 5)},
+            ),
+        ),
         created="2026-01-01T00:00:00+00:00", tool_version="0",
     )  # fmt: skip
 

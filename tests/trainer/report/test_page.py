@@ -72,12 +72,19 @@ def test_figures_and_texts_are_shown(page: str) -> None:
     assert "All strengths (5 points)" in page
 
 
+def test_contenders_are_told_apart_where_the_interval_leaves_out_0(page: str) -> None:
+    assert '<td class="better">-0.50<small>[-0.70, -0.30]</small>' in page
+    assert "<td>+0.10<small>[-0.10, +0.30]</small>" in page
+    assert '<td class="worse">-0.25<small>' in page
+
+
 def test_what_was_not_measured_is_said(evaluation: Evaluation) -> None:
     bare = replace(evaluation.cartridges[0], heldout=None, diagnostics={})
     page = render(replace(evaluation, cartridges=(bare,)))
     assert "No held-out pairs were evaluated." in page
     assert "holds no spectra" in page
-    page = render(replace(evaluation, cartridges=(), prompts=(), references=()))
+    page = render(replace(evaluation, cartridges=(), prompts=(), references=(), differences=()))
+    assert "There is one contender." in page
     assert "No cartridge was evaluated." in page
     assert "The recipe has no prompts." in page
 

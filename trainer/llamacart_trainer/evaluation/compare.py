@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from llamacart import __version__
 from llamacart.cartridge import Cartridge
+from llamacart_trainer.evaluation.bootstrap import difference
 from llamacart_trainer.evaluation.evaluator import Evaluator, sweep
 from llamacart_trainer.evaluation.heldout import held_out
 from llamacart_trainer.evaluation.objective import best_alphas, frontier
-from llamacart_trainer.evaluation.results import CartridgeFacts, Evaluation
+from llamacart_trainer.evaluation.results import CartridgeFacts, Difference, Evaluation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from llamacart.model import Model
     from llamacart_trainer.evaluation.evaluator import Contender
@@ -62,6 +63,7 @@ def compare(
         for label, contender in zip(labels, contenders, strict=True)
         if isinstance(contender, Cartridge)
     ]
+    best = best_alphas(points, plan.objective)
     return Evaluation(
         recipe=plan.name,
         model=str(model.fingerprint),
@@ -70,12 +72,52 @@ def compare(
         prompts=tuple(prompt.text for prompt in plan.prompts),
         references=tuple(prompt.reference for prompt in plan.prompts),
         points=tuple(points),
-        best=best_alphas(points, plan.objective),
+        best=best,
         frontier=tuple((point.label, point.alpha) for point in frontier(points)),
         cartridges=tuple(facts),
+        differences=differences(points, labels, best, seed=plan.seed),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         tool_version=__version__,
     )
+
+
+COMPARED = (
+    "behaviour",
+    "log_odds",
+    "p_target",
+    "p_leaked",
+    "nll",
+    "nll_settled",
+    "distinct",
+    "repetition",
+    "kl",
+)
+"""Fields of `Scores` in which contenders are set against each other."""
+
+
+def differences(
+    points: Sequence[Point], labels: Sequence[str], best: Mapping[str, float], *, seed: int = 0
+) -> tuple[Difference, ...]:
+    """The first contender against each of the others, on the same prompts.
+
+    Args:
+        points: Every contender at every strength.
+        labels: The contenders.
+        best: For each label the α at which it takes part.
+        seed: Of the resampling.
+    """
+    at = {(point.label, point.alpha): point.scores for point in points}
+    first, *others = ((label, best[label]) for label in labels)
+    found = []
+    for other in others:
+        figures = {}
+        for field in COMPARED:
+            one, two = getattr(at[first], field), getattr(at[other], field)
+            apart = difference(one, two, seed=seed) if one and two else None
+            if apart is not None:
+                figures[field] = apart
+        found.append(Difference(*first, *other, figures))
+    return tuple(found)
 
 
 def unique_labels(names: Sequence[str]) -> list[str]:

@@ -103,7 +103,7 @@ class Evaluator:
         return Scores(
             behaviour=behaviour,
             **self._fluency(prompts, out),
-            nll_switched=self._per_token([-scores for scores in switched if len(scores)]),
+            nll_switched=self._per_token([-scores for scores in switched]),
             texts=tuple(texts),
             seconds=time.perf_counter() - started,
         )
@@ -157,12 +157,9 @@ class Evaluator:
         self, prompts: Sequence[Sequence[int]], out: Sequence[Sequence[int]]
     ) -> dict[str, Estimate | None]:
         likely = log_likelihoods(self.model, prompts, out, n_threads=self.n_threads)
-        written = [scores for scores in likely if len(scores)]
         return {
-            "nll": self._per_token([-scores for scores in written]),
-            "nll_settled": self._per_token(
-                [-scores[SETTLING:] for scores in written if len(scores) > SETTLING]
-            ),
+            "nll": self._per_token([-scores for scores in likely]),
+            "nll_settled": self._per_token([-scores[SETTLING:] for scores in likely]),
             "distinct": self._estimate([distinct(tokens) for tokens in out]),
             "repetition": self._estimate([repetition(tokens) for tokens in out]),
         }
@@ -219,9 +216,10 @@ class Evaluator:
 
     def _per_token(self, values: Sequence[NDArray[np.float64]]) -> Estimate | None:
         """Mean over all tokens, with an interval over the texts they come from."""
-        if not values:
+        if not any(map(len, values)):
             return None
-        return estimate([v.mean() for v in values], [len(v) for v in values], seed=self.plan.seed)
+        means = [v.mean() if len(v) else 0.0 for v in values]
+        return estimate(means, [len(v) for v in values], seed=self.plan.seed)
 
     def _estimate(
         self, values: Sequence[float] | NDArray[np.float64], statistic: str = "mean"

@@ -75,6 +75,26 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """What sets one contender apart from another on the same prompts, each at its best α.
+
+    Attributes:
+        label: The one.
+        alpha: Its α.
+        other: The other.
+        other_alpha: Its α.
+        figures: Field of `Scores` → figure of the one minus that of the other, with the interval
+            of the paired bootstrap; an interval without 0 tells the two apart.
+    """
+
+    label: str
+    alpha: float
+    other: str
+    other_alpha: float
+    figures: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
 class LayerFidelity:
     """How one layer's map does on held-out rows; see `held_out`.
 
@@ -171,6 +191,7 @@ class Evaluation:
         best: For each label the α that the objective prefers.
         frontier: (label, α) of the points that none beats in everything.
         cartridges: Facts of each cartridge.
+        differences: The first contender against each of the others.
         created: ISO 8601 time, UTC.
         tool_version: Version of llamacart.
     """
@@ -185,6 +206,7 @@ class Evaluation:
     best: dict[str, float]
     frontier: tuple[tuple[str, float], ...]
     cartridges: tuple[CartridgeFacts, ...]
+    differences: tuple[Difference, ...] = ()
     created: str = ""
     tool_version: str = ""
 

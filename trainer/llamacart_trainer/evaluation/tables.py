@@ -68,6 +68,44 @@ def points_table(evaluation: Evaluation, *, best_only: bool = False) -> Table:
     return table
 
 
+def differences_table(evaluation: Evaluation) -> Table | None:
+    """The first contender minus each of the others, a row each.
+
+    None where there is one contender.
+    """
+    if not evaluation.differences:
+        return None
+    first = evaluation.differences[0]
+    table = Table(
+        title=f"{first.label} (α {first.alpha:g}) minus each other, on the same prompts",
+        caption="+ better, - worse, by an interval of the paired bootstrap that leaves out 0",
+    )
+    table.add_column("other", no_wrap=True)
+    table.add_column("α", justify="right")
+    fields = [field for field in COLUMNS if field in first.figures]
+    for field in fields:
+        table.add_column(COLUMNS[field], justify="right")
+    for row in evaluation.differences:
+        cells = (difference_cell(field, row.figures.get(field)) for field in fields)
+        table.add_row(row.other, f"{row.other_alpha:g}", *(" ".join(c).strip() for c in cells))
+    return table
+
+
+def difference_cell(field: str, value: Estimate | None) -> tuple[str, str, str]:
+    """(verdict, value, interval): `+` where the first contender is better, `-` where it is worse.
+
+    Args:
+        field: A key of `COLUMNS`, whose arrow says which way is better.
+        value: The first contender's figure minus the other's.
+    """
+    if value is None:
+        return "", "–", ""
+    verdict = ""
+    if value.low > 0 or value.high < 0:
+        verdict = "+" if (value.value > 0) == COLUMNS[field].endswith("↑") else "-"
+    return verdict, f"{value.value:+.2f}", f"[{value.low:+.2f}, {value.high:+.2f}]"
+
+
 def held_out_table(facts: CartridgeFacts) -> Table | None:
     """Fidelity, force and R² of each layer on held-out rows."""
     if facts.heldout is None:

@@ -10,7 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
 
-from llamacart_trainer.evaluation.tables import figure, measured_columns
+from llamacart_trainer.evaluation.tables import (
+    COLUMNS,
+    difference_cell,
+    figure,
+    measured_columns,
+)
 from llamacart_trainer.report import plots
 
 if TYPE_CHECKING:
@@ -24,6 +29,7 @@ MAX_TEXTS = 20
 
 SECTIONS = {
     "summary": "Summary",
+    "differences": "Against each of the others",
     "fidelity": "Fidelity and force on held-out rows",
     "projection": "Base, input, target and steered rows",
     "sweep": "Strength sweep",
@@ -69,6 +75,7 @@ def render(evaluation: Evaluation) -> str:
         columns=list(columns.values()),
         rows=_rows(evaluation, columns),
         fixed=("unsteered", "ceiling"),
+        differences=_differences(evaluation),
         texts=_texts(evaluation),
         facts=[(facts, _settings(facts)) for facts in evaluation.cartridges],
         shown=evaluation.cartridges[0] if evaluation.cartridges else None,
@@ -116,6 +123,22 @@ def _rows(evaluation: Evaluation, columns: dict[str, str]) -> list[Row]:
             )
         )
     return rows
+
+
+def _differences(evaluation: Evaluation) -> dict[str, Any] | None:
+    """Headings and rows of the first contender's differences; None without any."""
+    if not evaluation.differences:
+        return None
+    first = evaluation.differences[0]
+    fields = [field for field in COLUMNS if field in first.figures]
+    return {
+        "first": first,
+        "columns": [COLUMNS[field] for field in fields],
+        "rows": [
+            (row, [difference_cell(field, row.figures.get(field)) for field in fields])
+            for row in evaluation.differences
+        ],
+    }
 
 
 def _cell(value: Estimate | None) -> tuple[str, str]:
