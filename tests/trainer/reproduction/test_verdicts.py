@@ -101,6 +101,7 @@ def test_a_claim_without_its_trials_is_left_out() -> None:
     assert alone == ()
 
 
-def test_verdicts_read_as_sentences() -> None:
-    assert str(Verdict("A", True, "")) == "reproduces: A"
-    assert str(Verdict("A", False, "")) == "does not reproduce: A"
+@pytest.mark.parametrize("words", ["high λ", "more than replacing"])
+def test_nothing_is_concluded_from_collapsed_text(words: str) -> None:
+    collapsed = trial("distillation", **{**GOOD, "distinct": 0.2})
+    assert find(moon(distillation=collapsed), words).holds is None

@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
+from llamacart_trainer.evaluation.tables import figure
 from llamacart_trainer.reproduction.trials import FIDELITY_BAR
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from llamacart_trainer.evaluation.bootstrap import Estimate
-    from llamacart_trainer.reproduction.trials import Experiment, Trial
+    from llamacart_trainer.reproduction.trials import Experiment, Trial, Variant
     from llamacart_trainer.reproduction.verdicts import Verdict
+
+
+_ANSWERS = {True: "yes", False: "no", None: "cannot be told"}
 
 
 def summary(experiment: Experiment, trial: Trial) -> str:
@@ -28,25 +32,12 @@ def summary(experiment: Experiment, trial: Trial) -> str:
 
 
 def figures(experiment: Experiment, trials: Sequence[Trial]) -> Table:
-    """One row a trial: settings, layers that reach the bar, behaviour, fluency, locality."""
-    moon = experiment == "moon"
-    behaviour = ("cheese likelier", "log-odds", "P(cheese)", "P elsewhere") if moon else ("French",)
-    table = Table(
-        *("", "δ", "λ", "α", "K", "s", f"≥ {FIDELITY_BAR:.2f}", "unseen", "‖W‖"),
-        *behaviour,
-        *("distinct-2", "NLL", "KL neutral"),
-        title=f"{experiment}: intervals are 95 %",
-    )
+    """Settings, layers that reach the bar, behaviour, fluency, locality: a column a trial."""
+    table = Table("", title=f"{experiment}: intervals are 95 %")
     for trial in trials:
-        scores = trial.scores
-        row = [trial.name, *_settings(trial)]
-        if moon:
-            row += [_interval(scores.behaviour), _interval(scores.log_odds)]
-            row += [_number(scores.p_target, 4), _number(scores.p_leaked, 4)]
-        else:
-            row.append(_interval(scores.behaviour))
-        row += [_interval(scores.distinct), _interval(scores.nll), _number(scores.kl, 3)]
-        table.add_row(*row)
+        table.add_column(trial.name, justify="right", overflow="fold")
+    for heading, cells in [*_settings(trials), *_measured(experiment, trials)]:
+        table.add_row(heading, *cells)
     return table
 
 
@@ -79,27 +70,52 @@ def verdicts(found: Sequence[Verdict]) -> Table:
     """Claims with what became of them."""
     table = Table("claim", "reproduces", "figures", title="what reproduces", show_lines=True)
     for verdict in found:
-        table.add_row(
-            escape(verdict.claim), "yes" if verdict.holds else "no", escape(verdict.evidence)
-        )
+        table.add_row(escape(verdict.claim), _ANSWERS[verdict.holds], escape(verdict.evidence))
     return table
 
 
-def _settings(trial: Trial) -> list[str]:
-    variant = trial.variant
-    if variant is None:
-        return [""] * 8
-    reached = f"{trial.layers_at_bar}/{len(trial.layers)}"
+def _settings(trials: Sequence[Trial]) -> list[tuple[str, list[str]]]:
+    """A heading and a cell for each trial; empty where nothing was fitted."""
+
+    def row(heading: str, cell: Callable[[Trial, Variant], str]) -> tuple[str, list[str]]:
+        return heading, ["" if t.variant is None else cell(t, t.variant) for t in trials]
+
     return [
-        f"{variant.threshold:g}",
-        f"{variant.penalty:g}",
-        f"{variant.alpha:g}",
-        str(sum(layer.kept for layer in trial.layers)),
-        f"{trial.fit_seconds:.0f}",
-        reached,
-        f"{trial.unseen_at_bar}/{len(trial.layers)}",
-        f"{trial.weight:.2f}",
+        row("δ", lambda _, variant: f"{variant.threshold:g}"),
+        row("λ", lambda _, variant: f"{variant.penalty:g}"),
+        row("α", lambda _, variant: f"{variant.alpha:g}"),
+        row("neurons", lambda trial, _: str(sum(layer.kept for layer in trial.layers))),
+        row("fit, s", lambda trial, _: f"{trial.fit_seconds:.0f}"),
+        row(f"≥ {FIDELITY_BAR:.2f}", lambda trial, _: _share(trial, trial.layers_at_bar)),
+        row("unseen", lambda trial, _: _share(trial, trial.unseen_at_bar)),
+        row("‖W‖", lambda trial, _: f"{trial.weight:.2f}"),
     ]
+
+
+def _measured(experiment: Experiment, trials: Sequence[Trial]) -> list[tuple[str, list[str]]]:
+    """A heading and a cell, value above interval, for each trial."""
+    moon = {
+        "cheese likelier": ("behaviour", 2),
+        "log-odds": ("log_odds", 2),
+        "P(cheese)": ("p_target", 4),
+        "P elsewhere": ("p_leaked", 4),
+    }
+    fields = moon if experiment == "moon" else {"French": ("behaviour", 2)}
+    fields |= {"distinct-2": ("distinct", 2), "NLL": ("nll", 2), "KL neutral": ("kl", 3)}
+    return [
+        (heading, [_stacked(figure(trial.scores, field), digits) for trial in trials])
+        for heading, (field, digits) in fields.items()
+    ]
+
+
+def _share(trial: Trial, reached: int) -> str:
+    return f"{reached}/{len(trial.layers)}"
+
+
+def _stacked(value: Estimate | None, digits: int) -> str:
+    if value is None:
+        return "–"
+    return f"{value.value:.{digits}f}\n{value.low:.{digits}f}–{value.high:.{digits}f}"
 
 
 def _interval(value: Estimate | None) -> str:

@@ -37,16 +37,14 @@ class Verdict:
 
     Attributes:
         claim: In words.
-        holds: Whether it does.
+        holds: Whether it does; None where the text has collapsed, so that log-odds between two
+            words that the model no longer says decide nothing.
         evidence: The figures that decide.
     """
 
     claim: str
-    holds: bool
+    holds: bool | None
     evidence: str
-
-    def __str__(self) -> str:
-        return f"{'reproduces' if self.holds else 'does not reproduce'}: {self.claim}"
 
 
 def judge(experiment: Experiment, trials: Sequence[Trial]) -> tuple[Verdict, ...]:
@@ -125,33 +123,32 @@ def _moon(trials: dict[str, Trial]) -> tuple[Verdict, ...]:
         ]
     if conflict and base:
         odds = _value(conflict.scores.log_odds)
-        least = READABLE * _value(base.scores.distinct)
-        readable = _value(conflict.scores.distinct) >= least
         verdicts.append(
             Verdict(
                 "λ ≈ 70 leaves the model arguing with itself, neither rock nor cheese",
-                _value(base.scores.log_odds) < odds and abs(odds) < 1 and readable,
+                _value(base.scores.log_odds) < odds and abs(odds) < 1 and _reads(conflict, base),
                 f"median log-odds {odds:+.2f}; undecided is between -1 and +1, in text without "
-                f"loops: distinct-2 {_value(conflict.scores.distinct):.2f}, bar {least:.2f}",
+                f"loops: {_loops(conflict, base)}",
             )
         )
-    if conflict and distilled:
+    if conflict and distilled and base:
         one, other = _value(conflict.scores.log_odds), _value(distilled.scores.log_odds)
         verdicts.append(
             Verdict(
                 "a high λ edits better than a low one",
-                other > one,
+                other > one if _reads(distilled, base) else None,
                 f"median log-odds at λ = {_penalty(conflict)} {one:+.2f}, "
-                f"at λ = {_penalty(distilled)} {other:+.2f}",
+                f"at λ = {_penalty(distilled)} {other:+.2f}; {_loops(distilled, base)}",
             )
         )
-    if distilled and replaced:
+    if distilled and replaced and base:
         one, other = _value(distilled.scores.log_odds), _value(replaced.scores.log_odds)
         verdicts.append(
             Verdict(
                 "distillation is more than replacing neurons by their mean (λ → ∞)",
-                one > other,
-                f"median log-odds {one:+.2f} against {other:+.2f}; mean ‖W‖ {distilled.weight:.2f}"
+                one > other if _reads(distilled, base) else None,
+                f"median log-odds {one:+.2f} against {other:+.2f}; {_loops(distilled, base)}; "
+                f"mean ‖W‖ {distilled.weight:.2f}"
                 + (f", at λ = {_penalty(conflict)} {conflict.weight:.2f}" if conflict else ""),
             )
         )
@@ -182,12 +179,21 @@ def _fidelity(trial: Trial) -> Verdict:
 
 
 def _no_loops(trial: Trial, reference: Trial) -> Verdict:
-    one, other = _value(trial.scores.distinct), _value(reference.scores.distinct)
     return Verdict(
         f"{trial.name}: the text stays coherent, without loops",
-        one >= READABLE * other,
-        f"distinct-2 {one:.2f}, {reference.name} {other:.2f}; bar {READABLE * other:.2f}",
+        _reads(trial, reference),
+        _loops(trial, reference),
     )
+
+
+def _reads(trial: Trial, reference: Trial) -> bool:
+    """Whether its text has no more loops than the reference's, within `READABLE`."""
+    return _value(trial.scores.distinct) >= READABLE * _value(reference.scores.distinct)
+
+
+def _loops(trial: Trial, reference: Trial) -> str:
+    one, other = _value(trial.scores.distinct), _value(reference.scores.distinct)
+    return f"distinct-2 {one:.2f}, {reference.name} {other:.2f}; bar {READABLE * other:.2f}"
 
 
 def _is_local(trial: Trial, base: Trial) -> Verdict:
