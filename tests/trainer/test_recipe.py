@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamacart.errors import NotFoundError, RecipeError
+from llamacart_trainer.evaluation import scorers
 from llamacart_trainer.fitting import StorageName
 from llamacart_trainer.pairing import (
     BOUNDARY_WEIGHT,
@@ -22,7 +23,7 @@ from llamacart_trainer.pairing import (
     suffix,
     tie_shares,
 )
-from llamacart_trainer.recipe import Recipe, load_task
+from llamacart_trainer.recipe import Recipe, builtin_neutral, load_task
 
 LIBRARY = Path(__file__).parents[2] / "cartridges" / "library"
 
@@ -92,6 +93,19 @@ def test_the_evaluation_table(tmp_path: Path) -> None:
     assert recipe.evaluation.language == "fr"
     assert recipe.evaluation.alphas == [0.4, 1.0]
     assert recipe.evaluation.tokens == 24
+
+
+def test_builtin_neutral_texts_are_no_english_and_no_french(tmp_path: Path) -> None:
+    texts = builtin_neutral()
+    assert len(set(texts)) == len(texts) >= 150
+    for language in ("en", "fr"):
+        found = zip(
+            scorers.run(scorers.language(language), [""] * len(texts), texts), texts, strict=True
+        )
+        prose = [text for hit, text in found if hit and text.count(" ") > 8 and text.endswith(".")]
+        assert prose == []
+    write_recipe(tmp_path, 'name = "x"\nneutral = "builtin"')
+    assert load_task(tmp_path).neutral == texts
 
 
 def test_neutral_texts_belong_to_the_task(tmp_path: Path) -> None:

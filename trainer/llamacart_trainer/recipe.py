@@ -6,6 +6,7 @@ import hashlib
 import json
 import tomllib
 from dataclasses import dataclass
+from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -32,6 +33,7 @@ __all__ = [
     "Recipe",
     "Task",
     "TextPair",
+    "builtin_neutral",
     "load_task",
     "read_pairs",
     "read_records",
@@ -43,6 +45,9 @@ PairingName = Literal[
 ]
 PRIORS = {"zero": "ridge", "identity": "ridge-identity"}
 """Solvers under the names of their priors, which recipes had before there were others."""
+
+BUILTIN = "builtin"
+"""What a recipe says for the neutral texts of the trainer, in place of a file of its own."""
 
 _Alpha = Annotated[float, Field(ge=-ALPHA_LIMIT, le=ALPHA_LIMIT)]
 
@@ -60,7 +65,8 @@ class Recipe(BaseModel):
         model: What to fit it for, where the command line names nothing else.
         default_alpha: α when a request names none.
         train: File of the training pairs.
-        neutral: File of `{"text"}` objects that the cartridge is to leave alone.
+        neutral: File of `{"text"}` objects that the cartridge is to leave alone; `builtin` stands
+            for those of `builtin_neutral`.
         heldout: File of pairs for the evaluation.
         prompts: File of `{"prompt", "reference"?}` for the evaluation.
         threshold: δ of the neuron selection.
@@ -180,8 +186,7 @@ def load_task(path: Path) -> Task:
     if path.is_dir():
         recipe = _read_recipe(path / "recipe.toml")
         pairs = read_pairs(path / recipe.train, suffix="suffix" in recipe.pairing)
-        neutral = read_texts(path / recipe.neutral) if recipe.neutral else ()
-        return Task(recipe, pairs, neutral, path)
+        return Task(recipe, pairs, _neutral(recipe, path), path)
     if path.is_file() and path.suffix == ".json":
         name = "".join(c if c.isalnum() or c in "._-" else "-" for c in path.stem).lstrip(".")
         recipe = Recipe(name=name[:64] or "paper", pairing=["position"])
@@ -189,6 +194,22 @@ def load_task(path: Path) -> Task:
     if path.exists():
         raise RecipeError(f"recipe {str(path)!r} is neither a folder nor a .json data set")
     raise NotFoundError(f"recipe {str(path)!r} does not exist")
+
+
+def builtin_neutral() -> tuple[str, ...]:
+    """Texts that ship with the trainer: code, numbers, lists, and prose in forty languages.
+
+    There is no English and no French prose among them, since what is neutral there depends on
+    what the cartridge is for.
+    """
+    with as_file(files("llamacart_trainer").joinpath("neutral.jsonl")) as path:
+        return read_texts(path)
+
+
+def _neutral(recipe: Recipe, folder: Path) -> tuple[str, ...]:
+    if recipe.neutral is None:
+        return ()
+    return builtin_neutral() if recipe.neutral == BUILTIN else read_texts(folder / recipe.neutral)
 
 
 def _read_recipe(path: Path) -> Recipe:
