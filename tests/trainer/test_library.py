@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llamacart_trainer.evaluation.plan import load_plan, validation_plan
-from llamacart_trainer.recipe import load_task, read_records
+from llamacart_trainer.recipe import BUILTIN, builtin_neutral, load_task, read_records
 
 LIBRARY = Path(__file__).parents[2] / "cartridges" / "library"
 RECIPES = sorted(folder.name for folder in LIBRARY.iterdir() if (folder / "recipe.toml").is_file())
@@ -23,13 +23,12 @@ LEAST = {
     "pairs.jsonl": 50,
     "heldout.jsonl": 20,
     "prompts.jsonl": 40,
-    "neutral.jsonl": 30,
     "neutral_eval.jsonl": 20,
 }
 TRAINED_ON = ("pairs.jsonl", "more.jsonl", "context.jsonl", "neutral.jsonl")
 HELD_OUT = (
     *("heldout.jsonl", "prompts.jsonl", "validation.jsonl"),
-    *("neutral_eval.jsonl", "answers.jsonl", "english_eval.jsonl"),
+    *("neutral_eval.jsonl", "answers.jsonl", "fresh.jsonl", "english_eval.jsonl"),
 )
 SHARED_ON_PURPOSE = {
     # The answers' prompts are the held-out paraphrases and the beginnings of neutral texts.
@@ -44,8 +43,9 @@ def records(recipe: str, name: str) -> list[dict[str, Any]]:
 
 
 def texts(recipe: str, name: str) -> list[str]:
-    found = records(recipe, name)
-    return [record[key] for record in found for key in TEXT_KEYS if record.get(key)]
+    """Those of a file, without the one-word answers."""
+    found = [record.get(key) for record in records(recipe, name) for key in TEXT_KEYS]
+    return [text for text in found if text and len(text.split()) > 1]
 
 
 def grams(text: str) -> set[tuple[str, ...]]:
@@ -63,7 +63,8 @@ def test_files_are_large_enough(recipe: str) -> None:
     for name, least in LEAST.items():
         assert len(records(recipe, name)) >= least, name
     settings = tomllib.loads((LIBRARY / recipe / "recipe.toml").read_text(encoding="utf-8"))
-    files = [settings[key] for key in ("train", "neutral", "heldout", "prompts")]
+    files = [settings[key] for key in ("train", "heldout", "prompts")]
+    files += [settings["neutral"]] if settings["neutral"] != BUILTIN else []
     files += [v for v in settings["evaluation"].values() if str(v).endswith(".jsonl")]
     assert all((LIBRARY / recipe / name).is_file() for name in files)
     assert settings["name"] == recipe
@@ -74,7 +75,7 @@ def test_files_are_large_enough(recipe: str) -> None:
 def test_a_recipe_loads_with_its_plans(recipe: str) -> None:
     task = load_task(LIBRARY / recipe)
     assert len(task.pairs) == len(records(recipe, "pairs.jsonl"))
-    assert len(task.neutral) == len(records(recipe, "neutral.jsonl"))
+    assert len(task.neutral) >= 30
     plan, choosing = load_plan(LIBRARY / recipe), validation_plan(LIBRARY / recipe)
     assert len(plan.prompts) == len(records(recipe, "prompts.jsonl"))
     assert len(plan.neutral) == len(records(recipe, "neutral_eval.jsonl"))
@@ -116,6 +117,13 @@ def test_nothing_held_out_was_trained_on(recipe: str) -> None:
         for text in texts(recipe, other):
             found = grams(text) & seen.keys()
             assert not found, (one, other, text, seen[next(iter(found))])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_builtin_neutral_texts_are_not_those_that_locality_is_measured_on(recipe: str) -> None:
+    trained = {gram for text in builtin_neutral() for gram in grams(text)}
+    for text in texts(recipe, "neutral_eval.jsonl"):
+        assert not grams(text) & trained, text
 
 
 def test_more_french_pairs_are_new_and_long() -> None:

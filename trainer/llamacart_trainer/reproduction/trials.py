@@ -11,7 +11,7 @@ import numpy as np
 from llamacart_trainer.evaluation.evaluator import Evaluator
 from llamacart_trainer.evaluation.heldout import held_out
 from llamacart_trainer.pairing import position
-from llamacart_trainer.recipe import Recipe, Task, load_task
+from llamacart_trainer.recipe import Recipe, Task, builtin_neutral, load_task
 from llamacart_trainer.reproduction.prompts import (
     language_pairs,
     language_plan,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from llamacart.model import Model
     from llamacart_trainer.evaluation.plan import EvaluationPlan
     from llamacart_trainer.evaluation.results import HeldOut, Scores
+    from llamacart_trainer.recipe import PairingName
 
 Experiment = Literal["language", "moon"]
 
@@ -64,6 +65,9 @@ class Variant:
         alpha: Strength it is used at.
         continuations: Whether the model's own greedy continuations are captured too, as many
             tokens as the data set says (the paper); otherwise the written texts alone.
+        pairing: Which rows are tied.
+        neutral: Whether the trainer's own neutral texts are to stay as they are.
+        skip_layers: Layers left alone.
     """
 
     name: str
@@ -74,6 +78,9 @@ class Variant:
     impact: float
     alpha: float
     continuations: bool = True
+    pairing: tuple[PairingName, ...] = ("position",)
+    neutral: bool = False
+    skip_layers: tuple[int, ...] = ()
 
 
 PAPER_FRENCH = Variant(
@@ -217,13 +224,15 @@ def task_of(path: Path, variant: Variant) -> Task:
         threshold=variant.threshold,
         penalty=variant.penalty,
         impact=variant.impact,
-        pairing=["position"],
+        pairing=list(variant.pairing),
+        skip_layers=list(variant.skip_layers),
         default_alpha=variant.alpha,
     )
     pairs = read.pairs
     if not variant.continuations:
         pairs = tuple(replace(pair, source_tokens=0, target_tokens=0) for pair in pairs)
-    return replace(read, recipe=recipe, pairs=pairs)
+    neutral = builtin_neutral() if variant.neutral else ()
+    return replace(read, recipe=recipe, pairs=pairs, neutral=neutral)
 
 
 def run_experiment(
