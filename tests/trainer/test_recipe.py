@@ -108,6 +108,17 @@ def test_builtin_neutral_texts_are_no_english_and_no_french(tmp_path: Path) -> N
     assert load_task(tmp_path).neutral == texts
 
 
+def test_another_recipe_brings_its_neutral_texts(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text('{"text": "as it is"}\n')
+    task = load_task(write_recipe(tmp_path, 'name = "x"\nneutral = "own.jsonl"'))
+    changed = task.recipe.model_copy(update={"penalty": 3.0})
+    assert task.with_recipe(changed).neutral == ("as it is",)
+    assert task.with_recipe(changed).recipe.penalty == 3.0
+    builtin = task.with_recipe(task.recipe.model_copy(update={"neutral": "builtin"}))
+    assert builtin.neutral == builtin_neutral()
+    assert builtin.with_recipe(task.recipe).neutral == ("as it is",)
+
+
 def test_neutral_texts_belong_to_the_task(tmp_path: Path) -> None:
     write_recipe(tmp_path, 'name = "x"\nneutral = "neutral.jsonl"')
     with pytest.raises(NotFoundError, match=r"neutral.jsonl"):

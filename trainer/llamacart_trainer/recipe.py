@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -24,9 +25,6 @@ from llamacart_trainer.records import (
     read_records,
     read_texts,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = [
     "EvaluationSettings",
@@ -160,6 +158,17 @@ class Task:
     pairs: tuple[TextPair, ...]
     neutral: tuple[str, ...] = ()
     folder: Path | None = None
+
+    def with_recipe(self, recipe: Recipe) -> Task:
+        """The same data under another recipe, with the neutral texts that it names.
+
+        Raises:
+            RecipeError: Its neutral texts cannot be read.
+        """
+        neutral = self.neutral
+        if recipe.neutral != self.recipe.neutral:
+            neutral = _neutral(recipe, self.folder or Path())
+        return replace(self, recipe=recipe, neutral=neutral)
 
     @property
     def dataset_hash(self) -> str:

@@ -152,5 +152,8 @@ def test_space_tries_every_single_change_before_pairs_of_changes() -> None:
     assert counts[: 1 + singles] == [0] + [1] * singles
     assert {c.solver for c in space[: 1 + singles]} == {"ridge", "ridge-identity", "mean-shift"}
     assert {c.penalty for c in space if c.solver == "mean-shift"} == {300.0}
+    # Neutral texts count in regressions alone.
+    assert {c.neutral for c in space if c.solver == "mean-shift"} == {None}
+    assert {c.neutral for c in space if c.solver == "ridge"} == {None, "builtin"}
     assert space == candidates(recipe, ["ridge", "ridge-identity", "mean-shift"])
     assert space != candidates(recipe, ["ridge", "ridge-identity", "mean-shift"], seed=1)

@@ -152,7 +152,8 @@ class Search:
             while len(self._fits) >= KEPT_FITS:
                 self._fits.pop(next(iter(self._fits)))
             recipe = variant(self.task.recipe, **candidate.changes)
-            result = train(replace(self.task, recipe=recipe), self.model, n_threads=self.n_threads)
+            task = self.task.with_recipe(recipe)
+            result = train(task, self.model, n_threads=self.n_threads)
             self._fits[candidate] = result.cartridge
         return self._fits[candidate]
 

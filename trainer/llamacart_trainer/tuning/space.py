@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from llamacart_trainer.recipe import BUILTIN
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llamacart_trainer.recipe import Recipe
 
-PENALTIES: tuple[float | Literal["auto"], ...] = (100.0, 300.0, 1000.0, 3000.0)
+PENALTIES: tuple[float | Literal["auto"], ...] = (3.0, 10.0, 30.0, 100.0, 300.0, "auto")
 THRESHOLDS = (0.02, 0.03, 0.05)
 SKIPPED: tuple[tuple[int, ...], ...] = ((), (-1,))
 PAIRINGS: tuple[tuple[str, ...], ...] = (("handover", "identity"), ("position",))
 PENALISED = ("ridge", "ridge-identity")
-"""Solvers whose λ is searched; the others have none, or choose it themselves."""
+"""Solvers whose λ and neutral texts are searched: the others have no λ, or choose it themselves,
+and neutral texts count in regressions alone."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Candidate:
         threshold: δ.
         skip_layers: Layers left alone.
         pairing: Names of the pairings.
+        neutral: Texts to be left alone, as the recipe names them.
     """
 
     solver: str
@@ -38,6 +42,7 @@ class Candidate:
     threshold: float
     skip_layers: tuple[int, ...]
     pairing: tuple[str, ...]
+    neutral: str | None = None
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -48,12 +53,15 @@ class Candidate:
             "threshold": self.threshold,
             "skip_layers": list(self.skip_layers),
             "pairing": list(self.pairing),
+            "neutral": self.neutral,
         }
 
     def __str__(self) -> str:
         penalty = f" λ={self.penalty}" if self.solver in PENALISED else ""
         skipped = f" skip={list(self.skip_layers)}" if self.skip_layers else ""
-        return f"{self.solver}{penalty} δ={self.threshold:g}{skipped} {'+'.join(self.pairing)}"
+        pairing = "+".join(self.pairing)
+        neutral = f" neutral={self.neutral}" if self.neutral else ""
+        return f"{self.solver}{penalty} δ={self.threshold:g}{skipped} {pairing}{neutral}"
 
 
 def candidates(recipe: Recipe, solvers: Sequence[str], *, seed: int = 0) -> list[Candidate]:
@@ -75,13 +83,14 @@ def candidates(recipe: Recipe, solvers: Sequence[str], *, seed: int = 0) -> list
         threshold=recipe.threshold,
         skip_layers=tuple(recipe.skip_layers),
         pairing=tuple(recipe.pairing),
+        neutral=recipe.neutral,
     )
     pairings = PAIRINGS if own.pairing in PAIRINGS else (own.pairing,)
     product = itertools.product(
         solvers, _with(own.penalty, PENALTIES), _with(own.threshold, THRESHOLDS),
-        _with(own.skip_layers, SKIPPED), pairings,
+        _with(own.skip_layers, SKIPPED), pairings, _neutral(own),
     )  # fmt: skip
-    grid = [Candidate(*values) for values in product if _sensible(values[0], values[1], own)]
+    grid = [c for c in (Candidate(*values) for values in product) if _sensible(c, own)]
     near = [c for c in grid if _differences(c, own) == 1]
     far = [c for c in grid if _differences(c, own) > 1]
     order = np.random.default_rng(seed).permutation(len(far))
@@ -92,9 +101,16 @@ def _with(own: Any, values: Sequence[Any]) -> list[Any]:
     return list(dict.fromkeys([own, *values]))
 
 
-def _sensible(solver: str, penalty: Any, own: Candidate) -> bool:
-    """A solver without λ is tried at one value of it."""
-    return solver in PENALISED or penalty == own.penalty
+def _neutral(own: Candidate) -> list[str | None]:
+    """The recipe's and the trainer's; none where no rows are tied."""
+    return [None] if own.pairing == ("distribution",) else _with(own.neutral, [BUILTIN])
+
+
+def _sensible(candidate: Candidate, own: Candidate) -> bool:
+    """A solver without λ is tried at one value of it, and with the recipe's neutral texts."""
+    if candidate.solver in PENALISED:
+        return True
+    return (candidate.penalty, candidate.neutral) == (own.penalty, own.neutral)
 
 
 def _differences(a: Candidate, b: Candidate) -> int:
