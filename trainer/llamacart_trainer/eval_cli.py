@@ -97,6 +97,7 @@ def parse_alphas(text: str) -> list[float]:
 def show(evaluation: Evaluation, console: Console) -> None:
     """Print the tables."""
     from llamacart_trainer.evaluation.tables import (
+        best_table,
         differences_table,
         held_out_table,
         points_table,
@@ -104,6 +105,7 @@ def show(evaluation: Evaluation, console: Console) -> None:
 
     console.print(f"{evaluation.model}\nbehaviour: {evaluation.behaviour}")
     console.print(points_table(evaluation))
+    console.print(best_table(evaluation))
     against = differences_table(evaluation)
     if against is not None:
         console.print(against)

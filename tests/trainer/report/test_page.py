@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from llamacart_trainer.evaluation import tables
 from llamacart_trainer.evaluation.results import Evaluation
 from llamacart_trainer.report import plots
 from llamacart_trainer.report.page import SECTIONS, render
@@ -72,9 +74,21 @@ def test_figures_and_texts_are_shown(page: str) -> None:
     assert "All strengths (5 points)" in page
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_lose_nothing_in_a_narrow_terminal(evaluation: Evaluation, width: int) -> None:
+    console = Console(record=True, width=width)
+    against = tables.differences_table(evaluation)
+    assert against
+    console.print(tables.points_table(evaluation), tables.best_table(evaluation), against)
+    text = console.export_text()
+    assert "…" not in text
+    for cell in ("* 0.8", "P 0.4", "2.00", "-0.50", "-0.70", "-0.25", "1.90"):
+        assert cell in text
+
+
 def test_contenders_are_told_apart_where_the_interval_leaves_out_0(page: str) -> None:
-    assert '<td class="better">-0.50<small>[-0.70, -0.30]</small>' in page
-    assert "<td>+0.10<small>[-0.10, +0.30]</small>" in page
+    assert '<td class="better">-0.50<small>-0.70 -0.30</small>' in page
+    assert "<td>+0.10<small>-0.10 +0.30</small>" in page
     assert '<td class="worse">-0.25<small>' in page
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
+
     from llamacart_trainer.evaluation.bootstrap import Estimate
     from llamacart_trainer.evaluation.results import CartridgeFacts, Evaluation, Scores
 
@@ -27,6 +29,10 @@ COLUMNS: dict[str, str] = {
 """Field of `Scores` → heading; arrows say which way is better."""
 
 
+MAIN = ("behaviour", "log_odds", "nll", "nll_settled", "distinct", "kl")
+"""Fields that are shown in a terminal; the others are in the JSON and in the report."""
+
+
 def measured_columns(evaluation: Evaluation) -> dict[str, str]:
     """The columns that any point has a figure for."""
     return {
@@ -42,28 +48,38 @@ def figure(scores: Scores, field: str) -> Estimate | None:
     return value
 
 
-def points_table(evaluation: Evaluation, *, best_only: bool = False) -> Table:
-    """One row a point: value and 95 % interval; `*` marks the best α, `P` the Pareto frontier."""
-    columns = measured_columns(evaluation)
-    table = Table(caption=f"* best α of each: {evaluation.objective}; P on the frontier")
-    table.add_column("contender", no_wrap=True)
-    table.add_column("α", justify="right")
-    table.add_column("")
-    for heading in columns.values():
-        table.add_column(heading, justify="right")
+def points_table(evaluation: Evaluation) -> Table:
+    """One row a point, values alone; `*` marks the best α, `P` the Pareto frontier."""
+    columns = _main_columns(evaluation)
+    table = _table("", "α", *columns.values(), title="every strength; P: on the frontier")
     front = set(evaluation.frontier)
     for point in evaluation.points:
         best = evaluation.best[point.label] == point.alpha
-        if best_only and not best:
-            continue
         marks = ("*" if best else "") + ("P" if (point.label, point.alpha) in front else "")
         cells = [figure(point.scores, field) for field in columns]
         table.add_row(
             point.label,
-            f"{point.alpha:g}",
-            marks,
-            *("–" if cell is None else cell.short for cell in cells),
+            f"{marks} {point.alpha:g}",
+            *("–" if cell is None else f"{cell.value:.2f}" for cell in cells),
             style="bold" if best else None,
+        )
+    return table
+
+
+def best_table(evaluation: Evaluation) -> Table:
+    """One row a contender at its best α: the main figures, below each its 95 % interval."""
+    columns = _main_columns(evaluation)
+    table = _table("", "α", *columns.values(), title=f"best: {evaluation.objective}")
+    for label in evaluation.best:
+        point = evaluation.best_point(label)
+        cells = [figure(point.scores, field) for field in columns]
+        table.add_row(
+            label,
+            f"{point.alpha:g}",
+            *(
+                "–" if cell is None else f"{cell.value:.2f}\n{cell.low:.2f} {cell.high:.2f}"
+                for cell in cells
+            ),
         )
     return table
 
@@ -76,18 +92,21 @@ def differences_table(evaluation: Evaluation) -> Table | None:
     if not evaluation.differences:
         return None
     first = evaluation.differences[0]
-    table = Table(
+    fields = [field for field in COLUMNS if field in first.figures and field in MAIN]
+    table = _table(
+        "",
+        "α",
+        *(COLUMNS[field] for field in fields),
         title=f"{first.label} (α {first.alpha:g}) minus each other, on the same prompts",
-        caption="+ better, - worse, by an interval of the paired bootstrap that leaves out 0",
     )
-    table.add_column("other", no_wrap=True)
-    table.add_column("α", justify="right")
-    fields = [field for field in COLUMNS if field in first.figures]
-    for field in fields:
-        table.add_column(COLUMNS[field], justify="right")
+    table.caption = "+ better, - worse, by an interval of the paired bootstrap that leaves out 0"
     for row in evaluation.differences:
         cells = (difference_cell(field, row.figures.get(field)) for field in fields)
-        table.add_row(row.other, f"{row.other_alpha:g}", *(" ".join(c).strip() for c in cells))
+        table.add_row(
+            row.other,
+            f"{row.other_alpha:g}",
+            *(f"{verdict} {value}\n{interval}" for verdict, value, interval in cells),
+        )
     return table
 
 
@@ -103,7 +122,21 @@ def difference_cell(field: str, value: Estimate | None) -> tuple[str, str, str]:
     verdict = ""
     if value.low > 0 or value.high < 0:
         verdict = "+" if (value.value > 0) == COLUMNS[field].endswith("↑") else "-"
-    return verdict, f"{value.value:+.2f}", f"[{value.low:+.2f}, {value.high:+.2f}]"
+    return verdict, f"{value.value:+.2f}", f"{value.low:+.2f} {value.high:+.2f}"
+
+
+def _table(*headings: str, title: str) -> Table:
+    """A table whose cells break over lines where the terminal is narrow, and lose nothing."""
+    table = Table(title=title)
+    for number, heading in enumerate(headings):
+        justify: JustifyMethod = "right" if number else "left"
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=not number)
+    return table
+
+
+def _main_columns(evaluation: Evaluation) -> dict[str, str]:
+    """The columns of `MAIN` that any point has a figure for."""
+    return {k: v for k, v in measured_columns(evaluation).items() if k in MAIN}
 
 
 def held_out_table(facts: CartridgeFacts) -> Table | None:
