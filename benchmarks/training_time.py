@@ -59,14 +59,17 @@ def grow(pairs: Sequence[TextPair], n: int) -> tuple[TextPair, ...]:
     return tuple(islice(chain(pairs, numbered), n))
 
 
-def time_training(data: Path, n_pairs: int, spec: str, max_memory: int) -> dict[str, Any]:
+def time_training(options: argparse.Namespace, n_pairs: int) -> dict[str, Any]:
     """Phases of one training in this process."""
     started = time.perf_counter()
-    task = load_task(data)
-    task = Task(task.recipe, grow(task.pairs, n_pairs), task.neutral)
-    with Model(spec, batch_invariant=True) as model:
+    task = load_task(options.data)
+    pairs = grow(task.pairs, n_pairs)
+    if options.written_only:
+        pairs = tuple(replace(pair, source_tokens=0, target_tokens=0) for pair in pairs)
+    task = Task(task.recipe, pairs, task.neutral)
+    with Model(options.model, batch_invariant=True) as model:
         loading = time.perf_counter() - started
-        result = train(task, model, max_memory=max_memory)
+        result = train(task, model, max_memory=int(options.max_memory * 2**30))
     seconds = {"load the model": loading, **result.seconds, "total": time.perf_counter() - started}
     return {
         "pairs": n_pairs,
@@ -111,6 +114,9 @@ def main() -> None:
     parser.add_argument(
         "--max-memory", type=float, default=MAX_MEMORY / 2**30, help="GiB that activations may take"
     )
+    parser.add_argument(
+        "--written-only", action="store_true", help="without the data set's generated tokens"
+    )
     parser.add_argument("--widths", type=int, nargs="*", default=[2048, 6912])
     parser.add_argument("--rows", type=int, nargs="*", default=[700, 16000])
     parser.add_argument("--json", type=Path)
@@ -121,12 +127,15 @@ def main() -> None:
         print(json.dumps(time_fit(*options.one)))
         return
     if options.one_training:
-        limit = int(options.max_memory * 2**30)
-        print(json.dumps(time_training(options.data, options.one_training, options.model, limit)))
+        print(json.dumps(time_training(options, options.one_training)))
         return
     settings = ["--data", options.data, "--model", options.model]
     settings += ["--max-memory", options.max_memory]
-    trainings = [in_own_process("--one-training", n, *settings) for n in options.pairs]
+    settings += ["--written-only"] if options.written_only else []
+    trainings = []
+    for n in options.pairs:
+        trainings.append(in_own_process("--one-training", n, *settings))
+        print(f"{n} pairs: {trainings[-1]['seconds']['total']:.1f} s", flush=True)
     fits = [in_own_process("--one", d, n) for d in options.widths for n in options.rows]
     show(trainings, fits)
     if options.json:
