@@ -40,6 +40,11 @@ class _Pass:
         return sum(map(len, self.sequences))
 
 
+def row_offsets(sequences: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """First row of each of n sequences, and behind them the number of all rows, [n + 1]."""
+    return np.cumsum([0, *map(len, sequences)], dtype=np.int64)
+
+
 def fits_one_ubatch(sequences: Sequence[Sequence[int]], max_rows: int) -> bool:
     """Whether one ubatch can hold every row: then a layer is seen whole before the next runs."""
     return len(sequences) <= MAX_SEQUENCES and sum(map(len, sequences)) <= max_rows

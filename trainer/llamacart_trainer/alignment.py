@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llamacart.capture import capture
+from llamacart.capture import capture, row_offsets
 from llamacart_trainer.pairing import tie
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _rows(
     model: Model, sequences: Sequence[Sequence[int]], layer: int, n_threads: int | None
 ) -> list[NDArray[np.float32]]:
     """Directions [T−1, D] of each sequence's rows behind BOS, about the mean of all of them."""
-    starts = np.cumsum([0, *map(len, sequences)])
+    starts = row_offsets(sequences)
     kept = np.setdiff1d(np.arange(starts[-1]), starts[:-1])
     h = capture(model, sequences, layers=[layer], rows=kept, n_threads=n_threads)[layer]
     h -= h.mean(axis=0)

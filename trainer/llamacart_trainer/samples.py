@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llamacart.capture import row_offsets
 from llamacart.context import MAX_SEQUENCES
 from llamacart.errors import RecipeError
 from llamacart.generate import greedy
@@ -183,20 +184,20 @@ def split(samples: Sequence[PairedRows], max_rows: int) -> list[Chunk]:
 
 
 def _chunk(samples: Sequence[PairedRows]) -> Chunk:
-    sources, source_rows = _place([s.source for s in samples], [s.source_rows for s in samples])
-    targets, target_rows = _place([s.target for s in samples], [s.target_rows for s in samples])
+    sources, source_rows = place_rows([s.source for s in samples], [s.source_rows for s in samples])
+    targets, target_rows = place_rows([s.target for s in samples], [s.target_rows for s in samples])
     counts = [len(s.source_rows) for s in samples]
     neutral = np.repeat([s.neutral for s in samples], counts)
     groups = np.repeat([s.group for s in samples], counts)
     return Chunk(sources, targets, source_rows, target_rows, neutral, groups)
 
 
-def _place(
+def place_rows(
     sequences: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]
 ) -> tuple[list[Tokens], NDArray[np.int64]]:
     """Distinct sequences, and rows of the given ones numbered over the distinct ones."""
     distinct = list(dict.fromkeys(map(tuple, sequences)))
-    starts = dict(zip(distinct, np.cumsum([0, *map(len, distinct)])[:-1], strict=True))
+    starts = dict(zip(distinct, row_offsets(distinct)[:-1], strict=True))
     placed = [
         starts[tuple(sequence)] + np.asarray(own, np.int64)
         for sequence, own in zip(sequences, rows, strict=True)

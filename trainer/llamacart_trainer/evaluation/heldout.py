@@ -14,6 +14,7 @@ import numpy as np
 from llamacart.capture import capture, forward
 from llamacart.errors import RecipeError
 from llamacart_trainer.evaluation.results import HeldOut, LayerFidelity, Plane, Projection
+from llamacart_trainer.samples import place_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,11 +70,11 @@ def held_out(
     Raises:
         RecipeError: There are fewer than two paired rows.
     """
-    rows = _source_rows(samples)
-    if len(rows) < 2:
-        raise RecipeError(f"held-out pairs give {len(rows)} paired rows; two are needed")
+    n_rows = sum(len(sample.source_rows) for sample in samples)
+    if n_rows < 2:
+        raise RecipeError(f"held-out pairs give {n_rows} paired rows; two are needed")
     maps = {layer_map.layer: layer_map for layer_map in cartridge.layers}
-    sources = [sample.source for sample in samples]
+    sources, rows = place_rows([s.source for s in samples], [s.source_rows for s in samples])
     targets = _targets(model, samples, maps, n_threads)
     seen: dict[int, _Rows] = {}
     inputs = {
@@ -148,13 +149,6 @@ def _shift(rows: _Rows) -> float:
     return float(np.linalg.norm((rows.target - rows.input).mean(axis=0))) / max(spread, 1e-30)
 
 
-def _source_rows(samples: Sequence[PairedRows]) -> NDArray[np.int64]:
-    starts = np.cumsum([0, *(len(sample.source) for sample in samples)])
-    return np.array(
-        [starts[n] + i for n, sample in enumerate(samples) for i, _ in sample.rows], np.int64
-    )
-
-
 def _targets(
     model: Model,
     samples: Sequence[PairedRows],
@@ -162,8 +156,7 @@ def _targets(
     n_threads: int | None,
 ) -> dict[int, Floats]:
     """Target activations at each layer's neurons, in the order of the paired rows, [N, K]."""
-    texts = list(dict.fromkeys(tuple(sample.target) for sample in samples))
-    starts = dict(zip(texts, np.cumsum([0, *map(len, texts)])[:-1], strict=True))
+    texts, rows = place_rows([s.target for s in samples], [s.target_rows for s in samples])
     total = sum(map(len, texts))
     kept = {k: np.zeros((total, len(m.neurons)), np.float32) for k, m in maps.items()}
 
@@ -172,7 +165,4 @@ def _targets(
         return True
 
     forward(model, texts, keep, layers=maps, n_threads=n_threads)
-    rows = np.array(
-        [starts[tuple(sample.target)] + j for sample in samples for _, j in sample.rows], np.int64
-    )
     return {k: values[rows] for k, values in kept.items()}
