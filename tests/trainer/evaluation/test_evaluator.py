@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from llamacart.capture import forward
 from llamacart.cartridge import Cartridge, LayerMap, Metadata
 from llamacart.control_vector import ControlVector
 from llamacart.errors import RecipeError
@@ -17,6 +19,7 @@ from llamacart.generate import greedy
 from llamacart.model import Model
 from llamacart.scoring import log_likelihoods
 from llamacart_trainer.evaluation import evaluator as evaluator_module
+from llamacart_trainer.evaluation import heldout as heldout_module
 from llamacart_trainer.evaluation.baselines import (
     baseline_names,
     fit_baselines,
@@ -25,7 +28,7 @@ from llamacart_trainer.evaluation.baselines import (
 )
 from llamacart_trainer.evaluation.compare import compare, unique_labels
 from llamacart_trainer.evaluation.evaluator import SETTLING, Evaluator, evaluate, sweep
-from llamacart_trainer.evaluation.heldout import held_out
+from llamacart_trainer.evaluation.heldout import HeldOutEvaluator
 from llamacart_trainer.evaluation.plan import Answer, EvaluationPlan, Prompt
 from llamacart_trainer.evaluation.results import Evaluation
 from llamacart_trainer.evaluation.tables import differences_table
@@ -186,13 +189,14 @@ def test_held_out_of_a_perfect_map(tiny_path: Callable[..., Path]) -> None:
     with Model(str(tiny_path()), batch_invariant=True) as model:
         tokens = model.tokenize("the red house")
         samples = [tie_positions(tokens, tokens)]
-        zero = held_out(model, mean_shift(model, 0.0), samples)
+        heldout = HeldOutEvaluator(model, samples)
+        zero = heldout.score(mean_shift(model, 0.0))
         assert all(f.r2 == pytest.approx(1.0, abs=1e-4) for f in zero.layers)
         assert all(f.rows == len(tokens) - 1 for f in zero.layers)
         assert zero.projection
         np.testing.assert_allclose(zero.projection.input, zero.projection.target, atol=1e-3)
         np.testing.assert_allclose(zero.projection.base, zero.projection.input, atol=1e-3)
-        pushed = held_out(model, mean_shift(model, 1.0), samples, layer=0)
+        pushed = heldout.score(mean_shift(model, 1.0), layer=0)
     assert pushed.layers[0].r2 < 0
     # Target = base at layer 0: the step is all error, and steered is off by it.
     assert pushed.projection
@@ -208,7 +212,7 @@ def test_held_out_figures_match_dense_arithmetic(tiny_path: Callable[..., Path])
         left, right = model.tokenize("abcdefg"), model.tokenize("gfedcba")
         samples = [tie_positions(left, right)] * 2
         cartridge = mean_shift(model, 0.7)
-        found = held_out(model, cartridge, samples).layers[0]
+        found = HeldOutEvaluator(model, samples).score(cartridge).layers[0]
         x = capture(model, [left], layers=[0])[0][1:, ::5]
         y = capture(model, [right], layers=[0])[0][1:, ::5]
     step = np.full_like(x, 0.7)
@@ -225,7 +229,37 @@ def test_held_out_figures_match_dense_arithmetic(tiny_path: Callable[..., Path])
 
 def test_held_out_needs_rows(tiny_model: Model) -> None:
     with pytest.raises(RecipeError, match="0 paired rows"):
-        held_out(tiny_model, mean_shift(tiny_model), [])
+        HeldOutEvaluator(tiny_model, []).score(mean_shift(tiny_model))
+
+
+def test_unsteered_rows_are_captured_once_for_all_cartridges(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[tuple[int, ...]] = []
+
+    def counted(model: Model, sequences: Sequence[Sequence[int]], *args: Any, **more: Any) -> None:
+        passes.extend(map(tuple, sequences))
+        forward(model, sequences, *args, **more)
+
+    monkeypatch.setattr(heldout_module, "forward", counted)
+    source, target = tiny_model.tokenize("abcdefg"), tiny_model.tokenize("gfedcba")
+    samples = [tie_positions(source, target)]
+    whole = mean_shift(tiny_model)
+    one_layer = replace(whole, layers=whole.layers[:1])
+    contenders = [one_layer, whole, mean_shift(tiny_model, 0.3)]
+    shared = HeldOutEvaluator(tiny_model, samples)
+    shared.score(contenders[1], layer=2)
+    assert passes.count(tuple(target)) == 1
+    passes.clear()
+    found = [shared.score(contender, layer=0) for contender in contenders]
+    assert passes == [tuple(source)] * 3
+    assert found == [
+        HeldOutEvaluator(tiny_model, samples).score(contender, layer=0) for contender in contenders
+    ]
+    passes.clear()
+    forgetful = HeldOutEvaluator(tiny_model, samples, max_memory=0)
+    assert found == [forgetful.score(contender, layer=0) for contender in contenders]
+    assert passes.count(tuple(target)) == 3
 
 
 def test_compare_holds_everything(tiny_model: Model) -> None:

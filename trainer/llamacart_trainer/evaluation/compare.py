@@ -10,7 +10,7 @@ from llamacart import __version__
 from llamacart.cartridge import Cartridge
 from llamacart_trainer.evaluation.bootstrap import difference
 from llamacart_trainer.evaluation.evaluator import Evaluator, sweep
-from llamacart_trainer.evaluation.heldout import held_out
+from llamacart_trainer.evaluation.heldout import HeldOutEvaluator
 from llamacart_trainer.evaluation.objective import best_alphas, frontier
 from llamacart_trainer.evaluation.results import CartridgeFacts, Difference, Evaluation
 
@@ -58,8 +58,9 @@ def compare(
         evaluator=judge,
         on_point=on_point,
     )
+    heldout = HeldOutEvaluator(model, samples, n_threads) if samples else None
     facts = [
-        _facts(model, label, contender, samples, n_threads)
+        _facts(label, contender, heldout)
         for label, contender in zip(labels, contenders, strict=True)
         if isinstance(contender, Cartridge)
     ]
@@ -133,13 +134,7 @@ def unique_labels(names: Sequence[str]) -> list[str]:
     return labels
 
 
-def _facts(
-    model: Model,
-    label: str,
-    cartridge: Cartridge,
-    samples: Sequence[PairedRows],
-    n_threads: int | None,
-) -> CartridgeFacts:
+def _facts(label: str, cartridge: Cartridge, heldout: HeldOutEvaluator | None) -> CartridgeFacts:
     metadata = cartridge.metadata
     return CartridgeFacts(
         name=label,
@@ -150,5 +145,5 @@ def _facts(
         n_active=cartridge.n_active,
         settings=dict(metadata.settings),
         diagnostics=dict(metadata.diagnostics),
-        heldout=held_out(model, cartridge, samples, n_threads=n_threads) if samples else None,
+        heldout=None if heldout is None else heldout.score(cartridge),
     )

@@ -6,26 +6,29 @@ the maps of the layers before it act, as in the cascade that fitted it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llamacart.capture import capture, forward
+from llamacart.capture import forward
 from llamacart.errors import RecipeError
+from llamacart_trainer.cascade import MAX_MEMORY
 from llamacart_trainer.evaluation.results import HeldOut, LayerFidelity, Plane, Projection
 from llamacart_trainer.samples import place_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from llamacart.cartridge import Cartridge, LayerMap
+    from llamacart.cartridge import Cartridge
     from llamacart.model import Model
     from llamacart_trainer.pairing import PairedRows
 
     Floats = NDArray[np.float32]
+    Neurons = NDArray[np.integer[Any]]
 
 MAX_POINTS = 400
 """Rows of each kind in a projection: more only hide one another."""
@@ -42,65 +45,145 @@ class _Rows:
     target: Floats
 
 
-def held_out(
-    model: Model,
-    cartridge: Cartridge,
-    samples: Sequence[PairedRows],
-    *,
-    alpha: float = 1.0,
-    layer: int | None = None,
-    n_threads: int | None = None,
-) -> HeldOut:
-    """Figures of every layer's map on held-out rows, and a projection of one layer.
+@dataclass
+class _Side:
+    """Texts of one side of the pairs, and their unsteered activations.
 
-    With x the input at the layer, S its neurons, y the target and step = (W − E_S) x + b, all
-    over N rows: fidelity = cos(step, y_S − x_S), force = ‖step‖ / ‖y_S − x_S‖,
-    R² = 1 − ‖y_S − x_S − step‖² / ‖y_S − ȳ_S‖². The step is that of α = 1, the maps of the layers
-    before act at `alpha`.
+    Attributes:
+        model: The model.
+        texts: Distinct token sequences.
+        rows: Paired rows [N], numbered over all of `texts`.
+        n_threads: Threads for compute.
+        kept: By layer, activations of all rows at all neurons.
+    """
+
+    model: Model
+    texts: Sequence[Sequence[int]]
+    rows: NDArray[np.int64]
+    n_threads: int | None
+    kept: dict[int, Floats] = field(default_factory=dict)
+
+    @property
+    def n_tokens(self) -> int:
+        """Rows of all texts."""
+        return sum(map(len, self.texts))
+
+    def at(self, neurons: Mapping[int, Neurons], *, keep: bool) -> dict[int, Floats]:
+        """Activations [N, K] of the paired rows at each layer's neurons.
+
+        Args:
+            neurons: By layer, indices [K].
+            keep: Capture what is not kept yet, and keep it whole; else capture these neurons.
+        """
+        if not keep:
+            return {k: h[self.rows] for k, h in self._capture(neurons).items()}
+        # A pass to the deepest layer sees those before it anyway.
+        new = [k for k in range(max(neurons) + 1) if k not in self.kept]
+        if new:
+            self.kept |= self._capture(dict.fromkeys(new, np.arange(self.model.n_ff)))
+        return {k: self.kept[k][np.ix_(self.rows, chosen)] for k, chosen in neurons.items()}
+
+    def _capture(self, neurons: Mapping[int, Neurons]) -> dict[int, Floats]:
+        out = {k: np.zeros((self.n_tokens, len(n)), np.float32) for k, n in neurons.items()}
+
+        def visit(index: int, batch: NDArray[np.int64], h: Floats) -> bool:
+            out[index][batch] = h[:, neurons[index]]
+            return True
+
+        forward(self.model, self.texts, visit, layers=neurons, n_threads=self.n_threads)
+        return out
+
+
+@dataclass
+class HeldOutEvaluator:
+    """Evaluates cartridges on held-out pairs, and keeps what they share.
+
+    That is the unsteered activations of targets and sources: they are captured once, layer by
+    layer as cartridges need them. All layers of both sides take 4 L D bytes a token; where that
+    is more than `max_memory`, nothing is kept and each cartridge has its own neurons captured.
 
     Args:
         model: The model.
-        cartridge: Fits the model.
-        samples: Held-out sequences and which of their rows belong together.
-        alpha: Strength at which the layers act.
-        layer: Layer of the projection; None means the one where the ideal step has the longest
-            mean, compared with the spread of the targets.
+        samples: Held-out sequences and which of their rows are tied.
         n_threads: Threads for compute.
-
-    Raises:
-        RecipeError: There are fewer than two paired rows.
+        max_memory: Bytes that kept activations may take.
     """
-    n_rows = sum(len(sample.source_rows) for sample in samples)
-    if n_rows < 2:
-        raise RecipeError(f"held-out pairs give {n_rows} paired rows; two are needed")
-    maps = {layer_map.layer: layer_map for layer_map in cartridge.layers}
-    sources, rows = place_rows([s.source for s in samples], [s.source_rows for s in samples])
-    targets = _targets(model, samples, maps, n_threads)
-    seen: dict[int, _Rows] = {}
-    inputs = {
-        k: np.zeros((sum(map(len, sources)), len(m.neurons)), np.float32) for k, m in maps.items()
-    }
-    steps = {k: np.zeros_like(values) for k, values in inputs.items()}
-    dense = {k: m.dense_delta(model.n_ff) for k, m in maps.items()}
 
-    def visit(index: int, batch: NDArray[np.int64], h: Floats) -> bool:
-        neurons = maps[index].neurons
-        step = h @ dense[index].T + maps[index].bias
-        inputs[index][batch] = h[:, neurons]
-        steps[index][batch] = step
-        h[:, neurons] += np.float32(alpha) * step
-        return True
+    model: Model
+    samples: Sequence[PairedRows]
+    n_threads: int | None = None
+    max_memory: int = MAX_MEMORY
 
-    forward(model, sources, visit, layers=maps, n_threads=n_threads)
-    for k in maps:
-        x = inputs[k][rows]
-        seen[k] = _Rows(x, x + steps[k][rows], targets[k])
-    figures = tuple(_figures(k, seen[k]) for k in sorted(maps))
-    chosen = max(sorted(maps), key=lambda k: _shift(seen[k])) if layer is None else layer
-    if chosen not in maps:
-        return HeldOut(figures)
-    base = capture(model, sources, layers=[chosen], n_threads=n_threads)[chosen]
-    return HeldOut(figures, project(chosen, base[rows][:, maps[chosen].neurons], seen[chosen]))
+    def score(
+        self, cartridge: Cartridge, *, alpha: float = 1.0, layer: int | None = None
+    ) -> HeldOut:
+        """Figures of every layer's map on held-out rows, and a projection of one layer.
+
+        With x the input at the layer, S its neurons, y the target and step = (W − E_S) x + b, all
+        over N rows: fidelity = cos(step, y_S − x_S), force = ‖step‖ / ‖y_S − x_S‖,
+        R² = 1 − ‖y_S − x_S − step‖² / ‖y_S − ȳ_S‖². The step is that of α = 1, the maps of the
+        layers before act at `alpha`.
+
+        Args:
+            cartridge: Fits the model.
+            alpha: Strength at which the layers act.
+            layer: Layer of the projection; None means the one where the ideal step has the
+                longest mean, compared with the spread of the targets.
+
+        Raises:
+            RecipeError: There are fewer than two paired rows.
+        """
+        n_rows = sum(len(sample.source_rows) for sample in self.samples)
+        if n_rows < 2:
+            raise RecipeError(f"held-out pairs give {n_rows} paired rows; two are needed")
+        neurons = {layer_map.layer: layer_map.neurons for layer_map in cartridge.layers}
+        targets = self._targets.at(neurons, keep=self._keeps)
+        seen = {
+            k: _Rows(x, x + step, targets[k])
+            for k, (x, step) in self._steered(cartridge, alpha).items()
+        }
+        figures = tuple(_figures(k, seen[k]) for k in sorted(seen))
+        chosen = max(sorted(seen), key=lambda k: _shift(seen[k])) if layer is None else layer
+        if chosen not in seen:
+            return HeldOut(figures)
+        base = self._sources.at({chosen: neurons[chosen]}, keep=self._keeps)[chosen]
+        return HeldOut(figures, project(chosen, base, seen[chosen]))
+
+    @cached_property
+    def _sources(self) -> _Side:
+        samples = self.samples
+        texts, rows = place_rows([s.source for s in samples], [s.source_rows for s in samples])
+        return _Side(self.model, texts, rows, self.n_threads)
+
+    @cached_property
+    def _targets(self) -> _Side:
+        samples = self.samples
+        texts, rows = place_rows([s.target for s in samples], [s.target_rows for s in samples])
+        return _Side(self.model, texts, rows, self.n_threads)
+
+    @property
+    def _keeps(self) -> bool:
+        tokens = self._sources.n_tokens + self._targets.n_tokens
+        return 4 * tokens * self.model.n_layer * self.model.n_ff <= self.max_memory
+
+    def _steered(self, cartridge: Cartridge, alpha: float) -> dict[int, tuple[Floats, Floats]]:
+        """Input x and step [N, K] of each layer's source rows at its neurons."""
+        maps = {layer_map.layer: layer_map for layer_map in cartridge.layers}
+        total, rows = self._sources.n_tokens, self._sources.rows
+        inputs = {k: np.zeros((total, len(m.neurons)), np.float32) for k, m in maps.items()}
+        steps = {k: np.zeros_like(values) for k, values in inputs.items()}
+        dense = {k: m.dense_delta(self.model.n_ff) for k, m in maps.items()}
+
+        def visit(index: int, batch: NDArray[np.int64], h: Floats) -> bool:
+            neurons = maps[index].neurons
+            step = h @ dense[index].T + maps[index].bias
+            inputs[index][batch] = h[:, neurons]
+            steps[index][batch] = step
+            h[:, neurons] += np.float32(alpha) * step
+            return True
+
+        forward(self.model, self._sources.texts, visit, layers=maps, n_threads=self.n_threads)
+        return {k: (inputs[k][rows], steps[k][rows]) for k in maps}
 
 
 def project(layer: int, base: Floats, rows: _Rows) -> Projection:
@@ -147,22 +230,3 @@ def _shift(rows: _Rows) -> float:
     """Length of the mean ideal step over the targets' distance from their mean."""
     spread = float(np.linalg.norm(rows.target.std(axis=0)))
     return float(np.linalg.norm((rows.target - rows.input).mean(axis=0))) / max(spread, 1e-30)
-
-
-def _targets(
-    model: Model,
-    samples: Sequence[PairedRows],
-    maps: dict[int, LayerMap],
-    n_threads: int | None,
-) -> dict[int, Floats]:
-    """Target activations at each layer's neurons, in the order of the paired rows, [N, K]."""
-    texts, rows = place_rows([s.target for s in samples], [s.target_rows for s in samples])
-    total = sum(map(len, texts))
-    kept = {k: np.zeros((total, len(m.neurons)), np.float32) for k, m in maps.items()}
-
-    def keep(index: int, batch: NDArray[np.int64], h: Floats) -> bool:
-        kept[index][batch] = h[:, maps[index].neurons]
-        return True
-
-    forward(model, texts, keep, layers=maps, n_threads=n_threads)
-    return {k: values[rows] for k, values in kept.items()}

@@ -96,7 +96,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class LayerFidelity:
-    """How one layer's map does on held-out rows; see `held_out`.
+    """How one layer's map does on held-out rows; see `HeldOutEvaluator`.
 
     Attributes:
         layer: Index.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from llamacart_trainer.evaluation.evaluator import Evaluator
-from llamacart_trainer.evaluation.heldout import held_out
+from llamacart_trainer.evaluation.heldout import HeldOutEvaluator
 from llamacart_trainer.pairing import position
 from llamacart_trainer.recipe import Recipe, Task, builtin_neutral, load_task
 from llamacart_trainer.reproduction.prompts import (
@@ -266,6 +266,7 @@ def run_experiment(
     tasks = [task_of(path, variant) for variant in chosen]
     pairs = language_pairs() if experiment == "language" else moon_pairs()
     unseen = [position(model.tokenize, *texts, n) for n, texts in enumerate(pairs)]
+    heldout = HeldOutEvaluator(model, unseen, n_threads)
     judge = Evaluator(model, plan or PLANS[experiment](), n_threads=n_threads)
     trials = [Trial("unsteered", "the model itself", judge.score(None, 0.0))]
     on_trial(trials[0])
@@ -290,7 +291,7 @@ def run_experiment(
                     for r in result.layers
                     if r.kept
                 ),
-                unseen=held_out(model, result.cartridge, unseen, n_threads=n_threads),
+                unseen=heldout.score(result.cartridge),
                 pairs=len(task.pairs),
                 rows=result.n_rows,
                 fit_seconds=seconds,
