@@ -12,6 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from llamacart.cli import layer_table
 from llamacart.errors import InputError, RecipeError
+from llamacart_trainer.options import (
+    GpuLayersOption,
+    ModelOption,
+    OutputOption,
+    ThreadsOption,
+)
 from llamacart_trainer.recipe import load_task
 
 if TYPE_CHECKING:
@@ -28,13 +34,8 @@ def train(
     recipe: Annotated[
         Path, typer.Argument(help="Recipe folder, or a data set in the paper's JSON.")
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(help="GGUF path, 'demo' or hf:<owner>/<repo>/<file>; default: the recipe's."),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write; default <name>.gguf.")
-    ] = None,
+    model: ModelOption = None,
+    output: OutputOption = None,
     job: Annotated[
         Path | None,
         typer.Option(
@@ -45,10 +46,8 @@ def train(
     restart: Annotated[
         bool, typer.Option("--restart", help="Drop checkpoints that are there.")
     ] = False,
-    gpu_layers: Annotated[
-        int | None, typer.Option(help="Layers to offload; -1, the default, means all.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; default: all processors.")] = None,
+    gpu_layers: GpuLayersOption = None,
+    threads: ThreadsOption = None,
     max_ubatch_rows: Annotated[
         int | None, typer.Option(help="Tokens to compute at once; default 1024.")
     ] = None,

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from llamacart.cartridge import check_alpha
 from llamacart.errors import AlphaError, InputError
+from llamacart_trainer.options import GpuLayersOption, ModelOption, ThreadsOption
 from llamacart_trainer.recipe import load_task
 
 if TYPE_CHECKING:
@@ -31,10 +32,7 @@ def evaluate_cartridges(
         Path | None,
         typer.Option(help="Recipe folder: its prompts, answers and [evaluation] table."),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="GGUF path, 'demo' or hf:<owner>/<repo>/<file>; default: the recipe's."),
-    ] = None,
+    model: ModelOption = None,
     alphas: Annotated[
         str | None, typer.Option(help="Strengths, e.g. 0.4,0.8; default: the recipe's.")
     ] = None,
@@ -47,10 +45,8 @@ def evaluate_cartridges(
     prompts: Annotated[
         int | None, typer.Option(min=1, help="Take only so many prompts and answers.")
     ] = None,
-    gpu_layers: Annotated[
-        int | None, typer.Option(help="Layers to offload; -1, the default, means all.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; default: all processors.")] = None,
+    gpu_layers: GpuLayersOption = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Measure what cartridges do on held-out prompts, over a range of α."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.

@@ -14,6 +14,10 @@ from rich.console import Console
 
 from llamacart import __version__
 from llamacart.errors import NotFoundError
+from llamacart_trainer.options import (  # noqa: TC001 (typer reads the annotations)
+    GpuLayersOption,
+    ThreadsOption,
+)
 
 if TYPE_CHECKING:
     from llamacart.cartridge import Cartridge
@@ -78,10 +82,8 @@ def reproduce(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder to keep the cartridges in.")
     ] = None,
-    gpu_layers: Annotated[
-        int | None, typer.Option(help="Layers to offload; -1, the default, means all.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; default: all processors.")] = None,
+    gpu_layers: GpuLayersOption = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Fit the paper's cartridges with its settings and say which of its claims hold."""
     from llamacart.model import ALL_LAYERS, Model

@@ -9,6 +9,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from llamacart_trainer.options import (
+    GpuLayersOption,
+    ModelOption,
+    OutputOption,
+    ThreadsOption,
+)
 from llamacart_trainer.recipe import load_task
 
 if TYPE_CHECKING:
@@ -23,21 +29,14 @@ SHOWN = 12
 def tune(
     recipe: Annotated[Path, typer.Argument(help="Recipe folder.")],
     minutes: Annotated[float, typer.Option(min=0, help="Time to spend.")] = 10.0,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write; default <name>.gguf.")
-    ] = None,
+    output: OutputOption = None,
     trials: Annotated[
         Path | None,
         typer.Option(help="Table of all trials (JSONL); one that exists is gone on from."),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="GGUF path, 'demo' or hf:<owner>/<repo>/<file>; default: the recipe's."),
-    ] = None,
-    gpu_layers: Annotated[
-        int | None, typer.Option(help="Layers to offload; -1, the default, means all.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; default: all processors.")] = None,
+    model: ModelOption = None,
+    gpu_layers: GpuLayersOption = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Choose solver, λ, δ, α, layers and pairing of a recipe by a validation split."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
