@@ -25,6 +25,7 @@ from llamacart_trainer.records import (
     read_records,
     read_texts,
 )
+from llamacart_trainer.validation import InvalidValue
 
 __all__ = [
     "EvaluationSettings",
@@ -228,14 +229,10 @@ def _read_recipe(path: Path) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path}: not TOML ({error})") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        # Members of a union (`float`, `literal['auto']`) appear in the place of the fault too.
-        key = ".".join(str(part) for part in first["loc"] if str(part).isidentifier())
-        line = _line_of(text, str(first["loc"][0])) if first["loc"] else None
+        first = InvalidValue.first(error)
+        line = _line_of(text, str(first.place[0])) if first.place else None
         where = f"{path}:{line}" if line else str(path)
-        fault = f"{key} has value {first['input']!r}: " if key else ""
-        message = first["msg"].removeprefix("Value error, ")
-        raise RecipeError(f"{where}: {fault}{message}", param=key or None) from error
+        raise RecipeError(f"{where}: {first}", param=first.key or None) from error
 
 
 def _line_of(text: str, key: str) -> int | None:

@@ -304,6 +304,9 @@ def test_variants_are_checked(tiny_model: Model) -> None:
     assert variant(recipe, penalty=7.0).penalty == 7.0
     with pytest.raises(RecipeError, match="penalty has value -1"):
         variant(recipe, penalty=-1.0)
+    grown = Recipe(name="t", pairing=["position"], generate_target=2)
+    with pytest.raises(RecipeError, match=r"^generated tokens are paired by"):
+        variant(grown, pairing=["handover"])
     with pytest.raises(RecipeError, match="baseline 'nothing' is not among"):
         fit_baselines(Task(recipe, PAIRS), tiny_model, ["nothing"])
     assert "control-vector" in baseline_names()

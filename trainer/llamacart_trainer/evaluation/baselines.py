@@ -13,6 +13,7 @@ from llamacart_trainer.recipe import Recipe
 from llamacart_trainer.samples import SampleBuilder
 from llamacart_trainer.solvers import SOLVERS
 from llamacart_trainer.train import train
+from llamacart_trainer.validation import InvalidValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,9 +38,7 @@ def variant(recipe: Recipe, **changes: Any) -> Recipe:
     try:
         return Recipe.model_validate(recipe.model_dump(exclude_unset=True) | changes)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = first["loc"][0] if first["loc"] else "the recipe"
-        raise RecipeError(f"{key} has value {first['input']!r}: {first['msg']}") from error
+        raise RecipeError(str(InvalidValue.first(error))) from error
 
 
 def baseline_names() -> tuple[str, ...]:

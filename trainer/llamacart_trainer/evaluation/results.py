@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from llamacart.errors import InputError, NotFoundError
 from llamacart.files import write_whole
 from llamacart_trainer.evaluation.bootstrap import Estimate  # noqa: TC001 (pydantic reads it)
+from llamacart_trainer.validation import InvalidValue
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -224,9 +225,9 @@ class Evaluation:
         try:
             return _ADAPTER.validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the whole"
-            raise InputError(f"no evaluation: {where}: {first['msg']}") from error
+            first = InvalidValue.first(error)
+            where = ".".join(map(str, first.place)) or "the whole"
+            raise InputError(f"no evaluation: {where}: {first.message}") from error
 
     def best_point(self, label: str) -> Point:
         """The point of `label` at its best α."""

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from llamacart.errors import InputError
 from llamacart_trainer.tuning.space import Candidate  # noqa: TC001 (pydantic reads it)
+from llamacart_trainer.validation import InvalidValue
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,7 +138,7 @@ class TrialTable:
         try:
             return _ADAPTER.validate_json(line)
         except ValidationError as error:
-            fault = error.errors()[0]["msg"]
+            fault = InvalidValue.first(error).message
             raise InputError(f"{self._path}:{number}: no trial: {fault}") from error
 
     def _check(self, line: str, search: dict[str, Any]) -> None:
