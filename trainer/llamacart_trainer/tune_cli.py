@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from llamacart_trainer.options import (
     GpuLayersOption,
@@ -18,12 +17,7 @@ from llamacart_trainer.options import (
 from llamacart_trainer.recipe import load_task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from llamacart_trainer.tuning.search import TuneResult
     from llamacart_trainer.tuning.trials import Trial
-
-SHOWN = 12
 
 
 def tune(
@@ -44,6 +38,7 @@ def tune(
     from llamacart.writer import write_cartridge
     from llamacart_trainer.evaluation.plan import final_plan, validation_plan
     from llamacart_trainer.tuning.search import tune as search
+    from llamacart_trainer.tuning.tables import trials_table, winner_table
 
     console = Console()
     task = load_task(recipe)
@@ -67,7 +62,8 @@ def tune(
             n_threads=threads,
         )
     size = write_cartridge(result.cartridge, target)
-    console.print(_table(result))
+    console.print(trials_table(result))
+    console.print(winner_table(result))
     console.print(
         f"{result.chosen.candidate}, α = {result.chosen.alpha:g}, {size / 1e6:.2f} MB: {target}"
     )
@@ -82,29 +78,3 @@ def _line(trial: Trial) -> str:
 
 def _figures(trial: Trial) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in trial.figures.items())
-
-
-def _table(result: TuneResult) -> Table:
-    """The best trials of the last rung, and the winner on the test plan."""
-    last = [t for t in result.trials if t.rung == result.chosen.rung and not t.error]
-    ranked = sorted(last, key=lambda trial: trial.key)[:SHOWN]
-    columns = _columns(ranked)
-    table = Table(title=f"{len(result.trials)} trials; validation, best first", caption="† test")
-    for heading in ("settings", "α", "short", "cost", *columns):
-        table.add_column(heading, justify="left" if heading == "settings" else "right")
-    for trial in ranked:
-        table.add_row(
-            str(trial.candidate),
-            f"{trial.alpha:g}",
-            f"{trial.shortfall:.3f}",
-            f"{trial.cost:.3f}",
-            *(f"{trial.figures[name]:.3f}" for name in columns),
-        )
-    values = (getattr(result.test, name) for name in columns)
-    figures = ("–" if value is None else value.short for value in values)
-    table.add_row("† the first", f"{result.chosen.alpha:g}", "", "", *figures, style="bold")
-    return table
-
-
-def _columns(trials: Sequence[Trial]) -> list[str]:
-    return list(trials[0].figures) if trials else []

@@ -56,12 +56,22 @@ class Candidate:
             "neutral": self.neutral,
         }
 
+    @property
+    def parts(self) -> list[str]:
+        """Each setting in short; those that change nothing are left out."""
+        found = [self.solver]
+        if self.solver in PENALISED:
+            found.append("λ=auto" if self.penalty == "auto" else f"λ={self.penalty:g}")
+        found.append(f"δ={self.threshold:g}")
+        if self.skip_layers:
+            found.append(f"skip={','.join(map(str, self.skip_layers))}")
+        found.append("+".join(self.pairing))
+        if self.neutral:
+            found.append(f"neutral={self.neutral}")
+        return found
+
     def __str__(self) -> str:
-        penalty = f" λ={self.penalty}" if self.solver in PENALISED else ""
-        skipped = f" skip={list(self.skip_layers)}" if self.skip_layers else ""
-        pairing = "+".join(self.pairing)
-        neutral = f" neutral={self.neutral}" if self.neutral else ""
-        return f"{self.solver}{penalty} δ={self.threshold:g}{skipped} {pairing}{neutral}"
+        return " ".join(self.parts)
 
 
 def candidates(recipe: Recipe, solvers: Sequence[str], *, seed: int = 0) -> list[Candidate]:
