@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -40,6 +41,16 @@ def test_version_and_commands(
     text = capsys.readouterr().out
     for command in ("inspect", "train", "serve"):
         assert command in text
+
+
+def test_runs_as_a_module(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["llamacart", "--version"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("llamacart", run_name="__main__")
+    assert not stop.value.code
+    assert capsys.readouterr().out == f"llamacart {__version__}\n"
 
 
 def test_inspect(
