@@ -139,15 +139,16 @@ def test_a_drain_that_cuts_is_not_as_it_should_be() -> None:
     assert not good(forced, 0, cut=3)
 
 
-def test_pairs_grow_by_joining_different_ones() -> None:
+def test_pairs_grow_by_numbering_them() -> None:
     pairs = [TextPair(f"s{i}", f"t{i}") for i in range(3)]
     assert training_time.grow(pairs, 2) == tuple(pairs[:2])
-    grown = training_time.grow(pairs, 9)
+    grown = training_time.grow(pairs, 10)
     assert grown[:3] == tuple(pairs)
-    assert (grown[3].source, grown[3].target) == ("s0 s1", "t0 t1")
-    assert len(set(grown)) == 9
-    with pytest.raises(SystemExit, match="9 can be made of 3"):
-        training_time.grow(pairs, 10)
+    assert [pair.source for pair in grown[3:]] == [
+        "2. s0", "2. s1", "2. s2", "3. s0", "3. s1", "3. s2", "4. s0",
+    ]  # fmt: skip
+    assert grown[3].target == "2. t0"
+    assert len(set(grown)) == 10
 
 
 def test_a_fit_of_random_activations_is_timed() -> None:

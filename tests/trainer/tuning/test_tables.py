@@ -87,7 +87,7 @@ def test_every_number_is_whole() -> None:
 
 def test_what_all_trials_share_is_said_once() -> None:
     lines = rendered(trials_table(result(trials([OWN, replace(OWN, penalty=300.0)]))))
-    text = "\n".join(lines)
+    text = " ".join(" ".join(lines).split())
     assert "short" not in text
     assert sum("ridge-identity" in line for line in lines) == 1
     assert "all: ridge-identity δ=0.035 skip=-1 handover+identity neutral=builtin" in text
