@@ -19,7 +19,6 @@ from llamacart.model import Model
 from llamacart_trainer.evaluation.plan import EvaluationPlan
 from llamacart_trainer.reproduce import reproduce
 from llamacart_trainer.reproduction import tables
-from llamacart_trainer.reproduction import trials as trials_module
 from llamacart_trainer.reproduction.prompts import (
     MOON,
     OTHERS,
@@ -71,10 +70,8 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("experiment", ["language", "moon"])
 def test_every_variant_is_fitted_and_measured(
-    experiment: Experiment, data: Path, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+    experiment: Experiment, data: Path, tiny_model: Model
 ) -> None:
-    # A tiny model reads bytes: the trainer's 180 texts would be 16 000 rows.
-    monkeypatch.setattr(trials_module, "builtin_neutral", lambda: ("1, 2, 3", "so be it"))
     variants = [replace(v, threshold=0.1, impact=0.0) for v in VARIANTS[experiment]]
     kept: dict[str, Cartridge] = {}
 
@@ -99,8 +96,7 @@ def test_every_variant_is_fitted_and_measured(
     assert [layer.weight for layer in layers] == pytest.approx(
         [np.sqrt(layer.kept) for layer in layers], rel=0.05
     )
-    found = {name: c.metadata.diagnostics["neutral texts"] for name, c in kept.items()}
-    assert found == {name: 2 * (name == "ours") for name in kept}
+    assert by_name["ours"].rows < by_name["mean-shift"].rows
     assert all(trial.scores.nll is not None for trial in trials)
     for trial in trials[-len(variants) :]:
         assert trial.unseen is not None

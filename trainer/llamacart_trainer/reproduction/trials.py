@@ -90,19 +90,6 @@ DISTILLATION = Variant(
     "distillation", "the paper's settings (λ > 1500)", "ridge", 0.02, 1800.0, impact=0.04, alpha=1.1
 )
 
-OURS = Variant(
-    "ours",
-    "",
-    "ridge-identity",
-    0.04,
-    3.0,
-    impact=0.0,
-    alpha=1.0,
-    continuations=False,
-    neutral=True,
-    skip_layers=(-1,),
-)
-
 VARIANTS: dict[Experiment, tuple[Variant, ...]] = {
     "language": (
         PAPER_FRENCH,
@@ -122,10 +109,15 @@ VARIANTS: dict[Experiment, tuple[Variant, ...]] = {
             about="the paper's settings without continuations",
             continuations=False,
         ),
-        replace(
-            OURS,
-            about="identity prior, handover, neutral texts; no continuations",
-            pairing=("handover", "identity"),
+        Variant(
+            "ours",
+            "prior: identity, no continuations",
+            "ridge-identity",
+            0.02,
+            1000.0,
+            impact=0.0,
+            alpha=0.8,
+            continuations=False,
         ),
     ),
     "moon": (
@@ -141,7 +133,16 @@ VARIANTS: dict[Experiment, tuple[Variant, ...]] = {
             solver="ridge-identity",
             penalty=LIMIT,
         ),
-        replace(OURS, about="identity prior, neutral texts; no continuations"),
+        Variant(
+            "ours",
+            "prior: identity, no continuations",
+            "ridge-identity",
+            0.02,
+            300.0,
+            impact=0.0,
+            alpha=1.1,
+            continuations=False,
+        ),
     ),
 }
 
