@@ -29,7 +29,7 @@ COLUMNS: dict[str, str] = {
 """Field of `Scores` → heading; arrows say which way is better."""
 
 
-MAIN = ("behaviour", "log_odds", "nll", "nll_settled", "distinct", "kl")
+MAIN = ("behaviour", "log_odds", "p_leaked", "nll", "nll_settled", "distinct", "kl")
 """Fields that are shown in a terminal; the others are in the JSON and in the report."""
 
 
