@@ -11,7 +11,7 @@ import numpy as np
 from llamacart_trainer.evaluation.evaluator import Evaluator
 from llamacart_trainer.evaluation.heldout import HeldOutEvaluator
 from llamacart_trainer.pairing import position
-from llamacart_trainer.recipe import Recipe, Task, builtin_neutral, load_task
+from llamacart_trainer.recipe import Recipe, Task, load_task
 from llamacart_trainer.reproduction.prompts import (
     language_pairs,
     language_plan,
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from llamacart.model import Model
     from llamacart_trainer.evaluation.plan import EvaluationPlan
     from llamacart_trainer.evaluation.results import HeldOut, Scores
-    from llamacart_trainer.recipe import PairingName
 
 Experiment = Literal["language", "moon"]
 
@@ -65,9 +64,6 @@ class Variant:
         alpha: Strength it is used at.
         continuations: Whether the model's own greedy continuations are captured too, as many
             tokens as the data set says (the paper); otherwise the written texts alone.
-        pairing: Which rows are tied.
-        neutral: Whether the trainer's own neutral texts are to stay as they are.
-        skip_layers: Layers left alone.
     """
 
     name: str
@@ -78,9 +74,6 @@ class Variant:
     impact: float
     alpha: float
     continuations: bool = True
-    pairing: tuple[PairingName, ...] = ("position",)
-    neutral: bool = False
-    skip_layers: tuple[int, ...] = ()
 
 
 PAPER_FRENCH = Variant(
@@ -224,15 +217,13 @@ def task_of(path: Path, variant: Variant) -> Task:
         threshold=variant.threshold,
         penalty=variant.penalty,
         impact=variant.impact,
-        pairing=list(variant.pairing),
-        skip_layers=list(variant.skip_layers),
+        pairing=["position"],
         default_alpha=variant.alpha,
     )
     pairs = read.pairs
     if not variant.continuations:
         pairs = tuple(replace(pair, source_tokens=0, target_tokens=0) for pair in pairs)
-    neutral = builtin_neutral() if variant.neutral else ()
-    return replace(read, recipe=recipe, pairs=pairs, neutral=neutral)
+    return replace(read, recipe=recipe, pairs=pairs)
 
 
 def run_experiment(
