@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from llamacart_trainer.recipe import Recipe
 
-PENALTIES: tuple[float | Literal["auto"], ...] = (3.0, 10.0, 30.0, 100.0, 300.0, "auto")
+PENALTIES: tuple[float | Literal["auto"], ...] = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, "auto")
 THRESHOLDS = (0.02, 0.03, 0.05)
 SKIPPED: tuple[tuple[int, ...], ...] = ((), (-1,))
 PAIRINGS: tuple[tuple[str, ...], ...] = (("handover", "identity"), ("position",))
