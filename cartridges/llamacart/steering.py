@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llamacart.cartridge import Cartridge, LayerMap
+
+    Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,50 @@ def key_of(steering: Steering) -> SteeringKey:
     return tuple((dose.cartridge.content_hash, dose.alpha) for dose in effective(steering))
 
 
-def layer_maps(steering: Steering, layer: int) -> list[tuple[LayerMap, float]]:
-    """The maps and αs that act at `layer`."""
-    return [
-        (layer_map, dose.alpha)
-        for dose in steering
-        for layer_map in dose.cartridge.layers
-        if layer_map.layer == layer
-    ]
+def affine_step(h: Floats, delta: Floats, bias: Floats) -> Floats:
+    """(W − E_S) h + b for rows h [T, D]: what a map adds at S for α = 1, [T, K].
+
+    Args:
+        h: Activations [T, D].
+        delta: W − E_S [K, D].
+        bias: b [K].
+    """
+    step: Floats = h @ delta.T + bias
+    return step
+
+
+@dataclass(frozen=True)
+class DenseMap:
+    """A layer's map with its matrix expanded: what the compiled hook does, in NumPy.
+
+    Attributes:
+        neurons: S, int [K].
+        delta: W − E_S that acts, float32 [K, D].
+        bias: b, float32 [K].
+    """
+
+    neurons: NDArray[np.int32]
+    delta: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, layer_map: LayerMap, width: int) -> DenseMap:
+        """Expand a map for D = `width`: 4 K D bytes."""
+        return cls(layer_map.neurons, layer_map.dense_delta(width), layer_map.bias)
+
+    def step(self, h: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(W − E_S) h + b for rows h [T, D], float32 [T, K]."""
+        return np.asarray(affine_step(h, self.delta, self.bias), np.float32)
+
+    def steer(self, h: NDArray[np.float32], alpha: float = 1.0) -> NDArray[np.float32]:
+        """Steer rows h [T, D] in place: h_S ← h_S + α ((W − E_S) h + b).
+
+        Returns:
+            The step for α = 1, float32 [T, K].
+        """
+        step = self.step(h)
+        h[:, self.neurons] += np.float32(alpha) * step
+        return step
 
 
 def apply_reference(
@@ -73,7 +111,10 @@ def apply_reference(
     """
     out = h.copy()
     for row, steering in enumerate(steerings):
-        for layer_map, alpha in layer_maps(steering, layer):
-            delta = layer_map.dense_delta(h.shape[1]) @ h[row] + layer_map.bias
-            out[row, layer_map.neurons] += np.float32(alpha) * delta
+        for dose in steering:
+            for layer_map in dose.cartridge.layers:
+                if layer_map.layer == layer:
+                    dense = DenseMap.of(layer_map, h.shape[1])
+                    step = dense.step(h[row : row + 1])[0]
+                    out[row, dense.neurons] += np.float32(dose.alpha) * step
     return out

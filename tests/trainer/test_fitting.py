@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llamacart.cartridge import QuantizedMatrix
+from llamacart.cartridge import LayerMap, QuantizedMatrix
 from llamacart.errors import RecipeError
+from llamacart.steering import DenseMap
 from llamacart.storage import STORAGES, narrowest, quantize
-from llamacart_trainer.fitting import FitSettings, fit_layer, fit_layer_from_moments, step
+from llamacart_trainer.fitting import FitSettings, fit_layer, fit_layer_from_moments
 from llamacart_trainer.moments import Moments
 from llamacart_trainer.rounding import quantize_compensated, upper_factor
 from llamacart_trainer.solvers import SOLVERS
@@ -26,6 +27,10 @@ UNPAIRED = [
     "ot-gaussian",
     "ablate",
 ]
+
+
+def step(layer_map: LayerMap, x: np.ndarray) -> np.ndarray:
+    return DenseMap.of(layer_map, x.shape[1]).step(x)
 
 
 def rows(seed: int = 0, n_rows: int = 200, width: int = 64) -> tuple[np.ndarray, np.ndarray]:

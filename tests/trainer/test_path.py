@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llamacart.steering import affine_step
 from llamacart_trainer.moments import Scatter
 from llamacart_trainer.sample import Rows
 from llamacart_trainer.solvers import (
@@ -48,7 +49,8 @@ def test_one_decomposition_gives_every_fit(case, prior: str) -> None:
             values = spectrum_path(p, PENALTIES, prior)[i]
             np.testing.assert_allclose(values, spectrum(fitted, p.neurons, prior), atol=1e-8)
             rows = problem(seed, shape).pairs
-            residual = fitted.apply(rows.x, p.neurons) - rows.y[:, p.neurons]
+            taken = affine_step(rows.x, fitted.delta, fitted.bias)
+            residual = taken + (rows.x - rows.y)[:, p.neurons]
             np.testing.assert_allclose(path.residual(penalty), (residual**2).sum(), rtol=1e-6)
 
 
@@ -65,7 +67,8 @@ def test_held_out_error_is_that_of_refits(case, prior: str, n_folds: int) -> Non
             out = folds == fold
             rest = Rows(p.pairs.x[~out], p.pairs.y[~out])
             fitted = SOLVERS[PRIORS[prior]](Problem(p.neurons, rest, rest), float(penalty))
-            missed = fitted.apply(p.pairs.x[out], p.neurons) - p.pairs.y[out][:, p.neurons]
+            taken = affine_step(p.pairs.x[out], fitted.delta, fitted.bias)
+            missed = taken + (p.pairs.x - p.pairs.y)[out][:, p.neurons]
             total += (missed**2).sum()
         np.testing.assert_allclose(found[i], total / (2 * shape[0]), rtol=1e-6)
 

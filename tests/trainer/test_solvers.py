@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamacart.errors import RecipeError
+from llamacart.steering import affine_step
 from llamacart_trainer.moments import Scatter
 from llamacart_trainer.sample import Rows
 from llamacart_trainer.solvers import (
@@ -40,7 +41,8 @@ def random_problem(seed: int, n_rows: int = 40, width: int = 9, neurons=(2, 5, 6
 
 
 def steered(given_problem: Problem, fitted: AffineMap) -> np.ndarray:
-    return fitted.apply(given_problem.pairs.x, given_problem.neurons)
+    x = given_problem.pairs.x
+    return x[:, given_problem.neurons] + affine_step(x, fitted.delta, fitted.bias)
 
 
 # Ridge
@@ -125,7 +127,7 @@ def test_neutral_rows_hold_a_regression_but_not_a_mean() -> None:
     pairs, everything = Rows(x[:30], y[:30]), Rows(x, y)
     p = Problem(np.array([2]), pairs, everything)
     fitted = SOLVERS["ridge-identity"](p, 1e-3)
-    steps = fitted.apply(x, p.neurons)[:, 0] - x[:, 2]
+    steps = affine_step(x, fitted.delta, fitted.bias)[:, 0]
     assert np.abs(steps[:30] - 3).mean() < 0.5
     assert np.abs(steps[30:]).mean() < 0.5
     for name in ("mean-shift", "pca"):

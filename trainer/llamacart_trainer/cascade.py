@@ -24,6 +24,7 @@ import numpy as np
 
 from llamacart.capture import capture, forward, output_budget
 from llamacart.lane import Lane
+from llamacart.steering import DenseMap
 from llamacart_trainer.fitting import FitSettings, fit_layer, fit_layer_from_moments
 from llamacart_trainer.job import NO_JOB
 from llamacart_trainer.moments import Moments
@@ -278,15 +279,14 @@ class Cascade:
         layer_map = self.maps.get(layer)
         if layer_map is None:
             return
-        delta = layer_map.dense_delta(h.shape[1]).T
+        dense = DenseMap.of(layer_map, h.shape[1])
         for start in range(0, len(h), STEP_ROWS):
             part = h[start : start + STEP_ROWS]
             rows = part
             if len(part) < STEP_ROWS:
                 rows = np.zeros((STEP_ROWS, h.shape[1]), np.float32)
                 rows[: len(part)] = part
-            taken = (rows @ delta)[: len(part)]
-            part[:, layer_map.neurons] += taken + layer_map.bias
+            part[:, dense.neurons] += dense.step(rows)[: len(part)]
 
 
 def _sides(chunks: Sequence[Chunk]) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:

@@ -288,9 +288,3 @@ class _Fit:
             r2=r2,
             rounding=self._rounding(layer_map, fitted),
         )
-
-
-def step(layer_map: LayerMap, h: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Delta h + b for rows h [T, D], float32 [T, K]."""
-    taken: NDArray[np.float32] = h @ layer_map.dense_delta(h.shape[1]).T + layer_map.bias
-    return taken

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from llamacart.steering import affine_step
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -152,8 +154,7 @@ class Rows:
         return float(product), float((ideal**2).sum(dtype=np.float64))
 
     def _steps(self, delta: Floats, bias: Floats) -> Floats:
-        steps: Floats = self.x @ delta.astype(self.x.dtype).T + bias.astype(self.x.dtype)
-        return steps
+        return affine_step(self.x, delta.astype(self.x.dtype), bias.astype(self.x.dtype))
 
 
 def _gram(rows: Floats) -> Doubles:

@@ -14,6 +14,7 @@ import numpy as np
 
 from llamacart.capture import forward
 from llamacart.errors import RecipeError
+from llamacart.steering import DenseMap
 from llamacart_trainer.cascade import MAX_MEMORY
 from llamacart_trainer.evaluation.results import HeldOut, LayerFidelity, Plane, Projection
 from llamacart_trainer.samples import place_rows
@@ -172,14 +173,11 @@ class HeldOutEvaluator:
         total, rows = self._sources.n_tokens, self._sources.rows
         inputs = {k: np.zeros((total, len(m.neurons)), np.float32) for k, m in maps.items()}
         steps = {k: np.zeros_like(values) for k, values in inputs.items()}
-        dense = {k: m.dense_delta(self.model.n_ff) for k, m in maps.items()}
+        dense = {k: DenseMap.of(m, self.model.n_ff) for k, m in maps.items()}
 
         def visit(index: int, batch: NDArray[np.int64], h: Floats) -> bool:
-            neurons = maps[index].neurons
-            step = h @ dense[index].T + maps[index].bias
-            inputs[index][batch] = h[:, neurons]
-            steps[index][batch] = step
-            h[:, neurons] += np.float32(alpha) * step
+            inputs[index][batch] = h[:, dense[index].neurons]
+            steps[index][batch] = dense[index].steer(h, alpha)
             return True
 
         forward(self.model, self._sources.texts, visit, layers=maps, n_threads=self.n_threads)

@@ -34,11 +34,6 @@ class AffineMap:
     delta: Floats
     bias: Floats
 
-    def apply(self, x: Floats, neurons: NDArray[np.integer[Any]]) -> Floats:
-        """Steered values at S for rows x [N, D]: x_S + delta x + b, shape [N, K]."""
-        steered: Floats = x[:, neurons] + x @ self.delta.T + self.bias
-        return steered
-
 
 @dataclass(frozen=True)
 class Problem:
