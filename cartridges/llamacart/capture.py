@@ -45,11 +45,6 @@ def row_offsets(sequences: Sequence[Sequence[int]]) -> NDArray[np.int64]:
     return np.cumsum([0, *map(len, sequences)], dtype=np.int64)
 
 
-def fits_one_ubatch(sequences: Sequence[Sequence[int]], max_rows: int) -> bool:
-    """Whether one ubatch can hold every row: then a layer is seen whole before the next runs."""
-    return len(sequences) <= MAX_SEQUENCES and sum(map(len, sequences)) <= max_rows
-
-
 def output_budget(model: Model) -> int:
     """Rows whose last layer fits `LOGITS_BUDGET`."""
     return max(1, LOGITS_BUDGET // (4 * model.n_vocab))
@@ -61,7 +56,6 @@ def forward(
     visitor: Visitor,
     *,
     layers: Iterable[int],
-    one_ubatch: bool = False,
     n_threads: int | None = None,
     copy: bool = False,
 ) -> None:
@@ -78,8 +72,6 @@ def forward(
         visitor: Called with (layer, rows [T], h [T, D]); rows are numbered over all sequences.
             May write to h; returning False ends the current slice.
         layers: Layers wanted.
-        one_ubatch: Put all rows in one ubatch. The caller has asked `fits_one_ubatch`, and
-            `output_budget` where the last layer is among `layers`.
         n_threads: Threads for compute.
         copy: See `Tap`.
     """
@@ -90,11 +82,9 @@ def forward(
     budget = output_budget(model)
     if any(len(sequence) == 0 for sequence in sequences) or not sequences:
         raise InputError("a sequence without tokens cannot be run")
-    if one_ubatch and final_layer in wanted and total > budget:
-        raise InputError(f"{total} rows of the last layer exceed the budget of {budget}")
     longest = max(map(len, sequences))
-    n_ctx = total if one_ubatch else max(longest, min(total, ROWS_PER_PASS))
-    n_batch = total if one_ubatch else min(n_ctx, ROWS_PER_PASS)
+    n_ctx = max(longest, min(total, ROWS_PER_PASS))
+    n_batch = min(n_ctx, ROWS_PER_PASS)
     if final_layer in wanted:
         n_batch = min(n_batch, budget)
     offset = 0

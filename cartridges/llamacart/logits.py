@@ -121,7 +121,7 @@ def _log_sum_exp(logits, largest):  # type: ignore[no-untyped-def]
 class Candidates:
     """The tokens that a sampler chooses from, by ascending id, and the buffers behind them.
 
-    One thread at a time uses it: `scan` a row, `narrow` or `take_all`, then `apply` samplers.
+    One thread at a time uses it: `scan` a row, `narrow` it, then `apply` samplers.
 
     Args:
         n_vocab: Logits in a row.

@@ -13,12 +13,11 @@ import numpy as np
 from llamacart.closing import Closing
 from llamacart.errors import EngineError, InputError
 from llamacart.grammar import GrammarSampler
-from llamacart.logits import Candidates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llamacart.context import Context
+    from llamacart.logits import Candidates
     from llamacart.model import Model
 
 SEED_LIMIT = 2**32 - 1
@@ -172,15 +171,6 @@ class Sampler(Closing):
         # llama.cpp takes 2³²−1 to mean "draw a seed", which would not be reproducible.
         seed = self.seed % llama_cpp.LLAMA_DEFAULT_SEED
         return [*links, llama_cpp.llama_sampler_init_dist(seed)]
-
-    def sample(self, context: Context, row: int) -> int:
-        """Choose the token after batch row `row` of a context; see `choose`.
-
-        Raises:
-            EngineError: The row has no logits, or `choose` fails.
-        """
-        logits = context.logits(row)
-        return self.choose(logits, Candidates(len(logits)))
 
     def choose(self, logits: NDArray[np.float32], candidates: Candidates) -> int:
         """Choose a token by its logits [n_vocab] and remember it for penalties and grammar.

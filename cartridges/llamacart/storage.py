@@ -7,12 +7,12 @@ that hold its values, and what has been rounded to few levels is small on disk.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llamacart.cartridge import BLOCK, Cartridge, QuantizedMatrix
+from llamacart.cartridge import BLOCK, QuantizedMatrix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -191,21 +191,3 @@ def quantize(dense: NDArray[np.floating[Any]], storage: Storage) -> QuantizedMat
     scales = block_scales(blocks, storage)
     values = round_blocks(blocks, scales, storage)
     return QuantizedMatrix(np.ascontiguousarray(values.reshape(n_rows, width)), scales)
-
-
-def compact(cartridge: Cartridge, storage: Storage) -> Cartridge:
-    """The cartridge with every delta rounded to `storage`; its settings say so.
-
-    The trainer rounds better: it has the activations by which an error counts. A delta that
-    `storage` already holds without loss stays as it is.
-    """
-    width = cartridge.fingerprint.n_ff
-    layers = tuple(
-        m
-        if m.delta is None or storage.holds(m.delta.values)
-        else replace(m, delta=quantize(m.dense_delta(width), storage))
-        for m in cartridge.layers
-    )
-    settings = {**cartridge.metadata.settings, "storage": storage.name}
-    metadata = replace(cartridge.metadata, settings=settings)
-    return replace(cartridge, layers=layers, metadata=metadata)

@@ -98,11 +98,6 @@ class Sequence:
         return len(self.tokens) - self.n_prompt
 
     @property
-    def generated(self) -> list[int]:
-        """The tokens generated so far."""
-        return self.tokens[self.n_prompt :].tolist()
-
-    @property
     def n_pending(self) -> int:
         """Tokens that are known and not yet computed."""
         return len(self.tokens) - self.n_computed

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from llamacart import capture as capture_module
-from llamacart.capture import capture, fits_one_ubatch, forward
+from llamacart.capture import capture, forward
 from llamacart.context import Batch, Context
 from llamacart.errors import InputError
 from llamacart.model import Model
@@ -59,7 +56,6 @@ def test_slices_and_several_passes(
 
 def test_more_sequences_than_a_context_holds(tiny_model: Model) -> None:
     tokens = sequences(*[2] * 300)
-    assert not fits_one_ubatch(tokens, 10_000)
     got = capture(tiny_model, tokens, layers=[0])
     assert got[0].shape == (600, tiny_model.n_ff)
     np.testing.assert_allclose(
@@ -73,19 +69,6 @@ def test_chosen_rows_and_layers(tiny_model: Model) -> None:
     chosen = capture(tiny_model, tokens, layers=[1], rows=np.array([2, 7, 11]))
     assert set(chosen) == {1}
     np.testing.assert_allclose(chosen[1], everything[1][[2, 7, 11]], rtol=1e-4, atol=1e-5)
-
-
-def test_one_ubatch_shows_each_layer_once(tiny_path: Callable[..., Path]) -> None:
-    with Model(str(tiny_path(architecture="gemma3"))) as model:
-        seen: list[tuple[int, int]] = []
-
-        def visit(layer: int, rows: np.ndarray, h: np.ndarray) -> bool:
-            seen.append((layer, len(rows)))
-            assert h.shape == (len(rows), model.n_ff)
-            return True
-
-        forward(model, sequences(40, 30, 50), visit, layers=range(3), one_ubatch=True)
-    assert seen == [(0, 120), (1, 120), (2, 120)]
 
 
 def test_a_visitor_that_stops_ends_the_pass(tiny_model: Model) -> None:
@@ -107,12 +90,9 @@ def test_a_visitor_that_raises_is_heard(tiny_model: Model) -> None:
         forward(tiny_model, sequences(4), visit, layers=[0])
 
 
-def test_bad_input_is_refused(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_is_refused(tiny_model: Model) -> None:
     with pytest.raises(InputError, match="without tokens"):
         capture(tiny_model, [[1, 2], []])
-    monkeypatch.setattr(capture_module, "LOGITS_BUDGET", 4 * tiny_model.n_vocab)
-    with pytest.raises(InputError, match="budget"):
-        forward(tiny_model, sequences(4), lambda *_: True, layers=[2], one_ubatch=True)
 
 
 @pytest.mark.model

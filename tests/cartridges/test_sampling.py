@@ -74,8 +74,10 @@ def draw(demo_model, context, row):
     """Function: sampling parameters and a count to tokens, all from the same logits."""
 
     def draw(count, **fields):
+        candidates = Candidates(demo_model.n_vocab)
         with Sampler(SamplingParams(**fields), demo_model) as sampler:
-            return [sampler.sample(context, row) for _ in range(count)]
+            logits = context.logits(row)
+            return [sampler.choose(logits, candidates) for _ in range(count)]
 
     return draw
 
@@ -153,16 +155,16 @@ class TestSampler:
         penalty = min(2.0, gap + 0.01)
         assert draw(2, temperature=0, presence_penalty=penalty) == ranked[:2]
 
-    def test_a_row_without_logits_is_an_error_not_an_abort(self, demo_model, context):
-        with Sampler(SamplingParams(), demo_model) as sampler, pytest.raises(EngineError):
-            sampler.sample(context, 0)
+    def test_a_row_without_logits_is_an_error_not_an_abort(self, context):
+        with pytest.raises(EngineError, match="row 0"):
+            context.logits(0)
 
-    def test_closed(self, demo_model, context, row):
+    def test_closed(self, demo_model, real):
         sampler = Sampler(SamplingParams(), demo_model)
         sampler.close()
         sampler.close()
         with pytest.raises(EngineError, match="closed"):
-            sampler.sample(context, row)
+            sampler.choose(real, Candidates(demo_model.n_vocab))
 
     def test_biases_of_one_token_add_up(self, draw, ranked):
         lift = ((ranked[999], 50.0), (ranked[999], 50.0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata, QuantizedMatrix
 from llamacart.reader import read_cartridge
-from llamacart.storage import STORAGES, compact, narrowest, pack, quantize, unpack
+from llamacart.storage import STORAGES, narrowest, pack, quantize, unpack
 from llamacart.writer import write_cartridge
 
 NAMES = sorted(STORAGES)
@@ -123,22 +122,3 @@ def test_what_cannot_be_rounded(name: str) -> None:
     assert not nothing.values.any()
     with pytest.raises(ValueError, match="-128"):
         narrowest(QuantizedMatrix(np.full((1, 32), -128, np.int8), np.ones((1, 1), np.float16)))
-
-
-def test_compact(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    wide = QuantizedMatrix.quantize(rng.normal(size=(8, 512)))
-    whole = cartridge([wide, None, random_values(1, 8, 16, "q4_0")])
-    sizes = {"": write_cartridge(whole, tmp_path / "whole.gguf")}
-    for name in ("q5_0", "q4_0"):
-        small = compact(whole, STORAGES[name])
-        sizes[name] = write_cartridge(small, tmp_path / "small.gguf")
-        delta = read_cartridge(tmp_path / "small.gguf").layers[0].delta
-        assert delta is not None
-        error = np.linalg.norm(delta.dequantize() - wide.dequantize())
-        assert error < {"q5_0": 0.05, "q4_0": 0.1}[name] * np.linalg.norm(wide.dequantize())
-        assert small.metadata.settings == {"δ": 0.1, "storage": name}
-        assert small.layers[1:] == whole.layers[1:]
-        again = compact(small, STORAGES[name])
-        assert replace(again).content_hash == small.content_hash
-    assert sizes["q4_0"] < sizes["q5_0"] < sizes[""]

@@ -13,7 +13,7 @@ from llamacart.errors import LlamacartError
 from llamacart.reader import read_cartridge
 from llamacart_trainer import cli, eval_cli, tune_cli
 from llamacart_trainer.evaluation import evaluator, plan
-from llamacart_trainer.evaluation.results import read_evaluation
+from llamacart_trainer.evaluation.results import Evaluation
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def test_eval_writes_json_and_html_and_prints(
         "--alphas", "1,0.5", "--baselines", "ridge,control-vector", "--prompts", 2,
         "--json", tmp_path / "e.json", "--html", tmp_path / "e.html",
     )  # fmt: skip
-    found = read_evaluation(tmp_path / "e.json")
+    found = Evaluation.from_json((tmp_path / "e.json").read_text(encoding="utf-8"))
     assert set(found.best) == {"unsteered", "ceiling", "mine", "ridge", "control-vector"}
     assert {p.alpha for p in found.points if p.label == "mine"} == {0.5, 1.0}
     assert len(found.prompts) == 2

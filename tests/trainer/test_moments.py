@@ -28,20 +28,15 @@ def assert_same(one: Scatter, other: Scatter, atol: float = 1e-8) -> None:
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 999), cuts=st.lists(st.integers(0, 40), max_size=5))
-def test_chunks_and_merges_equal_one_pass(seed: int, cuts: list[int]) -> None:
+def test_chunks_equal_one_pass(seed: int, cuts: list[int]) -> None:
     x, y = rows(seed)
     neutral = np.random.default_rng(seed).random(40) < 0.3
-    whole, parts = Moments(6), []
+    whole, parts = Moments(6), Moments(6)
     whole.add(x, y, neutral)
     for start, stop in zip([0, *sorted(cuts)], [*sorted(cuts), 40], strict=True):
-        part = Moments(6)
-        part.add(x[start:stop], y[start:stop], neutral[start:stop])
-        parts.append(part)
-    merged = Moments(6)
-    for part in parts:
-        merged.merge(part)
-    assert_same(merged.pairs, whole.pairs)
-    assert_same(merged.all_rows(), Scatter.of(x, y))
+        parts.add(x[start:stop], y[start:stop], neutral[start:stop])
+    assert_same(parts.pairs, whole.pairs)
+    assert_same(parts.all_rows(), Scatter.of(x, y))
     assert_same(whole.all_rows(), Scatter.of(x, y))
 
 
@@ -95,8 +90,6 @@ def test_what_cannot_be_added() -> None:
         Moments(6).add(x, y[1:])
     with pytest.raises(ValueError, match="neutral rows must be paired"):
         Moments(6, paired=False).add(x, y, np.ones(40, bool))
-    with pytest.raises(ValueError, match="cannot be merged"):
-        Moments(6).merge(Moments(7))
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:

@@ -188,15 +188,6 @@ class Moments:
         if len(x) or len(y):
             self.pairs = self.pairs.joined(Scatter.of(x, y, paired=self.paired))
 
-    def merge(self, other: Moments) -> None:
-        """Add all rows that `other` has seen."""
-        if (self.width, self.paired) != (other.width, other.paired):
-            raise ValueError("moments of different widths or pairings cannot be merged")
-        self.pairs = self.pairs.joined(other.pairs)
-        if other.neutral is not None:
-            mine = self.neutral
-            self.neutral = other.neutral if mine is None else mine.joined(other.neutral)
-
     def all_rows(self) -> Scatter:
         """Of the rows that differ and the neutral ones together."""
         return self.pairs if self.neutral is None else self.pairs.joined(self.neutral)

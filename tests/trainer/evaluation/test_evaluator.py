@@ -27,7 +27,7 @@ from llamacart_trainer.evaluation.baselines import (
     variant,
 )
 from llamacart_trainer.evaluation.compare import compare, unique_labels
-from llamacart_trainer.evaluation.evaluator import SETTLING, Evaluator, evaluate, sweep
+from llamacart_trainer.evaluation.evaluator import SETTLING, Evaluator, sweep
 from llamacart_trainer.evaluation.heldout import HeldOutEvaluator
 from llamacart_trainer.evaluation.plan import Answer, EvaluationPlan, Prompt
 from llamacart_trainer.evaluation.results import Evaluation
@@ -72,7 +72,7 @@ def mean_shift(model: Model, size: float = 1.5) -> Cartridge:
 
 
 def test_unsteered_moves_nothing(tiny_model: Model) -> None:
-    scores = evaluate(tiny_model, None, 0.0, plan())
+    scores = Evaluator(tiny_model, plan()).score(None, 0.0)
     assert scores.kl
     assert scores.kl.value < 1e-5
     assert scores.kl.n == 2
@@ -131,9 +131,8 @@ def test_log_odds_by_explicit_scoring(tiny_model: Model) -> None:
 
 
 def test_answers_alone_are_a_plan_and_nothing_is_not(tiny_model: Model) -> None:
-    scores = evaluate(
-        tiny_model, None, 0.0, plan(prompts=(), answers=(Answer("a", " b", " c"),), scorer=None)
-    )
+    alone = plan(prompts=(), answers=(Answer("a", " b", " c"),), scorer=None)
+    scores = Evaluator(tiny_model, alone).score(None, 0.0)
     assert scores.nll is None
     assert scores.log_odds
     with pytest.raises(RecipeError, match="neither prompts nor answers"):

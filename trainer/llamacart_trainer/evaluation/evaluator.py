@@ -231,18 +231,6 @@ class Evaluator:
         return estimate(values, seed=self.plan.seed)
 
 
-def evaluate(
-    model: Model,
-    cartridge: Contender | None,
-    alpha: float,
-    plan: EvaluationPlan,
-    *,
-    evaluator: Evaluator | None = None,
-) -> Scores:
-    """Scores of one point; `evaluator` brings what earlier points of the plan have in common."""
-    return (evaluator or Evaluator(model, plan)).score(cartridge, alpha)
-
-
 def sweep(
     model: Model,
     cartridges: Sequence[Contender],
@@ -261,7 +249,7 @@ def sweep(
         alphas: Strengths.
         plan: What is measured.
         labels: Names of the contenders; their own without.
-        evaluator: See `evaluate`.
+        evaluator: Brings what earlier points of the plan have in common.
         on_point: Called with each point, for progress.
     """
     judge = evaluator or Evaluator(model, plan)

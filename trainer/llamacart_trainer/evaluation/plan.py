@@ -49,7 +49,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Everything that `evaluate` needs beside a model and a cartridge.
+    """Everything that an evaluation needs beside a model and a cartridge.
 
     Attributes:
         name: Of the recipe.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from llamacart.errors import InputError, NotFoundError
+from llamacart.errors import InputError
 from llamacart.files import write_whole
 from llamacart_trainer.evaluation.bootstrap import Estimate  # noqa: TC001 (pydantic reads it)
 from llamacart_trainer.validation import InvalidValue
@@ -235,25 +235,6 @@ class Evaluation:
 
 
 _ADAPTER = TypeAdapter(Evaluation)
-
-
-def read_evaluation(path: Path) -> Evaluation:
-    """Read an evaluation's JSON file.
-
-    Raises:
-        NotFoundError: There is no such file.
-        InputError: It cannot be read as an evaluation.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{str(path)!r} does not exist") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{str(path)!r} cannot be read: {error}") from error
-    try:
-        return Evaluation.from_json(text)
-    except InputError as error:
-        raise InputError(f"{path}: {error.message}") from error
 
 
 def write_text(path: Path, text: str) -> None:
