@@ -21,8 +21,8 @@ from rich.table import Table
 
 from llamacart.capture import capture
 from llamacart.model import Model
+from llamacart_trainer.activations import ActivationRows
 from llamacart_trainer.recipe import load_task
-from llamacart_trainer.sample import Rows
 from llamacart_trainer.samples import SampleBuilder
 from llamacart_trainer.solvers import (
     AffineMap,
@@ -84,7 +84,7 @@ def describe(values: np.ndarray, share: float) -> dict[str, float]:
 def examine(x: np.ndarray, y: np.ndarray, groups: np.ndarray, prior: Prior) -> list[dict[str, Any]]:
     """One record for each λ, then one for each rank at the lowest λ."""
     unseen = groups % 5 == 0
-    rows = Rows(x[~unseen], y[~unseen])
+    rows = ActivationRows(x[~unseen], y[~unseen])
     neurons = select_neurons(rows, 0.03)
     problem = Problem(neurons, rows, rows)
     path = RidgePath.of(problem, prior)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamacart.errors import RecipeError
+from llamacart_trainer.activations import ActivationRows
 from llamacart_trainer.moments import Moments, Scatter
-from llamacart_trainer.sample import Rows
 
 FIELDS = ("n_x", "n_y", "mean_x", "mean_y", "size_x", "xx", "xy", "yy")
 
@@ -53,7 +53,7 @@ def test_a_large_mean_costs_no_digits() -> None:
 
 def test_what_rows_say_moments_say() -> None:
     x, y = rows(1, 400)
-    sample, sums = Rows(x, y), Scatter.of(x, y)
+    sample, sums = ActivationRows(x, y), Scatter.of(x, y)
     neurons = np.array([1, 4])
     rng = np.random.default_rng(2)
     delta, bias = rng.normal(size=(2, 6)), rng.normal(size=2) - 100
@@ -80,7 +80,7 @@ def test_unpaired_sides_may_differ_in_length() -> None:
     moments.add(x[:0], y[:0])
     assert (moments.pairs.n_x, moments.pairs.n_y) == (40, 43)
     np.testing.assert_allclose(moments.pairs.mean_x, x.mean(axis=0))
-    np.testing.assert_allclose(moments.pairs.xx, Rows(x, y).scatter_x(), atol=1e-8)
+    np.testing.assert_allclose(moments.pairs.xx, ActivationRows(x, y).scatter_x(), atol=1e-8)
     assert not moments.pairs.xy.any()
 
 

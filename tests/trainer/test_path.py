@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamacart.steering import affine_step
+from llamacart_trainer.activations import ActivationRows
 from llamacart_trainer.moments import Scatter
-from llamacart_trainer.sample import Rows
 from llamacart_trainer.solvers import (
     SOLVERS,
     Problem,
@@ -25,7 +25,7 @@ PRIORS = {"zero": "ridge", "identity": "ridge-identity"}
 cases = st.tuples(st.integers(0, 999), st.sampled_from([(30, 7), (12, 25)]))
 
 
-def problem(seed: int, shape: tuple[int, int], sample=Rows) -> Problem:
+def problem(seed: int, shape: tuple[int, int], sample=ActivationRows) -> Problem:
     rng = np.random.default_rng(seed)
     x = rng.normal(size=shape) + 1
     y = 0.5 * x + rng.normal(size=shape) - 2
@@ -37,7 +37,7 @@ def problem(seed: int, shape: tuple[int, int], sample=Rows) -> Problem:
 @given(case=cases, prior=st.sampled_from(sorted(PRIORS)))
 def test_one_decomposition_gives_every_fit(case, prior: str) -> None:
     seed, shape = case
-    for sample in (Rows, Scatter.of):
+    for sample in (ActivationRows, Scatter.of):
         p = problem(seed, shape, sample)
         path = RidgePath.of(p, prior)
         for i, penalty in enumerate(PENALTIES):
@@ -65,7 +65,7 @@ def test_held_out_error_is_that_of_refits(case, prior: str, n_folds: int) -> Non
         total = 0.0
         for fold in range(n_folds):
             out = folds == fold
-            rest = Rows(p.pairs.x[~out], p.pairs.y[~out])
+            rest = ActivationRows(p.pairs.x[~out], p.pairs.y[~out])
             fitted = SOLVERS[PRIORS[prior]](Problem(p.neurons, rest, rest), float(penalty))
             taken = affine_step(p.pairs.x[out], fitted.delta, fitted.bias)
             missed = taken + (p.pairs.x - p.pairs.y)[out][:, p.neurons]
@@ -78,7 +78,7 @@ def test_held_out_error_is_that_of_refits(case, prior: str, n_folds: int) -> Non
 def test_gcv_is_leave_one_out_with_every_leverage_the_mean_one(case) -> None:
     """Explicit hat matrix: RSS / N / (1 − tr H / N)², and PRESS where leverages are equal."""
     seed, shape = case
-    for sample in (Rows, Scatter.of):
+    for sample in (ActivationRows, Scatter.of):
         p = problem(seed, shape, sample)
         x = problem(seed, shape).pairs.x
         y = problem(seed, shape).pairs.y[:, p.neurons]
@@ -97,7 +97,7 @@ def test_gcv_equals_leave_one_out_on_a_balanced_design() -> None:
     two = np.array([[1.0, 1.0], [1.0, -1.0]])
     x = np.kron(np.kron(two, two), two)[:, 1:6]
     y = np.random.default_rng(0).normal(size=x.shape)
-    s = Rows(x, y)
+    s = ActivationRows(x, y)
     path = RidgePath.of(Problem(np.array([0, 3]), s, s), "zero")
     np.testing.assert_allclose(
         path.gcv(PENALTIES), path.held_out(PENALTIES, np.arange(8)), rtol=1e-9
@@ -108,7 +108,7 @@ def test_noise_wants_a_large_penalty_and_a_clear_relation_a_small_one() -> None:
     rng = np.random.default_rng(1)
     x = rng.normal(size=(80, 10))
     noise, signal = rng.normal(size=(80, 10)), x @ rng.normal(size=(10, 10))
-    for sample, rule in ((Rows, "k-fold"), (Scatter.of, "gcv")):
+    for sample, rule in ((ActivationRows, "k-fold"), (Scatter.of, "gcv")):
         choices = []
         for y in (noise, signal):
             s = sample(x, y)

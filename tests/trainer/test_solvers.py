@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from llamacart.errors import RecipeError
 from llamacart.steering import affine_step
+from llamacart_trainer.activations import ActivationRows
 from llamacart_trainer.moments import Scatter
-from llamacart_trainer.sample import Rows
 from llamacart_trainer.solvers import (
     SOLVERS,
     Problem,
@@ -28,7 +28,7 @@ SHIFTED = ["mean-shift", "pca", "ot-diagonal", "ot-sorted", "ot-gaussian", "ridg
 
 
 def problem(x, y, neurons, *, paired: bool = True, moments: bool = False) -> Problem:
-    sample = Scatter.of(x, y, paired=paired) if moments else Rows(x, y)
+    sample = Scatter.of(x, y, paired=paired) if moments else ActivationRows(x, y)
     return Problem(np.asarray(neurons), sample, sample, paired)
 
 
@@ -124,7 +124,7 @@ def test_neutral_rows_hold_a_regression_but_not_a_mean() -> None:
     x[:30, 7] += 10  # what tells the two kinds apart
     y = x.copy()
     y[:30, 2] += 3.0
-    pairs, everything = Rows(x[:30], y[:30]), Rows(x, y)
+    pairs, everything = ActivationRows(x[:30], y[:30]), ActivationRows(x, y)
     p = Problem(np.array([2]), pairs, everything)
     fitted = SOLVERS["ridge-identity"](p, 1e-3)
     steps = affine_step(x, fitted.delta, fitted.bias)[:, 0]
@@ -303,11 +303,11 @@ def test_ablation_is_a_projection(seed: int) -> None:
 def test_selection_takes_shares_of_the_difference() -> None:
     x = np.zeros((4, 5))
     y = np.tile([3.0, 0.0, -4.0, 0.1, 0.0], (4, 1))
-    np.testing.assert_array_equal(select_neurons(Rows(x, y), 0.5), [0, 2])
-    np.testing.assert_array_equal(select_neurons(Rows(x, y), 0.7), [2])
+    np.testing.assert_array_equal(select_neurons(ActivationRows(x, y), 0.5), [0, 2])
+    np.testing.assert_array_equal(select_neurons(ActivationRows(x, y), 0.7), [2])
     np.testing.assert_array_equal(select_neurons(Scatter.of(x, y), 0.0), [0, 2, 3])
-    assert len(select_neurons(Rows(x, x), 0.0)) == 0
-    assert len(select_neurons(Rows(y, y * (1 + 1e-5)), 0.0)) == 0
+    assert len(select_neurons(ActivationRows(x, x), 0.0)) == 0
+    assert len(select_neurons(ActivationRows(y, y * (1 + 1e-5)), 0.0)) == 0
 
 
 @settings(deadline=None)

@@ -10,8 +10,8 @@ import numpy as np
 from llamacart.cartridge import LayerMap
 from llamacart.errors import RecipeError
 from llamacart.storage import STORAGES, quantize
+from llamacart_trainer.activations import ActivationRows
 from llamacart_trainer.rounding import quantize_compensated, upper_factor
-from llamacart_trainer.sample import Rows
 from llamacart_trainer.solvers import (
     AffineMap,
     PenaltyCurve,
@@ -26,8 +26,8 @@ from llamacart_trainer.solvers import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from llamacart_trainer.activations import Activations
     from llamacart_trainer.moments import Moments
-    from llamacart_trainer.sample import Sample
     from llamacart_trainer.solvers import Solver
 
 StorageName = Literal["q8_0", "q5_0", "q4_0", "auto"]
@@ -139,12 +139,12 @@ def fit_layer(
         raise RecipeError(
             f"layer {layer}: {len(x)} source rows cannot be paired with {len(y)} target rows"
         )
-    everything = Rows(x, y)
+    everything = ActivationRows(x, y)
     pairs = everything
     if neutral is not None and neutral.any():
         if not paired:
             raise RecipeError(f"layer {layer}: neutral rows need rows that are paired")
-        pairs = Rows(x[~neutral], y[~neutral])
+        pairs = ActivationRows(x[~neutral], y[~neutral])
     return _Fit(layer, settings, pairs, everything, paired, groups).run()
 
 
@@ -176,8 +176,8 @@ class _Fit:
 
     layer: int
     settings: FitSettings
-    pairs: Sample
-    everything: Sample
+    pairs: Activations
+    everything: Activations
     paired: bool
     groups: NDArray[np.integer[Any]] | None = None
 
@@ -217,7 +217,7 @@ class _Fit:
         where = f"layer {self.layer}: solver {settings.solver!r}"
         if solver.needs_pairs and not self.paired:
             raise RecipeError(f"{where} needs rows that are paired; use another pairing or solver")
-        if solver.needs_rows and not isinstance(self.pairs, Rows):
+        if solver.needs_rows and not isinstance(self.pairs, ActivationRows):
             raise RecipeError(f"{where} needs rows, and only their moments are in memory")
         if settings.storage not in (*STORAGES, "auto"):
             raise RecipeError(

@@ -35,7 +35,7 @@ _FIELDS = ("mean_x", "mean_y", "size_x", "xx", "xy", "yy")
 
 @dataclass(frozen=True)
 class Scatter:
-    """Means and centred sums of products of N source and M target rows; a `Sample`.
+    """Means and centred sums of products of N source and M target rows; `Activations`.
 
     Attributes:
         n_x: Source rows N.

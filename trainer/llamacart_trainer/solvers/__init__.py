@@ -10,14 +10,13 @@ from llamacart.errors import RecipeError
 from llamacart_trainer.solvers.ablation import ablate
 from llamacart_trainer.solvers.constant import mean_replace, mean_shift
 from llamacart_trainer.solvers.path import (
-    PenaltyCurve,
     RidgePath,
     assign_folds,
     choose_penalty,
     spectrum_path,
 )
 from llamacart_trainer.solvers.pca import paired_direction, pca, pooled_direction
-from llamacart_trainer.solvers.problem import AffineMap, Prior, Problem, Solver
+from llamacart_trainer.solvers.problem import AffineMap, PenaltyCurve, Prior, Problem, Solver
 from llamacart_trainer.solvers.ridge import ridge, ridge_identity
 from llamacart_trainer.solvers.selection import select_neurons
 from llamacart_trainer.solvers.spectrum import spectrum, truncated

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg import eigh, solve, svdvals
 
-from llamacart_trainer.sample import Rows
+from llamacart_trainer.activations import ActivationRows
+from llamacart_trainer.solvers.problem import PenaltyCurve
 from llamacart_trainer.solvers.ridge import residual_cross, residual_rows
 
 if TYPE_CHECKING:
@@ -39,34 +40,6 @@ MAX_FOLD_ROWS = 4096
 
 DECADES = (-6.0, 1.0)
 PER_DECADE = 3
-
-
-@dataclass(frozen=True)
-class PenaltyCurve:
-    """A choice of λ and its evidence.
-
-    Attributes:
-        penalty: The λ chosen.
-        penalties: λ tried, ascending.
-        errors: Held-out mean squared error per row and neuron at each.
-        rule: `k-fold`, `gcv` or `fixed`.
-    """
-
-    penalty: float
-    penalties: tuple[float, ...]
-    errors: tuple[float, ...]
-    rule: str
-
-    @classmethod
-    def fixed(cls, penalty: float) -> PenaltyCurve:
-        """A λ that was not searched for."""
-        return cls(penalty, (), (), "fixed")
-
-    @classmethod
-    def least(cls, penalties: Doubles, errors: Doubles, rule: str) -> PenaltyCurve:
-        """The λ of the least error; of equals, the largest."""
-        best = len(errors) - 1 - int(np.argmin(errors[::-1]))
-        return cls(float(penalties[best]), tuple(penalties.tolist()), tuple(errors.tolist()), rule)
 
 
 @dataclass(frozen=True)
@@ -94,18 +67,18 @@ class RidgePath:
     @classmethod
     def of(cls, problem: Problem, prior: Prior) -> RidgePath:
         """Decompose a problem: XXᵀ [N, N] where N < D and rows are there, else XᵀX [D, D]."""
-        sample, neurons = problem.everything, problem.neurons
-        if isinstance(sample, Rows):
-            targets = np.asarray(residual_rows(sample, neurons, prior), np.float64)
-            return cls._of_rows(np.asarray(sample.centred_x, np.float64), targets)
-        scatter, cross = sample.scatter_x(), sample.cross(neurons)
+        activations, neurons = problem.everything, problem.neurons
+        if isinstance(activations, ActivationRows):
+            targets = np.asarray(residual_rows(activations, neurons, prior), np.float64)
+            return cls._of_rows(np.asarray(activations.centred_x, np.float64), targets)
+        scatter, cross = activations.scatter_x(), activations.cross(neurons)
         values, basis = _spectrum(scatter)
-        total = float(np.trace(sample.scatter_y(neurons)))
+        total = float(np.trace(activations.scatter_y(neurons)))
         if prior == "identity":
             total += float(np.trace(scatter[np.ix_(neurons, neurons)]))
             total -= 2 * float(np.trace(cross[neurons]))
         loadings = basis.T @ residual_cross(scatter, cross, neurons, prior)
-        return cls(values, basis, loadings, sample.n_x, total)
+        return cls(values, basis, loadings, activations.n_x, total)
 
     @classmethod
     def _of_rows(cls, x: Doubles, targets: Doubles) -> RidgePath:

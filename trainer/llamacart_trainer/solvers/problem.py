@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from llamacart_trainer.sample import Sample
-    from llamacart_trainer.solvers.path import PenaltyCurve
+    from llamacart_trainer.activations import Activations
 
     Floats = NDArray[np.floating[Any]]
     Doubles = NDArray[np.float64]
@@ -48,8 +47,8 @@ class Problem:
     """
 
     neurons: NDArray[np.integer[Any]]
-    pairs: Sample
-    everything: Sample
+    pairs: Activations
+    everything: Activations
     paired: bool = True
 
     @property
@@ -60,6 +59,34 @@ class Problem:
     def no_delta(self) -> Doubles:
         """Zeros [K, D]."""
         return np.zeros((len(self.neurons), len(self.pairs.mean_x)))
+
+
+@dataclass(frozen=True)
+class PenaltyCurve:
+    """A choice of λ and its evidence.
+
+    Attributes:
+        penalty: The λ chosen.
+        penalties: λ tried, ascending.
+        errors: Held-out mean squared error per row and neuron at each.
+        rule: `k-fold`, `gcv` or `fixed`.
+    """
+
+    penalty: float
+    penalties: tuple[float, ...]
+    errors: tuple[float, ...]
+    rule: str
+
+    @classmethod
+    def fixed(cls, penalty: float) -> PenaltyCurve:
+        """A λ that was not searched for."""
+        return cls(penalty, (), (), "fixed")
+
+    @classmethod
+    def least(cls, penalties: Doubles, errors: Doubles, rule: str) -> PenaltyCurve:
+        """The λ of the least error; of equals, the largest."""
+        best = len(errors) - 1 - int(np.argmin(errors[::-1]))
+        return cls(float(penalties[best]), tuple(penalties.tolist()), tuple(errors.tolist()), rule)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from llamacart_trainer.sample import Rows
+from llamacart_trainer.activations import ActivationRows
 from llamacart_trainer.solvers.problem import AffineMap, from_gap
 
 if TYPE_CHECKING:
@@ -49,22 +49,26 @@ def ridge_identity(problem: Problem, penalty: float) -> AffineMap:
 
 
 def _fit(problem: Problem, penalty: float, prior: Prior) -> AffineMap:
-    sample, neurons = problem.everything, problem.neurons
-    if isinstance(sample, Rows):
-        weights = solve_rows(sample.centred_x, residual_rows(sample, neurons, prior), penalty)
+    activations, neurons = problem.everything, problem.neurons
+    if isinstance(activations, ActivationRows):
+        weights = solve_rows(
+            activations.centred_x, residual_rows(activations, neurons, prior), penalty
+        )
     else:
-        scatter = sample.scatter_x()
-        cross = residual_cross(scatter, sample.cross(neurons), neurons, prior)
+        scatter = activations.scatter_x()
+        cross = residual_cross(scatter, activations.cross(neurons), neurons, prior)
         weights = solve_scatter(scatter.copy(), cross, penalty)
     delta = from_gap(weights, neurons, prior)
-    bias = sample.mean_y[neurons] - sample.mean_x[neurons] - delta @ sample.mean_x
+    bias = activations.mean_y[neurons] - activations.mean_x[neurons] - delta @ activations.mean_x
     return AffineMap(delta, bias)
 
 
-def residual_rows(sample: Rows, neurons: NDArray[np.integer[Any]], prior: Prior) -> Floats:
+def residual_rows(
+    activations: ActivationRows, neurons: NDArray[np.integer[Any]], prior: Prior
+) -> Floats:
     """What is left for W − prior to explain, as rows: Ȳ − X̄ Pᵀ [N, K]."""
-    target = sample.centred_y(neurons)
-    return target - sample.centred_x[:, neurons] if prior == "identity" else target
+    target = activations.centred_y(neurons)
+    return target - activations.centred_x[:, neurons] if prior == "identity" else target
 
 
 def residual_cross(

@@ -9,12 +9,12 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llamacart_trainer.sample import Sample
+    from llamacart_trainer.activations import Activations
 
 ROUNDING = 1e-3
 
 
-def select_neurons(sample: Sample, threshold: float) -> NDArray[np.int64]:
+def select_neurons(activations: Activations, threshold: float) -> NDArray[np.int64]:
     """Neurons whose share of the mean difference passes a threshold, ascending.
 
     With d = μ_Y − μ_X [D], neuron i is active where |d_i| / ‖d‖₂ > δ. None is where ‖d‖₂ is under
@@ -22,13 +22,13 @@ def select_neurons(sample: Sample, threshold: float) -> NDArray[np.int64]:
     another.
 
     Args:
-        sample: Activations that differ; no neutral rows.
+        activations: Activations that differ; no neutral rows.
         threshold: δ ≥ 0.
 
     Source: the paper's pattern sparse threshold.
     """
-    difference = sample.mean_y - sample.mean_x
+    difference = activations.mean_y - activations.mean_x
     norm = float(np.linalg.norm(difference))
-    if norm <= ROUNDING * float(np.linalg.norm(sample.size_x)):
+    if norm <= ROUNDING * float(np.linalg.norm(activations.size_x)):
         return np.zeros(0, np.int64)
     return np.flatnonzero(np.abs(difference) / norm > threshold)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg import eigh
 
-from llamacart_trainer.sample import Rows
-from llamacart_trainer.solvers.path import PenaltyCurve
-from llamacart_trainer.solvers.problem import AffineMap
+from llamacart_trainer.activations import ActivationRows
+from llamacart_trainer.solvers.problem import AffineMap, PenaltyCurve
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,13 +50,13 @@ def ot_sorted(problem: Problem, penalty: float = 0.0) -> AffineMap:  # noqa: ARG
     target's quantiles are taken at the source's ranks, by linear interpolation.
 
     Args:
-        problem: Rows, not moments; X [N, D] and Y [M, K] at S.
+        problem: ActivationRows, not moments; X [N, D] and Y [M, K] at S.
         penalty: Not looked at.
 
     Source: Linear-AcT, Rodriguez et al. (2025).
     """
     pairs, s = problem.pairs, problem.neurons
-    if not isinstance(pairs, Rows):
+    if not isinstance(pairs, ActivationRows):
         raise TypeError("sorting needs rows, not moments")
     x = np.sort(pairs.x[:, s], axis=0).astype(np.float64)
     y = np.sort(pairs.y[:, s], axis=0).astype(np.float64)

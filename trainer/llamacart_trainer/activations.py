@@ -1,7 +1,7 @@
 """Paired (or unpaired) activations of one layer, as rows or as moments of rows.
 
-Solvers ask a `Sample` for means and scatters (sums of products of centred rows) and never learn
-whether the rows are in memory (`Rows`) or were summed up as they streamed past
+Solvers ask `Activations` for means and scatters (sums of products of centred rows) and never
+learn whether the rows are in memory (`ActivationRows`) or were summed up as they streamed past
 (`moments.Scatter`).
 
 Axes: N source rows, M target rows (M = N where they are paired), D FFN width, K active neurons S.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Neurons = NDArray[np.integer[Any]]
 
 
-class Sample(Protocol):
+class Activations(Protocol):
     """What a fit needs to know of a set of source and target activations."""
 
     @property
@@ -82,8 +82,8 @@ class Sample(Protocol):
 
 
 @dataclass(frozen=True)
-class Rows:
-    """A sample whose rows are in memory.
+class ActivationRows:
+    """Activations whose rows are in memory.
 
     Attributes:
         x: Source activations [N, D].
