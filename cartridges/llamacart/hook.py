@@ -57,7 +57,7 @@ def check_fits(cartridge: Cartridge, fingerprint: Fingerprint, *, force: bool = 
 
 
 @dataclass(frozen=True)
-class _Resident:
+class _LoadedCartridge:
     """Arrays of a loaded cartridge, kept alive while the kernel holds their addresses."""
 
     name: str
@@ -104,7 +104,7 @@ class SteeringHook:
         self._force = force
         self._width, self._n_layer = model.n_ff, model.n_layer
         self._max_rows = max_rows
-        self._residents: dict[str, _Resident] = {}
+        self._residents: dict[str, _LoadedCartridge] = {}
         self._rows: list[Steering] = []
         self._observed: list[bool] | None = None
         # Arrays that the kernel knows by address, kept alive here.
@@ -170,7 +170,9 @@ class SteeringHook:
                 tiles.ctypes.data if tiles.size else 0,
                 bias.ctypes.data,
             )
-        self._residents[cartridge.content_hash] = _Resident(cartridge.name, slot, tuple(arrays))
+        self._residents[cartridge.content_hash] = _LoadedCartridge(
+            cartridge.name, slot, tuple(arrays)
+        )
         self._rows = []
 
     def unload(self, cartridge: Cartridge) -> None:

@@ -21,7 +21,7 @@ from llamacart_trainer import cascade as cascade_module
 from llamacart_trainer.cascade import Cascade
 from llamacart_trainer.fitting import FitSettings, LayerReport, fit_layer
 from llamacart_trainer.recipe import Recipe, Task, TextPair, load_task
-from llamacart_trainer.samples import Chunk
+from llamacart_trainer.samples import SampleChunk
 from llamacart_trainer.train import train
 
 LIBRARY = Path(__file__).parents[2] / "cartridges" / "library"
@@ -115,7 +115,7 @@ def test_each_layer_sees_what_the_ones_before_did(tiny_model: Model) -> None:
     wanted = {layer: y[:n] for layer, y in capture(tiny_model, targets).items()}
     settings = FitSettings(threshold=0.1, penalty=1.0)
     cascade = Cascade(tiny_model, settings, layers=range(3))
-    cascade.run([Chunk(sources, targets, rows, rows, np.zeros(n, np.bool_), rows)])
+    cascade.run([SampleChunk(sources, targets, rows, rows, np.zeros(n, np.bool_), rows)])
     clean = capture(tiny_model, sources)[0][:n]
     by_hand, _ = fit_layer(0, clean, wanted[0], settings)
     assert by_hand is not None

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from llamacart.model import Model
     from llamacart_trainer.fitting import LayerReport
     from llamacart_trainer.job import Job, NoJob
-    from llamacart_trainer.samples import Chunk
+    from llamacart_trainer.samples import SampleChunk
 
     Floats = NDArray[np.float32]
     Part = tuple[Floats, Floats, NDArray[np.bool_]]
@@ -89,7 +89,7 @@ class Cascade:
     restored: int = 0
     seconds: float = 0.0
 
-    def run(self, chunks: Sequence[Chunk]) -> None:
+    def run(self, chunks: Sequence[SampleChunk]) -> None:
         """Fit all layers that are left on the same samples."""
         self._restore()
         left = self._left
@@ -105,7 +105,7 @@ class Cascade:
         for layer in left[len(together) :]:
             self._fit_streamed(chunks, layer)
 
-    def run_anew(self, chunks_for: Callable[[dict[int, LayerMap]], Sequence[Chunk]]) -> None:
+    def run_anew(self, chunks_for: Callable[[dict[int, LayerMap]], Sequence[SampleChunk]]) -> None:
         """Fit all layers that are left, each on samples made under the layers before it."""
         self._restore()
         for layer in self._left:
@@ -132,18 +132,18 @@ class Cascade:
 
     # --- side by side -----------------------------------------------------------------------
 
-    def _fits(self, chunks: Sequence[Chunk]) -> bool:
+    def _fits(self, chunks: Sequence[SampleChunk]) -> bool:
         gathered = self._row_bytes(chunks) if self._gathers(chunks) else 0
         return gathered + sum(map(self._lane_bytes, chunks)) <= self.max_memory
 
-    def _gathers(self, chunks: Sequence[Chunk]) -> bool:
+    def _gathers(self, chunks: Sequence[SampleChunk]) -> bool:
         return self._row_bytes(chunks) <= self.max_memory // 4
 
-    def _row_bytes(self, chunks: Sequence[Chunk]) -> int:
+    def _row_bytes(self, chunks: Sequence[SampleChunk]) -> int:
         rows = sum(len(part) for side in _sides(chunks) for part in side)
         return 4 * rows * self.model.n_ff
 
-    def _lane_bytes(self, chunk: Chunk) -> int:
+    def _lane_bytes(self, chunk: SampleChunk) -> int:
         """Upper estimate of what a chunk's two lanes take."""
         shape = self.model
         tokens = [sum(map(len, side)) for side in (chunk.sources, chunk.targets)]
@@ -151,7 +151,7 @@ class Cascade:
         a_row = 12 * shape.n_ff + 32 * shape.n_embd + 4 * shape.n_layer * shape.n_embd
         return sum(n * a_row + 8 * n * n for n in tokens)  # two masks of n × n
 
-    def _fit_side_by_side(self, chunks: Sequence[Chunk], layers: Sequence[int]) -> None:
+    def _fit_side_by_side(self, chunks: Sequence[SampleChunk], layers: Sequence[int]) -> None:
         """One pass for `layers`, with the maps of earlier ones acting."""
         with ExitStack() as stack:
             sources, targets = (
@@ -179,7 +179,7 @@ class Cascade:
 
     # --- streamed ---------------------------------------------------------------------------
 
-    def _fit_streamed(self, chunks: Sequence[Chunk], layer: int) -> None:
+    def _fit_streamed(self, chunks: Sequence[SampleChunk], layer: int) -> None:
         """One pass for one layer, a chunk at a time."""
         done, moments = self.job.moments(layer)
         parts = (
@@ -192,7 +192,7 @@ class Cascade:
         )
         self._fit(layer, chunks, parts, done, moments)
 
-    def _captured_source(self, chunk: Chunk, layer: int) -> Floats:
+    def _captured_source(self, chunk: SampleChunk, layer: int) -> Floats:
         """Activations [N, D] of a chunk's source rows under the layers before."""
         out = np.zeros((sum(map(len, chunk.sources)), self.model.n_ff), np.float32)
 
@@ -207,7 +207,7 @@ class Cascade:
         forward(self.model, chunk.sources, visit, layers=[*before, layer], n_threads=self.n_threads)
         return out[chunk.source_rows]
 
-    def _captured_target(self, chunk: Chunk, layer: int) -> Floats:
+    def _captured_target(self, chunk: SampleChunk, layer: int) -> Floats:
         """Activations [M, D] of a chunk's target rows."""
         captured = capture(self.model, chunk.targets, layers=[layer], n_threads=self.n_threads)
         return captured[layer][chunk.target_rows]
@@ -217,7 +217,7 @@ class Cascade:
     def _fit(
         self,
         layer: int,
-        chunks: Sequence[Chunk],
+        chunks: Sequence[SampleChunk],
         parts: Iterable[Part],
         done: int | None = None,
         moments: Moments | None = None,
@@ -257,7 +257,9 @@ class Cascade:
         self.job.save(layer, *found)
         self._keep(layer, *found)
 
-    def _gathered(self, chunks: Sequence[Chunk], parts: Iterable[Part]) -> tuple[Floats, Floats]:
+    def _gathered(
+        self, chunks: Sequence[SampleChunk], parts: Iterable[Part]
+    ) -> tuple[Floats, Floats]:
         """All rows x [N, D] and y [M, D]."""
         n_x, n_y = (sum(len(rows) for rows in side) for side in _sides(chunks))
         x, y = (np.empty((n, self.model.n_ff), np.float32) for n in (n_x, n_y))
@@ -289,6 +291,8 @@ class Cascade:
             part[:, dense.neurons] += dense.step(rows)[: len(part)]
 
 
-def _sides(chunks: Sequence[Chunk]) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+def _sides(
+    chunks: Sequence[SampleChunk],
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
     """Source rows and target rows of each chunk."""
     return [chunk.source_rows for chunk in chunks], [chunk.target_rows for chunk in chunks]

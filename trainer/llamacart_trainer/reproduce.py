@@ -22,7 +22,7 @@ from llamacart_trainer.options import (  # noqa: TC001 (typer reads the annotati
 if TYPE_CHECKING:
     from llamacart.cartridge import Cartridge
     from llamacart.model import Model
-    from llamacart_trainer.reproduction.trials import Experiment, Trial, Variant
+    from llamacart_trainer.reproduction.trials import Experiment, PaperTrial, Variant
     from llamacart_trainer.reproduction.verdicts import Verdict
 
 
@@ -32,7 +32,7 @@ class Subject(StrEnum):
     PAPER = "paper"
 
 
-class Choice(StrEnum):
+class ExperimentChoice(StrEnum):
     """The paper's experiments."""
 
     LANGUAGE = "language"
@@ -54,7 +54,7 @@ class Reproduction:
 
     model: str
     fingerprint: str
-    trials: dict[Experiment, tuple[Trial, ...]]
+    trials: dict[Experiment, tuple[PaperTrial, ...]]
     verdicts: dict[Experiment, tuple[Verdict, ...]]
     created: str
     tool_version: str = __version__
@@ -75,7 +75,9 @@ def reproduce(
     model: Annotated[
         str, typer.Option(help="GGUF path, 'demo' or hf:<owner>/<repo>/<file>.")
     ] = "demo",
-    only: Annotated[Choice | None, typer.Option(help="One experiment instead of both.")] = None,
+    only: Annotated[
+        ExperimentChoice | None, typer.Option(help="One experiment instead of both.")
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write all figures to this file.")
     ] = None,
@@ -98,7 +100,7 @@ def reproduce(
     offload = ALL_LAYERS if gpu_layers is None else gpu_layers
     with Model(model, gpu_layers=offload, batch_invariant=True) as loaded:
         console.print(f"{subject.value} on {loaded.name}: {loaded.fingerprint}")
-        trials: dict[Experiment, tuple[Trial, ...]] = {}
+        trials: dict[Experiment, tuple[PaperTrial, ...]] = {}
         verdicts: dict[Experiment, tuple[Verdict, ...]] = {}
         for experiment in chosen:
             trials[experiment], verdicts[experiment] = _one(
@@ -123,7 +125,7 @@ def _one(
     console: Console,
     output: Path | None,
     threads: int | None,
-) -> tuple[tuple[Trial, ...], tuple[Verdict, ...]]:
+) -> tuple[tuple[PaperTrial, ...], tuple[Verdict, ...]]:
     from llamacart.writer import write_cartridge
     from llamacart_trainer.reproduction import tables
     from llamacart_trainer.reproduction.prompts import QUESTIONS, STORIES
@@ -135,7 +137,7 @@ def _one(
             output.mkdir(parents=True, exist_ok=True)
             write_cartridge(cartridge, output / f"{experiment}-{variant.name}.gguf")
 
-    def tell(trial: Trial) -> None:
+    def tell(trial: PaperTrial) -> None:
         figures = tables.summary(experiment, trial)
         console.print(
             f"  {experiment}: {trial.name} ({trial.about}), {trial.fit_seconds:.0f} s: {figures}",

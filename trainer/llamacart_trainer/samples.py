@@ -134,7 +134,7 @@ class SampleBuilder:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class SampleChunk:
     """Samples that run together, each text once.
 
     Attributes:
@@ -159,7 +159,7 @@ class Chunk:
         return sum(map(len, self.sources)) + sum(map(len, self.targets))
 
 
-def split(samples: Sequence[PairedRows], max_rows: int) -> list[Chunk]:
+def split(samples: Sequence[PairedRows], max_rows: int) -> list[SampleChunk]:
     """Group samples, in order, into chunks that one ubatch a side can hold.
 
     Args:
@@ -183,13 +183,13 @@ def split(samples: Sequence[PairedRows], max_rows: int) -> list[Chunk]:
     return [*chunks, _chunk(group)] if group else []
 
 
-def _chunk(samples: Sequence[PairedRows]) -> Chunk:
+def _chunk(samples: Sequence[PairedRows]) -> SampleChunk:
     sources, source_rows = place_rows([s.source for s in samples], [s.source_rows for s in samples])
     targets, target_rows = place_rows([s.target for s in samples], [s.target_rows for s in samples])
     counts = [len(s.source_rows) for s in samples]
     neutral = np.repeat([s.neutral for s in samples], counts)
     groups = np.repeat([s.group for s in samples], counts)
-    return Chunk(sources, targets, source_rows, target_rows, neutral, groups)
+    return SampleChunk(sources, targets, source_rows, target_rows, neutral, groups)
 
 
 def place_rows(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llamacart.model import Model
     from llamacart_trainer.pairing import PairedRows
     from llamacart_trainer.recipe import Task
-    from llamacart_trainer.samples import Chunk
+    from llamacart_trainer.samples import SampleChunk
 
 LIBRARIES = ("llama-cpp-python", "numpy", "scipy")
 """A checkpoint is only resumed under the same versions: their rounding is in it."""
@@ -72,7 +72,7 @@ class _Trainer:
         else:
             self.cascade.run(self.chunks({}))
 
-    def chunks(self, maps: Mapping[int, LayerMap]) -> list[Chunk]:
+    def chunks(self, maps: Mapping[int, LayerMap]) -> list[SampleChunk]:
         """Samples as they are where `maps` act on the sources' continuations."""
         since = time.perf_counter()
         self.on_phase("prepare")

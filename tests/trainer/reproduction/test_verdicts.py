@@ -8,7 +8,7 @@ import pytest
 
 from llamacart_trainer.evaluation.bootstrap import Estimate
 from llamacart_trainer.evaluation.results import Scores
-from llamacart_trainer.reproduction.trials import PAPER_FRENCH, LayerFit, Trial
+from llamacart_trainer.reproduction.trials import PAPER_FRENCH, LayerFit, PaperTrial
 from llamacart_trainer.reproduction.verdicts import Verdict, judge
 
 GOOD = {"log_odds": 2.0, "p_target": 0.3, "p_leaked": 0.0, "kl": 0.0, "distinct": 0.8}
@@ -18,10 +18,10 @@ def around(value: float, half: float = 0.05) -> Estimate:
     return Estimate(value, value - half, value + half, 20)
 
 
-def trial(name: str, layers: tuple[float, ...] = (0.9, 0.9), **figures: float) -> Trial:
+def trial(name: str, layers: tuple[float, ...] = (0.9, 0.9), **figures: float) -> PaperTrial:
     known = {key: around(value) for key, value in figures.items()}
     needed = dict.fromkeys(("behaviour", "nll", "distinct", "repetition"))
-    return Trial(
+    return PaperTrial(
         name=name,
         about="",
         scores=Scores(**{**needed, **known}),
@@ -35,7 +35,7 @@ def find(verdicts: tuple[Verdict, ...], words: str) -> Verdict:
     return found
 
 
-def language(**changes: Trial) -> tuple[Verdict, ...]:
+def language(**changes: PaperTrial) -> tuple[Verdict, ...]:
     trials = {
         "unsteered": trial("unsteered", (), behaviour=0.0, distinct=0.8),
         "ceiling": trial("ceiling", (), behaviour=1.0, distinct=0.8),
@@ -46,7 +46,7 @@ def language(**changes: Trial) -> tuple[Verdict, ...]:
     return judge("language", list({**trials, **changes}.values()))
 
 
-def moon(**changes: Trial) -> tuple[Verdict, ...]:
+def moon(**changes: PaperTrial) -> tuple[Verdict, ...]:
     trials = {
         "unsteered": trial("unsteered", (), log_odds=-7.0, p_leaked=0.0, distinct=0.8),
         "conflict": trial("conflict", log_odds=0.2, p_leaked=0.0, kl=0.0, distinct=0.8),
@@ -71,7 +71,7 @@ def test_figures_as_in_the_paper_reproduce() -> None:
         ("mean of the targets", trial("paper", behaviour=0.5, distinct=0.6, nll=2.0)),
     ],
 )
-def test_each_language_claim_can_fail(words: str, paper: Trial) -> None:
+def test_each_language_claim_can_fail(words: str, paper: PaperTrial) -> None:
     assert find(language(), words).holds
     assert not find(language(paper=paper), words).holds
 

@@ -38,7 +38,7 @@ MAX_PAIRS = 48
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _LayerRows:
     """Activations of one layer at its active neurons, [N, K]."""
 
     input: Floats
@@ -140,7 +140,7 @@ class HeldOutEvaluator:
         neurons = {layer_map.layer: layer_map.neurons for layer_map in cartridge.layers}
         targets = self._targets.at(neurons, keep=self._keeps)
         seen = {
-            k: _Rows(x, x + step, targets[k])
+            k: _LayerRows(x, x + step, targets[k])
             for k, (x, step) in self._steered(cartridge, alpha).items()
         }
         figures = tuple(_figures(k, seen[k]) for k in sorted(seen))
@@ -184,7 +184,7 @@ class HeldOutEvaluator:
         return {k: (inputs[k][rows], steps[k][rows]) for k in maps}
 
 
-def project(layer: int, base: Floats, rows: _Rows) -> Projection:
+def project(layer: int, base: Floats, rows: _LayerRows) -> Projection:
     """The first two principal axes of base and target rows, and all four clouds on them."""
     both = np.concatenate([base, rows.target]).astype(np.float64)
     centre = both.mean(axis=0)
@@ -208,7 +208,7 @@ def project(layer: int, base: Floats, rows: _Rows) -> Projection:
     )
 
 
-def _figures(layer: int, rows: _Rows) -> LayerFidelity:
+def _figures(layer: int, rows: _LayerRows) -> LayerFidelity:
     step, ideal = rows.steered - rows.input, rows.target - rows.input
     moved, wanted = float(np.linalg.norm(step)), float(np.linalg.norm(ideal))
     spread = float(((rows.target - rows.target.mean(axis=0)) ** 2).sum())
@@ -224,7 +224,7 @@ def _figures(layer: int, rows: _Rows) -> LayerFidelity:
     )
 
 
-def _shift(rows: _Rows) -> float:
+def _shift(rows: _LayerRows) -> float:
     """Length of the mean ideal step over the targets' distance from their mean."""
     spread = float(np.linalg.norm(rows.target.std(axis=0)))
     return float(np.linalg.norm((rows.target - rows.input).mean(axis=0))) / max(spread, 1e-30)

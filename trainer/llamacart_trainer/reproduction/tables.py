@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from llamacart_trainer.evaluation.bootstrap import Estimate
-    from llamacart_trainer.reproduction.trials import Experiment, Trial, Variant
+    from llamacart_trainer.reproduction.trials import Experiment, PaperTrial, Variant
     from llamacart_trainer.reproduction.verdicts import Verdict
 
 
 _ANSWERS = {True: "yes", False: "no", None: "cannot be told"}
 
 
-def summary(experiment: Experiment, trial: Trial) -> str:
+def summary(experiment: Experiment, trial: PaperTrial) -> str:
     """A trial's main figures on one line, for progress."""
     scores = trial.scores
     if experiment == "moon":
@@ -31,7 +31,7 @@ def summary(experiment: Experiment, trial: Trial) -> str:
     return f"{main}, distinct-2 {_number(scores.distinct, 2)}, KL {_number(scores.kl, 3)}"
 
 
-def figures(experiment: Experiment, trials: Sequence[Trial]) -> Table:
+def figures(experiment: Experiment, trials: Sequence[PaperTrial]) -> Table:
     """Settings, layers that reach the bar, behaviour, fluency, locality: a column a trial."""
     table = Table("", title=f"{experiment}: intervals are 95 %")
     for trial in trials:
@@ -41,7 +41,7 @@ def figures(experiment: Experiment, trials: Sequence[Trial]) -> Table:
     return table
 
 
-def fidelity(trials: Sequence[Trial]) -> Table:
+def fidelity(trials: Sequence[PaperTrial]) -> Table:
     """Fidelity and force of each layer, a column a trial."""
     fitted = [trial for trial in trials if trial.layers]
     table = Table("layer", *(trial.name for trial in fitted), title="fidelity (force) by layer")
@@ -56,7 +56,7 @@ def fidelity(trials: Sequence[Trial]) -> Table:
     return table
 
 
-def texts(trials: Sequence[Trial], prompts: Sequence[str], count: int = 4) -> Table:
+def texts(trials: Sequence[PaperTrial], prompts: Sequence[str], count: int = 4) -> Table:
     """What every trial wrote after the first prompts."""
     table = Table("", *map(escape, prompts[:count]), title="greedy continuations", show_lines=True)
     for trial in trials:
@@ -74,10 +74,10 @@ def verdicts(found: Sequence[Verdict]) -> Table:
     return table
 
 
-def _settings(trials: Sequence[Trial]) -> list[tuple[str, list[str]]]:
+def _settings(trials: Sequence[PaperTrial]) -> list[tuple[str, list[str]]]:
     """A heading and a cell for each trial; empty where nothing was fitted."""
 
-    def row(heading: str, cell: Callable[[Trial, Variant], str]) -> tuple[str, list[str]]:
+    def row(heading: str, cell: Callable[[PaperTrial, Variant], str]) -> tuple[str, list[str]]:
         return heading, ["" if t.variant is None else cell(t, t.variant) for t in trials]
 
     return [
@@ -92,7 +92,7 @@ def _settings(trials: Sequence[Trial]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _measured(experiment: Experiment, trials: Sequence[Trial]) -> list[tuple[str, list[str]]]:
+def _measured(experiment: Experiment, trials: Sequence[PaperTrial]) -> list[tuple[str, list[str]]]:
     """A heading and a cell, value above interval, for each trial."""
     moon = {
         "cheese likelier": ("behaviour", 2),
@@ -108,7 +108,7 @@ def _measured(experiment: Experiment, trials: Sequence[Trial]) -> list[tuple[str
     ]
 
 
-def _share(trial: Trial, reached: int) -> str:
+def _share(trial: PaperTrial, reached: int) -> str:
     return f"{reached}/{len(trial.layers)}"
 
 

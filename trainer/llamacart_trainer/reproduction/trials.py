@@ -161,7 +161,7 @@ class LayerFit:
 
 
 @dataclass(frozen=True)
-class Trial:
+class PaperTrial:
     """A variant, fitted and measured.
 
     Attributes:
@@ -233,10 +233,10 @@ def run_experiment(
     *,
     variants: Sequence[Variant] | None = None,
     plan: EvaluationPlan | None = None,
-    on_trial: Callable[[Trial], None] = lambda _trial: None,
+    on_trial: Callable[[PaperTrial], None] = lambda _trial: None,
     on_cartridge: Callable[[Variant, Cartridge], None] = lambda _variant, _cartridge: None,
     n_threads: int | None = None,
-) -> tuple[Trial, ...]:
+) -> tuple[PaperTrial, ...]:
     """Fit and measure every variant of an experiment, after the unsteered model.
 
     Args:
@@ -260,11 +260,11 @@ def run_experiment(
     unseen = [position(model.tokenize, *texts, n) for n, texts in enumerate(pairs)]
     heldout = HeldOutEvaluator(model, unseen, n_threads)
     judge = Evaluator(model, plan or PLANS[experiment](), n_threads=n_threads)
-    trials = [Trial("unsteered", "the model itself", judge.score(None, 0.0))]
+    trials = [PaperTrial("unsteered", "the model itself", judge.score(None, 0.0))]
     on_trial(trials[0])
     ceiling = judge.ceiling()
     if ceiling is not None:
-        trials.append(Trial("ceiling", "the model after prompts written in French", ceiling))
+        trials.append(PaperTrial("ceiling", "the model after prompts written in French", ceiling))
         on_trial(trials[-1])
     for variant, task in zip(chosen, tasks, strict=True):
         started = time.perf_counter()
@@ -273,7 +273,7 @@ def run_experiment(
         on_cartridge(variant, result.cartridge)
         norms = _weights(result.cartridge)
         trials.append(
-            Trial(
+            PaperTrial(
                 name=variant.name,
                 about=variant.about,
                 scores=judge.score(result.cartridge, variant.alpha),

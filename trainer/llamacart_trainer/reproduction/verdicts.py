@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llamacart_trainer.evaluation.bootstrap import Estimate
-    from llamacart_trainer.reproduction.trials import Experiment, Trial
+    from llamacart_trainer.reproduction.trials import Experiment, PaperTrial
 
 SWITCHED = 0.8
 """Least share of French continuations that counts as a switch of language."""
@@ -47,7 +47,7 @@ class Verdict:
     evidence: str
 
 
-def judge(experiment: Experiment, trials: Sequence[Trial]) -> tuple[Verdict, ...]:
+def judge(experiment: Experiment, trials: Sequence[PaperTrial]) -> tuple[Verdict, ...]:
     """Verdicts on an experiment; claims whose trials are missing are left out.
 
     Args:
@@ -58,7 +58,7 @@ def judge(experiment: Experiment, trials: Sequence[Trial]) -> tuple[Verdict, ...
     return _language(by_name) if experiment == "language" else _moon(by_name)
 
 
-def _language(trials: dict[str, Trial]) -> tuple[Verdict, ...]:
+def _language(trials: dict[str, PaperTrial]) -> tuple[Verdict, ...]:
     verdicts = []
     paper, base = trials.get("paper"), trials.get("unsteered")
     ceiling, replaced = trials.get("ceiling"), trials.get("mean-replace")
@@ -102,7 +102,7 @@ def _language(trials: dict[str, Trial]) -> tuple[Verdict, ...]:
     return tuple(verdicts)
 
 
-def _moon(trials: dict[str, Trial]) -> tuple[Verdict, ...]:
+def _moon(trials: dict[str, PaperTrial]) -> tuple[Verdict, ...]:
     verdicts = []
     base, conflict = trials.get("unsteered"), trials.get("conflict")
     distilled, replaced = trials.get("distillation"), trials.get("mean-replace")
@@ -166,7 +166,7 @@ def _moon(trials: dict[str, Trial]) -> tuple[Verdict, ...]:
     return tuple(verdicts)
 
 
-def _fidelity(trial: Trial) -> Verdict:
+def _fidelity(trial: PaperTrial) -> Verdict:
     reached, all_layers = trial.layers_at_bar, len(trial.layers)
     values = [layer.fidelity for layer in trial.layers]
     spread = f", from {min(values):.2f} to {max(values):.2f}" if values else ""
@@ -178,7 +178,7 @@ def _fidelity(trial: Trial) -> Verdict:
     )
 
 
-def _no_loops(trial: Trial, reference: Trial) -> Verdict:
+def _no_loops(trial: PaperTrial, reference: PaperTrial) -> Verdict:
     return Verdict(
         f"{trial.name}: the text stays coherent, without loops",
         _reads(trial, reference),
@@ -186,17 +186,17 @@ def _no_loops(trial: Trial, reference: Trial) -> Verdict:
     )
 
 
-def _reads(trial: Trial, reference: Trial) -> bool:
+def _reads(trial: PaperTrial, reference: PaperTrial) -> bool:
     """Whether its text has no more loops than the reference's, within `READABLE`."""
     return _value(trial.scores.distinct) >= READABLE * _value(reference.scores.distinct)
 
 
-def _loops(trial: Trial, reference: Trial) -> str:
+def _loops(trial: PaperTrial, reference: PaperTrial) -> str:
     one, other = _value(trial.scores.distinct), _value(reference.scores.distinct)
     return f"distinct-2 {one:.2f}, {reference.name} {other:.2f}; bar {READABLE * other:.2f}"
 
 
-def _is_local(trial: Trial, base: Trial) -> Verdict:
+def _is_local(trial: PaperTrial, base: PaperTrial) -> Verdict:
     leaked = _value(trial.scores.p_leaked) - _value(base.scores.p_leaked)
     kl = _value(trial.scores.kl)
     return Verdict(
@@ -207,7 +207,7 @@ def _is_local(trial: Trial, base: Trial) -> Verdict:
     )
 
 
-def _is_better(one: Trial, other: Trial) -> bool:
+def _is_better(one: PaperTrial, other: PaperTrial) -> bool:
     """More French beyond the other's interval, or as much of it with fewer loops."""
     a, b = one.scores.behaviour, other.scores.behaviour
     if a is None or b is None:
@@ -217,7 +217,7 @@ def _is_better(one: Trial, other: Trial) -> bool:
     return _value(one.scores.distinct) > _value(other.scores.distinct)
 
 
-def _side_by_side(one: Trial, other: Trial) -> str:
+def _side_by_side(one: PaperTrial, other: PaperTrial) -> str:
     parts = (
         f"{t.name}: French {_value(t.scores.behaviour):.2f}, "
         f"distinct-2 {_value(t.scores.distinct):.2f}, NLL {_value(t.scores.nll):.2f}"
@@ -226,7 +226,7 @@ def _side_by_side(one: Trial, other: Trial) -> str:
     return "; ".join(parts)
 
 
-def _penalty(trial: Trial) -> str:
+def _penalty(trial: PaperTrial) -> str:
     return f"{trial.variant.penalty:g}" if trial.variant else "?"
 
 
