@@ -19,3 +19,8 @@ def can_keep() -> bool:
 
 def _nothing() -> None:
     """Compiled by nobody."""
+
+
+KEEP = can_keep()
+"""What every compiled function passes as `cache`: without a folder, each start compiles anew
+(seconds)."""

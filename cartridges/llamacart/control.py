@@ -65,7 +65,16 @@ class Trouble(IntEnum):
     STAGE = 4  # the stage is too small
 
 
-TABLE_FIELDS = 4  # K, neurons, tiles, bias
+class TableField(IntEnum):
+    """What the table says of one cartridge at one layer; addresses are of arrays."""
+
+    K = 0  # active neurons; 0 where it does nothing
+    NEURONS = 1  # int32 [K]
+    TILES = 2  # see `pack_tiles`; 0 for a mean shift
+    BIAS = 3  # float32 [K]
+
+
+TABLE_FIELDS = len(TableField)
 
 OUT_OF_RANGE = 1e12
 """Largest ‖Δ‖ and ‖h_S‖ that are let through.

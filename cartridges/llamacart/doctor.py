@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from llamacart import __version__, ggml, llama_log, openmp
+from llamacart.compiled import KEEP
 from llamacart.errors import UnsupportedModelError
-from llamacart.kernel import KEEP, steer_rows
+from llamacart.kernel import steer_rows
 from llamacart.model import Model, default_threads
 from llamacart.resolve import DEMO
 

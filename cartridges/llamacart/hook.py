@@ -12,7 +12,7 @@ import numpy as np
 
 from llamacart import openmp
 from llamacart.cartridge import SITE, Cartridge, check_alpha
-from llamacart.control import CONTROL_WORDS, TABLE_FIELDS, Field, Trouble
+from llamacart.control import CONTROL_WORDS, TABLE_FIELDS, Field, TableField, Trouble
 from llamacart.errors import CartridgeMismatchError, EngineError, InputError
 from llamacart.kernel import eval_callback, multiply_part, steer_rows
 from llamacart.memory import side_by_side
@@ -164,12 +164,11 @@ class SteeringHook:
         arrays = side_by_side([a for m in cartridge.layers for a in _layer_arrays(m)])
         for i, layer_map in enumerate(cartridge.layers):
             neurons, bias, tiles = arrays[3 * i : 3 * i + 3]
-            table[slot, layer_map.layer] = (
-                len(neurons),
-                neurons.ctypes.data,
-                tiles.ctypes.data if tiles.size else 0,
-                bias.ctypes.data,
-            )
+            row = table[slot, layer_map.layer]
+            row[TableField.K] = len(neurons)
+            row[TableField.NEURONS] = neurons.ctypes.data
+            row[TableField.TILES] = tiles.ctypes.data if tiles.size else 0
+            row[TableField.BIAS] = bias.ctypes.data
         self._residents[cartridge.content_hash] = _LoadedCartridge(
             cartridge.name, slot, tuple(arrays)
         )
@@ -306,7 +305,7 @@ class SteeringHook:
                 Field.LIVE_ROW: np.zeros(len(entries), np.int64),
             }
         )
-        active = self._arrays[Field.TABLE][np.unique(slots), :, 0]
+        active = self._arrays[Field.TABLE][np.unique(slots), :, TableField.K]
         self._arrays[Field.NEEDED][:] = active.any(axis=0)
         stride = -(-int(active.max(initial=0)) // ROWS) * ROWS
         self._block[Field.SCRATCH_STRIDE] = stride

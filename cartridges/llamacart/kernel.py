@@ -19,13 +19,10 @@ import numpy as np
 from numba import types
 
 from llamacart import ggml, openmp
-from llamacart.compiled import can_keep
-from llamacart.control import CONTROL_WORDS, OUT_OF_RANGE, TABLE_FIELDS, Field, Trouble
+from llamacart.compiled import KEEP
+from llamacart.control import CONTROL_WORDS, OUT_OF_RANGE, TABLE_FIELDS, Field, TableField, Trouble
 from llamacart.intrinsics import pointer
 from llamacart.tile import BLOCK, BLOCK_BYTES, ROWS, WIDE, tile_by_four, tile_by_one
-
-KEEP = can_keep()
-"""Without a folder for compiled code, each start compiles the hook anew (seconds)."""
 
 # Sums may be reordered, but NaN and infinity must come through.
 _NO_NAN_ASSUMPTIONS = {"reassoc", "contract", "nsz", "arcp"}
@@ -61,7 +58,7 @@ def _array(address, shape, dtype):  # type: ignore[no-untyped-def]
 
 @numba.njit(inline="always")
 def _table_row(block, slot, layer):  # type: ignore[no-untyped-def]
-    """K, then the addresses of neurons, tiles and bias."""
+    """What a cartridge does at a layer, by `TableField`."""
     index = (slot * (block[Field.LAST_LAYER] + 1) + layer) * TABLE_FIELDS
     return _array(block[Field.TABLE] + index * 8, TABLE_FIELDS, np.int64)
 
@@ -137,7 +134,7 @@ def _multiply(block, part, parts):  # type: ignore[no-untyped-def]
         if start == stop:
             continue
         table_row = _table_row(block, slots[entry[start]], block[Field.LAYER])
-        k_active, tiles = table_row[0], table_row[2]
+        k_active, tiles = table_row[TableField.K], table_row[TableField.TILES]
         if tiles == 0:
             continue
         n_tiles = (k_active + ROWS - 1) // ROWS
@@ -191,15 +188,16 @@ def _write_row(block, layer, row, h):  # type: ignore[no-untyped-def]
     moved, size, largest, slot = 0.0, 0.0, -1.0, np.int32(-1)
     for e in range(starts[row], starts[row + 1]):
         table_row = _table_row(block, slots[e], layer)
-        if table_row[0] == 0:
+        k_active = table_row[TableField.K]
+        if k_active == 0:
             continue
-        bias = _array(table_row[3], table_row[0], np.float32)
-        neurons = _array(table_row[1], table_row[0], np.int32)
-        own = _finish_deltas(scratch[e], bias, alphas[e], table_row[2] != 0)
+        bias = _array(table_row[TableField.BIAS], k_active, np.float32)
+        neurons = _array(table_row[TableField.NEURONS], k_active, np.int32)
+        own = _finish_deltas(scratch[e], bias, alphas[e], table_row[TableField.TILES] != 0)
         if not own <= largest and not np.isnan(largest):  # NaN counts as the largest
             largest, slot = own, slots[e]
         moved += own
-        for k in range(table_row[0]):
+        for k in range(k_active):
             value = np.float64(h[neurons[k]])
             size += value * value
     if slot < 0:
@@ -222,8 +220,8 @@ def _write_row(block, layer, row, h):  # type: ignore[no-untyped-def]
         doses[row, layer] = share * np.sqrt(moved / size) if size > 0 else np.inf
     for e in range(starts[row], starts[row + 1]):
         table_row = _table_row(block, slots[e], layer)
-        neurons = _array(table_row[1], table_row[0], np.int32)
-        for k in range(table_row[0]):
+        neurons = _array(table_row[TableField.NEURONS], table_row[TableField.K], np.int32)
+        for k in range(table_row[TableField.K]):
             h[neurons[k]] += share * scratch[e, k]
 
 

@@ -18,6 +18,7 @@ import llama_cpp
 import numba
 import numpy as np
 
+from llamacart.compiled import KEEP
 from llamacart.intrinsics import CACHE_LINE, prefetch
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _INFINITE = 0x7F800000
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=KEEP, nogil=True)
 def _scan(bits, maxima):  # type: ignore[no-untyped-def]
     """Write each block's largest logit.
 
@@ -57,7 +58,7 @@ def _scan(bits, maxima):  # type: ignore[no-untyped-def]
     return fine, lowest ^ (np.int32(lowest >> np.int32(31)) & _MAGNITUDE)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=KEEP, nogil=True)
 def _first_largest(logits, maxima):  # type: ignore[no-untyped-def]
     best = 0
     for block in range(1, maxima.size):
@@ -69,7 +70,7 @@ def _first_largest(logits, maxima):  # type: ignore[no-untyped-def]
     return i
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=KEEP, nogil=True)
 def _collect(logits, maxima, threshold, always, ids, values):  # type: ignore[no-untyped-def]
     """Write tokens in `always` (ascending) or with logit ≥ threshold, by id. Returns how many."""
     count, next_always = np.uint64(0), 0
@@ -91,14 +92,14 @@ def _collect(logits, maxima, threshold, always, ids, values):  # type: ignore[no
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=KEEP, nogil=True)
 def _everything(logits, ids, values):  # type: ignore[no-untyped-def]
     for i in range(np.uint64(logits.size)):
         ids[i] = i
         values[i] = logits[i]
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=KEEP, nogil=True)
 def _drop_impossible(ids, values, count):  # type: ignore[no-untyped-def]
     """Keep candidates above −∞, in order. Returns how many."""
     kept = 0
@@ -110,7 +111,7 @@ def _drop_impossible(ids, values, count):  # type: ignore[no-untyped-def]
     return kept
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=KEEP, nogil=True)
 def _log_sum_exp(logits, largest):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(np.uint64(logits.size)):
