@@ -5,17 +5,17 @@ Rows are numbered over all sequences: sequence 0's tokens first, then sequence 1
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llamacart.context import MAX_SEQUENCES, Batch, Context
+from llamacart.batching import ROWS_PER_DECODE, as_batch, fillings, rows_of, slices
+from llamacart.context import Context
 from llamacart.errors import InputError
 from llamacart.tap import Tap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -24,20 +24,6 @@ if TYPE_CHECKING:
 
 LOGITS_BUDGET = 512 * 2**20
 """Bytes that llama.cpp may reserve for logits nobody reads (see `forward`)."""
-
-ROWS_PER_PASS = 512
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """Sequences that share one filling of the KV cache."""
-
-    first_row: int
-    sequences: Sequence[Sequence[int]]
-
-    @property
-    def n_rows(self) -> int:
-        return sum(map(len, self.sequences))
 
 
 def row_offsets(sequences: Sequence[Sequence[int]]) -> NDArray[np.int64]:
@@ -79,14 +65,14 @@ def forward(
     last = max(wanted)
     final_layer = model.n_layer - 1
     total = sum(map(len, sequences))
-    budget = output_budget(model)
     if any(len(sequence) == 0 for sequence in sequences) or not sequences:
         raise InputError("a sequence without tokens cannot be run")
     longest = max(map(len, sequences))
-    n_ctx = max(longest, min(total, ROWS_PER_PASS))
-    n_batch = min(n_ctx, ROWS_PER_PASS)
-    if final_layer in wanted:
-        n_batch = min(n_batch, budget)
+    n_ctx = max(longest, min(total, ROWS_PER_DECODE))
+    n_batch = min(n_ctx, ROWS_PER_DECODE)
+    whole = final_layer in wanted
+    if whole:
+        n_batch = min(n_batch, output_budget(model))
     offset = 0
 
     def shifted(layer: int, rows: NDArray[np.int64], h: NDArray[np.float32]) -> bool:
@@ -95,25 +81,21 @@ def forward(
 
     tap = Tap(model, shifted, copy=copy)
     tap.wanted = wanted
-    passes = list(_passes(sequences, n_ctx))
+    runs = list(fillings(sequences, n_ctx))
     with Context(
         model,
         n_ctx=n_ctx,
         n_batch=n_batch,
-        n_seq_max=max(len(p.sequences) for p in passes),
-        n_outputs=n_batch if final_layer in wanted else 1,
+        n_seq_max=max(map(len, runs)),
+        n_outputs=n_batch if whole else 1,
         n_threads=n_threads,
         hook=tap,
     ) as context:
-        for current in passes:
+        for run in runs:
             context.clear()
-            tokens, positions, owners = _rows(current)
-            for start in range(0, len(tokens), n_batch):
-                part = slice(start, start + n_batch)
-                offset = current.first_row + start
-                n_rows = len(tokens[part])
-                outputs = [final_layer in wanted] * n_rows
-                context.decode(Batch(tokens[part], positions[part], owners[part], outputs))
+            for rows in slices(rows_of(sequences, run, lambda *_: whole), n_batch):
+                context.decode(as_batch(rows, run.start))
+                offset += len(rows)
 
 
 def capture(
@@ -152,24 +134,3 @@ def capture(
 
     forward(model, sequences, keep, layers=chosen, n_threads=n_threads, copy=copy)
     return out
-
-
-def _passes(sequences: Sequence[Sequence[int]], n_ctx: int) -> Iterator[_Pass]:
-    """Group whole sequences into fillings of the KV cache."""
-    group: list[Sequence[int]] = []
-    first_row = used = 0
-    for sequence in sequences:
-        if group and (used + len(sequence) > n_ctx or len(group) == MAX_SEQUENCES):
-            yield _Pass(first_row, group)
-            first_row, used, group = first_row + used, 0, []
-        group.append(sequence)
-        used += len(sequence)
-    yield _Pass(first_row, group)
-
-
-def _rows(current: _Pass) -> tuple[list[int], list[int], list[int]]:
-    """Tokens, positions and sequence ids of a pass, one entry a row."""
-    tokens = [token for sequence in current.sequences for token in sequence]
-    positions = [i for sequence in current.sequences for i in range(len(sequence))]
-    owners = [s for s, sequence in enumerate(current.sequences) for _ in sequence]
-    return tokens, positions, owners

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import llama_cpp
 import numpy as np
 
+from llamacart.batching import ROWS_PER_DECODE, as_batch, fillings, rows_of
 from llamacart.cartridge import check_alpha
-from llamacart.context import MAX_SEQUENCES, Batch, Context
+from llamacart.context import MAX_SEQUENCES, Context
 from llamacart.errors import EngineError, InputError
 from llamacart.tap import Tap
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
     from llamacart.model import Model
     from llamacart.tap import Visitor
-
-_ROWS_PER_DECODE = 512
 
 
 @dataclass(frozen=True)
@@ -131,23 +130,18 @@ def residual_means(
     longest = max(map(len, sequences))
     with Context(
         model,
-        n_ctx=max(longest, _ROWS_PER_DECODE),
-        n_batch=max(longest, _ROWS_PER_DECODE),
+        n_ctx=max(longest, ROWS_PER_DECODE),
+        n_batch=max(longest, ROWS_PER_DECODE),
         n_seq_max=min(len(sequences), MAX_SEQUENCES),
         n_outputs=min(len(sequences), MAX_SEQUENCES),
         n_threads=n_threads,
         hook=_ResidualTap(model, add),
     ) as context:
-        for group in _groups(sequences, context.n_batch):
+        for run in fillings(sequences, context.n_batch):
             context.clear()
-            rows = [
-                (token, i, s, i == len(sequence) - 1, i >= skip)
-                for s, sequence in enumerate(group)
-                for i, token in enumerate(sequence)
-            ]
-            tokens, positions, owners, outputs, counting = map(list, zip(*rows, strict=True))
-            counted = np.asarray(counting, bool)
-            context.decode(Batch(tokens, positions, owners, outputs))
+            rows = rows_of(sequences, run, lambda s, i: i == len(sequences[s]) - 1)
+            counted = np.array([row.position >= skip for row in rows])
+            context.decode(as_batch(rows, run.start))
     return sums / counts[:, None]
 
 
@@ -194,16 +188,3 @@ def fit_control_vector(
         steps = np.diff(difference[chosen], axis=0, prepend=np.zeros((1, model.n_embd)))
         directions[chosen] = steps
     return ControlVector(directions, name)
-
-
-def _groups(sequences: Sequence[Sequence[int]], max_rows: int) -> list[list[Sequence[int]]]:
-    """Sequences in order, so many together as one decode holds."""
-    groups: list[list[Sequence[int]]] = [[]]
-    used = 0
-    for sequence in sequences:
-        if groups[-1] and (used + len(sequence) > max_rows or len(groups[-1]) == MAX_SEQUENCES):
-            groups.append([])
-            used = 0
-        groups[-1].append(sequence)
-        used += len(sequence)
-    return groups

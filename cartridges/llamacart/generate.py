@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llamacart.context import MAX_SEQUENCES, Batch, Context
+from llamacart.batching import ROWS_PER_DECODE, Row, as_batch, rows_of
+from llamacart.context import Context
 from llamacart.control_vector import apply_control
 from llamacart.hook import SteeringHook
 from llamacart.steering import UNSTEERED
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from llamacart.model import Model
     from llamacart.steering import Steering
 
-_ROWS_PER_DECODE = 512
 _PROMPTS_AT_ONCE = 64
 
 
@@ -42,7 +42,7 @@ def greedy(
     """
     counts = [n_tokens] * len(prompts) if isinstance(n_tokens, int) else list(n_tokens)
     out: list[list[int]] = []
-    for start in range(0, len(prompts), min(_PROMPTS_AT_ONCE, MAX_SEQUENCES)):
+    for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
         part = slice(start, start + _PROMPTS_AT_ONCE)
         out += _greedy_group(model, prompts[part], counts[part], steering, control, n_threads)
     return out
@@ -56,37 +56,36 @@ def _greedy_group(
     control: ControlDose | None,
     n_threads: int | None,
 ) -> list[list[int]]:
-    hook = SteeringHook(model, max_rows=_ROWS_PER_DECODE)
+    hook = SteeringHook(model, max_rows=ROWS_PER_DECODE)
     for dose in steering:
         hook.load(dose.cartridge)
     out: list[list[int]] = [[] for _ in prompts]
     with Context(
         model,
         n_ctx=sum(map(len, prompts)) + sum(counts),
-        n_batch=_ROWS_PER_DECODE,
+        n_batch=ROWS_PER_DECODE,
         n_seq_max=len(prompts),
         n_outputs=len(prompts),
         n_threads=n_threads,
         hook=hook,
     ) as context:
         apply_control(context, control)
-        rows = [
-            (token, position, s, position == len(prompt) - 1 and counts[s] > 0)
-            for s, prompt in enumerate(prompts)
-            for position, token in enumerate(prompt)
-        ]
+        rows = rows_of(
+            prompts,
+            range(len(prompts)),
+            lambda s, i: i == len(prompts[s]) - 1 and counts[s] > 0,
+        )
         while rows:
-            now, rows = rows[:_ROWS_PER_DECODE], rows[_ROWS_PER_DECODE:]
-            tokens, positions, owners, outputs = map(list, zip(*now, strict=True))
+            now, rows = rows[:ROWS_PER_DECODE], rows[ROWS_PER_DECODE:]
             hook.set_rows([steering] * len(now))
-            context.decode(Batch(tokens, positions, owners, outputs))
-            for row, (_, position, s, has_output) in enumerate(now):
+            context.decode(as_batch(now))
+            for number, (s, position, _, has_output) in enumerate(now):
                 if not has_output:
                     continue
-                token = int(context.logits(row).argmax())
+                token = int(context.logits(number).argmax())
                 if model.is_end_of_generation(token):
                     continue
                 out[s].append(token)
                 if len(out[s]) < counts[s]:
-                    rows.append((token, position + 1, s, True))
+                    rows.append(Row(s, position + 1, token, True))
     return out

@@ -12,8 +12,9 @@ import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from llamacart.batching import as_batch, rows_of
 from llamacart.closing import Closing
-from llamacart.context import Batch, Context
+from llamacart.context import Context
 from llamacart.errors import EngineError, InputError
 from llamacart.tap import Tap
 
@@ -58,12 +59,7 @@ class Lane(Closing):
         self._last = max(wanted)
         total = sum(map(len, sequences))
         whole = model.n_layer - 1 in wanted
-        self._batch = Batch(
-            tokens=[token for sequence in sequences for token in sequence],
-            positions=[i for sequence in sequences for i in range(len(sequence))],
-            sequences=[s for s, sequence in enumerate(sequences) for _ in sequence],
-            outputs=[whole] * total,
-        )
+        self._batch = as_batch(rows_of(sequences, range(len(sequences)), lambda *_: whole))
         self._seen: SimpleQueue[NDArray[np.float32] | BaseException | None] = SimpleQueue()
         self._go: SimpleQueue[bool] = SimpleQueue()
         tap = Tap(model, self._stop_at, copy=copy)

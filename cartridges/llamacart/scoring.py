@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llamacart.context import MAX_SEQUENCES, Batch, Context
+from llamacart.batching import ROWS_PER_DECODE, as_batch, fillings, rows_of, slices
+from llamacart.context import MAX_SEQUENCES, Context
 from llamacart.control_vector import apply_control
 from llamacart.errors import InputError
 from llamacart.hook import SteeringHook
 from llamacart.steering import UNSTEERED, effective
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     LogitsVisitor = Callable[[int, int, NDArray[np.float32]], None]
     """(sequence, row in it, logits [V], valid during the call)."""
 
-ROWS_PER_DECODE = 512
 OUTPUTS_PER_DECODE = 128
 
 
@@ -105,22 +105,16 @@ def visit_logits(
         hook=hook,
     ) as context:
         apply_control(context, control)
-        for group in _fillings(sequences, context.n_ctx):
+        for run in fillings(sequences, context.n_ctx):
             context.clear()
-            for rows in _slices(sequences, first_rows, group):
+            wanted = rows_of(sequences, run, lambda s, i: i >= first_rows[s])
+            for rows in slices(wanted, context.n_batch, context.n_outputs):
                 if hook is not None:
                     hook.set_rows([doses] * len(rows))
-                context.decode(
-                    Batch(
-                        tokens=[sequences[s][i] for s, i, _ in rows],
-                        positions=[i for _, i, _ in rows],
-                        sequences=[s - group.start for s, _, _ in rows],
-                        outputs=[wanted for _, _, wanted in rows],
-                    )
-                )
-                for number, (s, i, wanted) in enumerate(rows):
-                    if wanted:
-                        visitor(s, i, context.logits(number))
+                context.decode(as_batch(rows, run.start))
+                for number, row in enumerate(rows):
+                    if row.output:
+                        visitor(row.sequence, row.position, context.logits(number))
 
 
 def log_likelihoods(
@@ -257,32 +251,3 @@ def _divergence(base: NDArray[np.float16], logits: NDArray[np.float32], total: f
 
 def _heads(sequences: Sequence[Sequence[int]]) -> list[Sequence[int]]:
     return [sequence[:-1] for sequence in sequences]
-
-
-def _fillings(sequences: Sequence[Sequence[int]], n_cells: int) -> Iterator[range]:
-    """Runs of sequences that fit the KV cache together."""
-    start = used = 0
-    for number, sequence in enumerate(sequences):
-        if number > start and (used + len(sequence) > n_cells or number - start == MAX_SEQUENCES):
-            yield range(start, number)
-            start, used = number, 0
-        used += len(sequence)
-    yield range(start, len(sequences))
-
-
-def _slices(
-    sequences: Sequence[Sequence[int]], first_rows: Sequence[int], group: range
-) -> Iterator[list[tuple[int, int, bool]]]:
-    """(sequence, row, logits wanted?) of a filling, cut at the limits of one decode."""
-    rows: list[tuple[int, int, bool]] = []
-    outputs = 0
-    for s in group:
-        for i in range(len(sequences[s])):
-            wanted = i >= first_rows[s]
-            if len(rows) == ROWS_PER_DECODE or (wanted and outputs == OUTPUTS_PER_DECODE):
-                yield rows
-                rows, outputs = [], 0
-            rows.append((s, i, wanted))
-            outputs += wanted
-    if rows:
-        yield rows

@@ -47,7 +47,7 @@ def test_slices_and_several_passes(
     """A tiny budget and small passes cut sequences in the middle."""
     tokens = sequences(5, 9, 1, 20, 13)
     expected = one_by_one(tiny_model, tokens)
-    monkeypatch.setattr(capture_module, "ROWS_PER_PASS", 8)
+    monkeypatch.setattr(capture_module, "ROWS_PER_DECODE", 8)
     monkeypatch.setattr(capture_module, "LOGITS_BUDGET", 3 * 4 * tiny_model.n_vocab)
     got = capture(tiny_model, tokens, copy=copy)
     for layer in range(tiny_model.n_layer):
