@@ -46,8 +46,9 @@ class Model(Closing):
         gpu_layers: Layers to offload; -1 means all where llama.cpp was built with a device.
         batch_invariant: Where the CPU computes, use only kernels whose result for a row does not
             depend on how many rows run beside it: no repacked weights, no tiled products, and
-            (in `Context`) no tiled attention. Reading a long prompt is slower for it. Without
-            effect on a device.
+            (in `Context`) no tiled attention. Reading a long prompt is slower for it. The
+            default of every command too, so that a recipe gives one file. Without effect on a
+            device.
 
     Raises:
         ModelError: The file is missing or llama.cpp cannot load it.
@@ -55,7 +56,7 @@ class Model(Closing):
     """
 
     def __init__(
-        self, spec: str, *, gpu_layers: int = ALL_LAYERS, batch_invariant: bool = False
+        self, spec: str, *, gpu_layers: int = ALL_LAYERS, batch_invariant: bool = True
     ) -> None:
         llama_log.install()
         llama_cpp.llama_backend_init()

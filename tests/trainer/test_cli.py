@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from llamacart import cli
+from llamacart.model import Model
 from llamacart.reader import read_cartridge
+from llamacart.writer import write_cartridge
+from llamacart_trainer.recipe import load_task
+from llamacart_trainer.train import train
 
 
 @pytest.fixture
@@ -42,6 +46,21 @@ def test_writes_a_cartridge_and_tells_of_it(
     text = capsys.readouterr().out
     for word in ("layer", "kept", "force", "run the model", "fit  ", "total", "5 pairs"):
         assert word in text
+
+
+def test_python_and_the_command_write_the_same_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_path: Callable[..., Path],
+    recipe: Path,
+    tmp_path: Path,
+) -> None:
+    model = str(tiny_path(architecture="gemma3"))
+    assert run(monkeypatch, recipe, "--model", model, "-o", tmp_path / "command.gguf") == 0
+    with Model(model) as loaded:
+        result = train(load_task(recipe), loaded)
+    write_cartridge(result.cartridge, tmp_path / "python.gguf")
+    whole = (tmp_path / "command.gguf").read_bytes()
+    assert (tmp_path / "python.gguf").read_bytes() == whole
 
 
 @pytest.mark.parametrize(

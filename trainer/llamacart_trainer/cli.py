@@ -79,11 +79,7 @@ def train(
     folder = job or target.with_name(f"{target.name}.job")
     started = time.perf_counter()
     offload = ALL_LAYERS if gpu_layers is None else gpu_layers
-    with Model(
-        model or task.recipe.model,
-        gpu_layers=offload,
-        batch_invariant=True,
-    ) as loaded:
+    with Model(model or task.recipe.model, gpu_layers=offload) as loaded:
         console.print(f"{loaded.name}: {loaded.fingerprint.architecture}, {loaded.n_layer} layers")
         loading = time.perf_counter() - started
         try:

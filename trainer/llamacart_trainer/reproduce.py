@@ -98,7 +98,7 @@ def reproduce(
             raise NotFoundError(f"data set {str(data / FILES[experiment])!r} does not exist")
     console = Console()
     offload = ALL_LAYERS if gpu_layers is None else gpu_layers
-    with Model(model, gpu_layers=offload, batch_invariant=True) as loaded:
+    with Model(model, gpu_layers=offload) as loaded:
         console.print(f"{subject.value} on {loaded.name}: {loaded.fingerprint}")
         trials: dict[Experiment, tuple[PaperTrial, ...]] = {}
         verdicts: dict[Experiment, tuple[Verdict, ...]] = {}

@@ -50,7 +50,7 @@ def tune(
         console.print(_line(trial), highlight=False)
 
     console.print(f"objective: {validation.objective}; behaviour: {validation.behaviour}")
-    with Model(model or task.recipe.model, gpu_layers=offload, batch_invariant=True) as loaded:
+    with Model(model or task.recipe.model, gpu_layers=offload) as loaded:
         result = search(
             task,
             loaded,
