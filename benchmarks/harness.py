@@ -197,12 +197,12 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 def machine_facts(threads: int | None) -> dict[str, Any]:
     """What of the machine the figures depend on; nothing that tells whose it is."""
-    from llamacart.model import default_threads
+    from llamacart.processors import choose_threads
 
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
-        "threads": threads or default_threads(),
+        "threads": choose_threads(threads),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "llama-cpp-python": version("llama-cpp-python"),

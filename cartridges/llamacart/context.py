@@ -12,7 +12,7 @@ import numpy as np
 
 from llamacart.closing import Closing
 from llamacart.errors import ContextOverflowError, EngineError, InputError
-from llamacart.model import default_threads
+from llamacart.processors import choose_threads
 from llamacart.threadpool import ThreadPool
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Context(Closing):
         n_seq_max: Sequences, at most 256.
         n_outputs: Most rows with logits in one decode (default `n_batch`). llama.cpp reserves
             n_outputs × n_vocab floats twice, so a large vocabulary wants this small.
-        n_threads: Threads for compute; None means all processors of the process.
+        n_threads: Threads for compute, 1 to 512; None means `default_threads`.
         hook: Called for the graph's nodes.
         embeddings: Keep the last hidden state, after the final norm, of rows with outputs.
     """
@@ -117,7 +117,7 @@ class Context(Closing):
         # llama.cpp sizes its output buffer for at least n_seq_max rows and asserts on it.
         params.n_outputs_max = max(self.n_outputs, n_seq_max)
         params.n_outputs_max_per_seq = self.n_outputs
-        n_threads = n_threads or default_threads()
+        n_threads = choose_threads(n_threads)
         params.n_threads = params.n_threads_batch = n_threads
         params.kv_unified = True
         params.swa_full = True

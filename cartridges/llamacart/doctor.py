@@ -21,7 +21,9 @@ from llamacart import __version__, ggml, llama_log, openmp
 from llamacart.compiled import KEEP
 from llamacart.errors import UnsupportedModelError
 from llamacart.kernel import steer_rows
-from llamacart.model import Model, default_threads
+from llamacart.model import Model
+from llamacart.options import GpuLayersOption, ThreadsOption  # noqa: TC001 (typer reads them)
+from llamacart.processors import ALL_LAYERS, choose_threads, cpu_quota, usable_processors
 from llamacart.resolve import DEMO
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 Verdict = Literal["ok", "slow", "bad"]
 
 _COLOURS = {"ok": "green", "slow": "yellow", "bad": "red"}
-_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 _DEVICE_KINDS = ("CPU", "GPU", "integrated GPU", "accelerator")
 
 
@@ -53,6 +54,8 @@ def doctor(
     model: Annotated[
         str, typer.Option(help="GGUF path, 'demo' or hf:<owner>/<repo>/<file>.")
     ] = DEMO,
+    gpu_layers: GpuLayersOption = ALL_LAYERS,
+    threads: ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what llama.cpp was built with, whether cartridges reach a model, and what is slow.
@@ -60,7 +63,11 @@ def doctor(
     The exit code is 1 where the model cannot be steered.
     """
     llama_log.install()
-    findings = [*examine_build(), *examine_processors(), *examine_model(model)]
+    findings = [
+        *examine_build(),
+        *examine_processors(choose_threads(threads)),
+        *examine_model(model, gpu_layers),
+    ]
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
@@ -119,11 +126,11 @@ def devices() -> list[str]:
     return found
 
 
-def examine_processors() -> Iterator[Finding]:
-    """Whether as many threads as the server starts can run."""
-    threads = default_threads()
-    yield Finding("processors", f"{threads} of {os.cpu_count()} may be used")
-    quota = cpu_quota(_CPU_MAX)
+def examine_processors(threads: int) -> Iterator[Finding]:
+    """Whether that many threads can run."""
+    usable = usable_processors()
+    yield Finding("processors", f"{usable} of {os.cpu_count()} may be used, by {threads} threads")
+    quota = cpu_quota()
     if quota is not None and quota < threads:
         yield Finding(
             "processors",
@@ -133,23 +140,14 @@ def examine_processors() -> Iterator[Finding]:
         )
 
 
-def cpu_quota(path: Path) -> float | None:
-    """Processors' time that a control group grants, from its `cpu.max`; None if unlimited."""
-    try:
-        quota, period = path.read_text().split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else int(quota) / int(period)
-
-
-def examine_model(spec: str) -> Iterator[Finding]:
+def examine_model(spec: str, gpu_layers: int = ALL_LAYERS) -> Iterator[Finding]:
     """Whether a model loads, whether the hook reaches it, and what that costs.
 
     Raises:
         ModelError: It cannot be loaded.
     """
     try:
-        model = Model(spec)
+        model = Model(spec, gpu_layers=gpu_layers)
     except UnsupportedModelError as error:
         yield Finding("hook", error.message, "bad")
         return

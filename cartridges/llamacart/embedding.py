@@ -10,7 +10,7 @@ from llamacart.closing import Closing
 from llamacart.context import Batch, Context
 from llamacart.errors import ContextOverflowError, EngineError
 from llamacart.hook import SteeringHook
-from llamacart.model import default_threads
+from llamacart.processors import choose_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Embedder(Closing):
     Args:
         model: The model; must outlive the embedder.
         n_ctx: Most tokens of a text.
-        n_threads: Threads for compute; None means all processors of the process.
+        n_threads: Threads for compute, 1 to 512; None means `default_threads`.
         dose_limit: See `SteeringHook`.
         force: See `SteeringHook`.
     """
@@ -49,7 +49,7 @@ class Embedder(Closing):
         force: bool = False,
     ) -> None:
         self._model = model
-        self._n_threads = n_threads or default_threads()
+        self._n_threads = choose_threads(n_threads)
         self.n_ctx = n_ctx
         self._hook = SteeringHook(
             model,

@@ -16,6 +16,7 @@ from llamacart.cartridge import Fingerprint
 from llamacart.closing import Closing
 from llamacart.errors import InputError, ModelError, UnsupportedModelError
 from llamacart.fingerprint import weights_hash
+from llamacart.processors import ALL_LAYERS, check_gpu_layers
 from llamacart.resolve import resolve_model
 from llamacart.sites import find_site
 
@@ -23,19 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-ALL_LAYERS = -1
-
 # llama.cpp reads it once in a process, at the first product of 8 rows or more, whichever model
 # that is for. Its tiled products of K-quants would make a row depend on the number of rows.
 _TILED = "GGML_CPU_TILED_MM"
 os.environ.setdefault(_TILED, "0")
-
-
-def default_threads() -> int:
-    """Processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Model(Closing):
@@ -51,6 +43,7 @@ class Model(Closing):
             device.
 
     Raises:
+        InputError: `gpu_layers` is less than -1.
         ModelError: The file is missing or llama.cpp cannot load it.
         UnsupportedModelError: It loads, but has no site to steer.
     """
@@ -58,6 +51,7 @@ class Model(Closing):
     def __init__(
         self, spec: str, *, gpu_layers: int = ALL_LAYERS, batch_invariant: bool = True
     ) -> None:
+        check_gpu_layers(gpu_layers)
         llama_log.install()
         llama_cpp.llama_backend_init()
         self.spec = spec

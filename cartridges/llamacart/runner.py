@@ -12,7 +12,7 @@ from llamacart.errors import EngineError, InputError, LlamacartError
 from llamacart.hook import SteeringHook
 from llamacart.logits import Candidates
 from llamacart.logprobs import read_logprobs
-from llamacart.model import default_threads
+from llamacart.processors import choose_threads
 from llamacart.sampling import Sampler
 
 if TYPE_CHECKING:
@@ -61,13 +61,13 @@ class LlamaRunner(Closing):
         n_sequences: Most sequences that run at once.
         n_cached: Slots beyond those, for what is kept for reuse. llama.cpp reserves n_vocab
             floats of output for each slot.
-        n_threads: Threads for compute; None means all processors of the process.
+        n_threads: Threads for compute, 1 to 512; None means `default_threads`.
         force: Accept cartridges made for other weights of the same shape.
         dose_limit: Most ‖Δ‖/‖h_S‖ that steering may reach in a row at a layer; None for any.
 
     Raises:
-        InputError: More sequences than rows in a step, more slots than llama.cpp can hold, or
-            a dose limit that is none.
+        InputError: More sequences than rows in a step, more slots or threads than llama.cpp can
+            hold, or a dose limit that is none.
         EngineError: llama.cpp cannot make the context.
     """
 
@@ -96,7 +96,7 @@ class LlamaRunner(Closing):
         # rows into the first free ones. Where the result may not depend on who left before, cells
         # that are given up go to a sequence of their own, until `compact`.
         self._graveyard = self._n_slots if model.batch_invariant else None
-        n_threads = n_threads or default_threads()
+        n_threads = choose_threads(n_threads)
         self._model = model
         self._hook = SteeringHook(
             model,

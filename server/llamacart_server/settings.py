@@ -19,6 +19,8 @@ from pydantic_settings import (
 )
 
 from llamacart.errors import InputError
+from llamacart.options import GPU_LAYERS_HELP, THREADS_HELP
+from llamacart.processors import ALL_LAYERS, MAX_THREADS
 from llamacart.resolve import CACHE_VARIABLE, DEMO
 from llamacart_server.options import Option, split_list
 
@@ -73,9 +75,9 @@ class ServeSettings(BaseSettings):
         Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
         Option(MODEL, "Most relative size of a steering delta; more is scaled down to it."),
     ] = None
-    gpu_layers: Annotated[int, Field(ge=-1), Option(MODEL, "Layers to offload; -1 means all.")] = -1
+    gpu_layers: Annotated[int, Field(ge=ALL_LAYERS), Option(MODEL, GPU_LAYERS_HELP)] = ALL_LAYERS
     threads: Annotated[
-        Positive | None, Option(MODEL, "Threads for compute; default: all processors.")
+        Annotated[int, Field(ge=1, le=MAX_THREADS)] | None, Option(MODEL, THREADS_HELP)
     ] = None
     batch_invariant: Annotated[
         bool, Option(MODEL, "Rows never depend on their neighbours (CPU; slower prompts).")

@@ -1,11 +1,10 @@
 import json
 
-import pytest
 import typer
 from typer.testing import CliRunner
 
 from llamacart import doctor as module
-from llamacart.doctor import cpu_quota, devices, doctor
+from llamacart.doctor import devices, doctor
 
 
 def run(*arguments):
@@ -47,22 +46,9 @@ def test_there_is_a_processor():
     assert any("CPU" in device for device in devices())
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("max 100000\n", None), ("150000 100000\n", 1.5), ("nonsense", None), (None, None)],
-)
-def test_cpu_quota(tmp_path, text, expected):
-    path = tmp_path / "cpu.max"
-    if text is not None:
-        path.write_text(text)
-    assert cpu_quota(path) == expected
-
-
-def test_a_small_quota_is_slow(tmp_path, monkeypatch):
-    path = tmp_path / "cpu.max"
-    path.write_text("50000 100000")
-    monkeypatch.setattr(module, "_CPU_MAX", path)
-    (slow,) = [f for f in module.examine_processors() if f.verdict == "slow"]
+def test_a_small_quota_is_slow(monkeypatch):
+    monkeypatch.setattr(module, "cpu_quota", lambda: 0.5)
+    (slow,) = [f for f in module.examine_processors(2) if f.verdict == "slow"]
     assert "--threads 1" in slow.text
 
 

@@ -12,12 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from llamacart.cli import layer_table
 from llamacart.errors import InputError, RecipeError
-from llamacart_trainer.options import (
-    GpuLayersOption,
-    ModelOption,
-    OutputOption,
-    ThreadsOption,
-)
+from llamacart.options import GpuLayersOption, ThreadsOption
+from llamacart.processors import ALL_LAYERS
+from llamacart_trainer.options import ModelOption, OutputOption
 from llamacart_trainer.recipe import load_task
 
 if TYPE_CHECKING:
@@ -46,7 +43,7 @@ def train(
     restart: Annotated[
         bool, typer.Option("--restart", help="Drop checkpoints that are there.")
     ] = False,
-    gpu_layers: GpuLayersOption = None,
+    gpu_layers: GpuLayersOption = ALL_LAYERS,
     threads: ThreadsOption = None,
     max_ubatch_rows: Annotated[
         int | None, typer.Option(help="Tokens to compute at once; default 1024.")
@@ -60,7 +57,7 @@ def train(
 ) -> None:
     """Fit a cartridge from a recipe."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
-    from llamacart.model import ALL_LAYERS, Model
+    from llamacart.model import Model
     from llamacart.writer import write_cartridge
     from llamacart_trainer.cascade import MAX_MEMORY, MAX_UBATCH_ROWS
 
@@ -78,8 +75,10 @@ def train(
         raise InputError(f"folder {str(target.parent)!r} cannot be made: {error}") from error
     folder = job or target.with_name(f"{target.name}.job")
     started = time.perf_counter()
-    offload = ALL_LAYERS if gpu_layers is None else gpu_layers
-    with Model(model or task.recipe.model, gpu_layers=offload) as loaded:
+    with Model(
+        model or task.recipe.model,
+        gpu_layers=gpu_layers,
+    ) as loaded:
         console.print(f"{loaded.name}: {loaded.fingerprint.architecture}, {loaded.n_layer} layers")
         loading = time.perf_counter() - started
         try:

@@ -11,7 +11,9 @@ from rich.console import Console
 
 from llamacart.cartridge import check_alpha
 from llamacart.errors import AlphaError, InputError
-from llamacart_trainer.options import GpuLayersOption, ModelOption, ThreadsOption
+from llamacart.options import GpuLayersOption, ThreadsOption
+from llamacart.processors import ALL_LAYERS
+from llamacart_trainer.options import ModelOption
 from llamacart_trainer.recipe import load_task
 
 if TYPE_CHECKING:
@@ -45,12 +47,12 @@ def evaluate_cartridges(
     prompts: Annotated[
         int | None, typer.Option(min=1, help="Take only so many prompts and answers.")
     ] = None,
-    gpu_layers: GpuLayersOption = None,
+    gpu_layers: GpuLayersOption = ALL_LAYERS,
     threads: ThreadsOption = None,
 ) -> None:
     """Measure what cartridges do on held-out prompts, over a range of α."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
-    from llamacart.model import ALL_LAYERS, Model
+    from llamacart.model import Model
     from llamacart_trainer.evaluation.plan import load_plan
     from llamacart_trainer.evaluation.results import write_text
 
@@ -64,8 +66,7 @@ def evaluate_cartridges(
     plan = load_plan(recipe)
     plan = plan if prompts is None else plan.first(prompts)
     files = _read(cartridges or [])
-    offload = ALL_LAYERS if gpu_layers is None else gpu_layers
-    with Model(model or task.recipe.model, gpu_layers=offload) as loaded, ExitStack() as stack:
+    with Model(model or task.recipe.model, gpu_layers=gpu_layers) as loaded, ExitStack() as stack:
         names = _baseline_names(baselines)
         status = stack.enter_context(console.status(""))
         evaluation = _compare(loaded, files, names, task, plan, strengths, status.update, threads)

@@ -14,7 +14,3 @@ ModelOption = Annotated[
 OutputOption = Annotated[
     Path | None, typer.Option("-o", "--output", help="File to write; default <name>.gguf.")
 ]
-GpuLayersOption = Annotated[
-    int | None, typer.Option(help="Layers to offload; -1, the default, means all.")
-]
-ThreadsOption = Annotated[int | None, typer.Option(help="Threads; default: all processors.")]

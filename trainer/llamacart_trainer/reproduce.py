@@ -14,10 +14,11 @@ from rich.console import Console
 
 from llamacart import __version__
 from llamacart.errors import NotFoundError
-from llamacart_trainer.options import (  # noqa: TC001 (typer reads the annotations)
+from llamacart.options import (  # noqa: TC001 (typer reads the annotations)
     GpuLayersOption,
     ThreadsOption,
 )
+from llamacart.processors import ALL_LAYERS
 
 if TYPE_CHECKING:
     from llamacart.cartridge import Cartridge
@@ -84,11 +85,11 @@ def reproduce(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder to keep the cartridges in.")
     ] = None,
-    gpu_layers: GpuLayersOption = None,
+    gpu_layers: GpuLayersOption = ALL_LAYERS,
     threads: ThreadsOption = None,
 ) -> None:
     """Fit the paper's cartridges with its settings and say which of its claims hold."""
-    from llamacart.model import ALL_LAYERS, Model
+    from llamacart.model import Model
     from llamacart_trainer.evaluation.results import write_text
     from llamacart_trainer.reproduction.trials import FILES
 
@@ -97,8 +98,7 @@ def reproduce(
         if not (data / FILES[experiment]).is_file():
             raise NotFoundError(f"data set {str(data / FILES[experiment])!r} does not exist")
     console = Console()
-    offload = ALL_LAYERS if gpu_layers is None else gpu_layers
-    with Model(model, gpu_layers=offload) as loaded:
+    with Model(model, gpu_layers=gpu_layers) as loaded:
         console.print(f"{subject.value} on {loaded.name}: {loaded.fingerprint}")
         trials: dict[Experiment, tuple[PaperTrial, ...]] = {}
         verdicts: dict[Experiment, tuple[Verdict, ...]] = {}

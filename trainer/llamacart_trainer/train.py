@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llamacart import __version__
 from llamacart.cartridge import Cartridge, Metadata
 from llamacart.errors import InputError, RecipeError
-from llamacart.model import default_threads
+from llamacart.processors import choose_threads
 from llamacart.steering import UNSTEERED, Dose
 from llamacart_trainer.cascade import MAX_MEMORY, MAX_UBATCH_ROWS, Cascade
 from llamacart_trainer.fitting import FitSettings, LayerReport
@@ -121,7 +121,7 @@ def train(
             raise InputError(f"{name} has value {value}; at least 1 is needed", param=name)
     recipe = task.recipe
     started = time.perf_counter()
-    threads = n_threads or default_threads()
+    threads = choose_threads(n_threads)
     limits = {"rows": max_ubatch_rows, "bytes": max_memory, "threads": threads}
     cascade = Cascade(
         model=model,

@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from llamacart_trainer.options import (
-    GpuLayersOption,
-    ModelOption,
-    OutputOption,
-    ThreadsOption,
-)
+from llamacart.options import GpuLayersOption, ThreadsOption
+from llamacart.processors import ALL_LAYERS
+from llamacart_trainer.options import ModelOption, OutputOption
 from llamacart_trainer.recipe import load_task
 
 if TYPE_CHECKING:
@@ -29,12 +26,12 @@ def tune(
         typer.Option(help="Table of all trials (JSONL); one that exists is gone on from."),
     ] = None,
     model: ModelOption = None,
-    gpu_layers: GpuLayersOption = None,
+    gpu_layers: GpuLayersOption = ALL_LAYERS,
     threads: ThreadsOption = None,
 ) -> None:
     """Choose solver, λ, δ, α, layers and pairing of a recipe by a validation split."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
-    from llamacart.model import ALL_LAYERS, Model
+    from llamacart.model import Model
     from llamacart.writer import write_cartridge
     from llamacart_trainer.evaluation.plan import final_plan, validation_plan
     from llamacart_trainer.tuning.search import tune as search
@@ -44,13 +41,12 @@ def tune(
     task = load_task(recipe)
     validation, test = validation_plan(recipe), final_plan(recipe)
     target = output or Path(f"{task.recipe.name}.gguf")
-    offload = ALL_LAYERS if gpu_layers is None else gpu_layers
 
     def on_trial(trial: Trial) -> None:
         console.print(_line(trial), highlight=False)
 
     console.print(f"objective: {validation.objective}; behaviour: {validation.behaviour}")
-    with Model(model or task.recipe.model, gpu_layers=offload) as loaded:
+    with Model(model or task.recipe.model, gpu_layers=gpu_layers) as loaded:
         result = search(
             task,
             loaded,

@@ -1,0 +1,25 @@
+"""Options that commands of several packages have, so that each is checked alike everywhere."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llamacart.processors import check_gpu_layers, choose_threads
+
+GPU_LAYERS_HELP = "Layers to offload; -1 means all."
+THREADS_HELP = "Threads for compute, 1 to 512; default: the processors that may be used."
+
+
+def _checked_layers(layers: int) -> int:
+    check_gpu_layers(layers)
+    return layers
+
+
+def _checked_threads(threads: int | None) -> int | None:
+    return None if threads is None else choose_threads(threads)
+
+
+GpuLayersOption = Annotated[int, typer.Option(callback=_checked_layers, help=GPU_LAYERS_HELP)]
+ThreadsOption = Annotated[int | None, typer.Option(callback=_checked_threads, help=THREADS_HELP)]
