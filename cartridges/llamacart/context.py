@@ -122,6 +122,9 @@ class Context(Closing):
         params.kv_unified = True
         params.swa_full = True
         params.no_perf = True
+        # Else llama.cpp moves large products of a model in host memory to a device that is idle:
+        # their rows differ from those of few rows, and each is copied there and back.
+        params.op_offload = model.uses_device
         params.embeddings = embeddings
         params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE
         if model.batch_invariant:

@@ -11,7 +11,7 @@ class Field(IntEnum):
     ENTRIES = 0  # U, entries in this batch; 0 makes the callback decline every node
     WIDTH = 1
     LAST_LAYER = 2
-    DEVICE = 3
+    COPY = 3  # 1: go through get/set even where the tensor lies in host memory
     PREFIX = 4  # the site's name with its dash, e.g. b"ffn_geglu-"
     PREFIX_LENGTH = 5
     TABLE = 6
@@ -50,6 +50,7 @@ class Field(IntEnum):
     FAULT_LAYER = 39  # int32 [rows], -1 for none
     FAULT_SLOT = 40  # int32 [rows]
     ERROR = 41
+    BUFFER_OFFSET = 42  # see `ggml.buffer_offset`
 
 
 CONTROL_WORDS = 48
@@ -63,6 +64,7 @@ class Trouble(IntEnum):
     ROWS = 2  # more rows than the batch had
     OUTPUTS = 3  # more last-layer rows than the batch had outputs
     STAGE = 4  # the stage is too small
+    BUFFER = 5  # the tensor lies in no buffer
 
 
 class TableField(IntEnum):

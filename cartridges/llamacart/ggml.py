@@ -1,7 +1,8 @@
 """The few functions of libggml that reach a tensor, as seen from Python and from numba.
 
-Only exported accessors are used, never the layout of `ggml_tensor`, so a move of the
-llama.cpp pin needs no change here unless a name disappears.
+Only exported accessors are used, never a known layout of `ggml_tensor`, so a move of the
+llama.cpp pin needs no change here unless a name disappears. The one field without an accessor,
+the tensor's buffer, is searched for (`buffer_offset`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from functools import cache
 
 import llama_cpp
 from llvmlite import binding as llvm
+
+from llamacart.errors import EngineError
 
 _P = ctypes.c_void_p
 _PROTOTYPES: dict[str, tuple[object, list[object]]] = {
@@ -22,7 +25,20 @@ _PROTOTYPES: dict[str, tuple[object, list[object]]] = {
     "ggml_is_contiguous": (ctypes.c_bool, [_P]),
     "ggml_backend_tensor_get": (None, [_P, _P, ctypes.c_size_t, ctypes.c_size_t]),
     "ggml_backend_tensor_set": (None, [_P, _P, ctypes.c_size_t, ctypes.c_size_t]),
+    "ggml_backend_buffer_is_host": (ctypes.c_bool, [_P]),
 }
+_WORD = ctypes.sizeof(ctypes.c_void_p)
+_WORDS_SEARCHED = 32  # fewer than any `ggml_tensor` has
+
+
+class _InitParams(ctypes.Structure):
+    """`ggml_init_params`."""
+
+    _fields_ = (
+        ("mem_size", ctypes.c_size_t),
+        ("mem_buffer", _P),
+        ("no_alloc", ctypes.c_bool),
+    )
 
 
 @cache
@@ -50,6 +66,48 @@ def expose_to_numba() -> None:
     for name in _PROTOTYPES:
         address = ctypes.cast(getattr(lib, name), _P).value
         llvm.add_symbol(name, address)
+
+
+@cache
+def buffer_offset() -> int:
+    """Bytes from a `ggml_tensor`'s start to the address of the buffer that holds its data.
+
+    Found with a tensor whose buffer is known.
+
+    Raises:
+        EngineError: It is not there; the hook could not tell a device's memory from the host's.
+    """
+    lib = library()
+    for name, restype, argtypes in (
+        ("ggml_init", _P, [_InitParams]),
+        ("ggml_free", None, [_P]),
+        ("ggml_new_tensor_1d", _P, [_P, ctypes.c_int, ctypes.c_int64]),
+        ("ggml_backend_cpu_buffer_type", _P, []),
+        ("ggml_backend_alloc_ctx_tensors_from_buft", _P, [_P, _P]),
+        ("ggml_backend_buffer_free", None, [_P]),
+    ):
+        function = getattr(lib, name)
+        function.restype, function.argtypes = restype, argtypes
+    context = lib.ggml_init(_InitParams(16384, None, True))
+    tensor = lib.ggml_new_tensor_1d(context, llama_cpp.GGML_TYPE_F32, 8)
+    buffer = lib.ggml_backend_alloc_ctx_tensors_from_buft(
+        context, lib.ggml_backend_cpu_buffer_type()
+    )
+    words = list((ctypes.c_size_t * _WORDS_SEARCHED).from_address(tensor))
+    lib.ggml_backend_buffer_free(buffer)
+    lib.ggml_free(context)
+    places = [i for i, word in enumerate(words) if word == buffer]
+    if len(places) != 1:
+        raise EngineError("the buffer of a ggml tensor cannot be found")
+    return places[0] * _WORD
+
+
+def on_host(tensor: int) -> bool:
+    """Whether the tensor's data may be read and written at its address."""
+    buffer = ctypes.c_size_t.from_address(tensor + buffer_offset()).value
+    if not buffer:
+        raise EngineError(f"tensor {tensor_name(tensor)!r} lies in no buffer")
+    return bool(library().ggml_backend_buffer_is_host(buffer))
 
 
 def tensor_name(tensor: int) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import llama_cpp
 import numpy as np
 
-from llamacart import openmp
+from llamacart import ggml, openmp
 from llamacart.cartridge import SITE, Cartridge, check_alpha
 from llamacart.control import CONTROL_WORDS, TABLE_FIELDS, Field, TableField, Trouble
 from llamacart.errors import CartridgeMismatchError, EngineError, InputError
@@ -33,6 +33,7 @@ _TROUBLE = {
     Trouble.WIDTH: "the site's tensor is not float32 [rows, D]",
     Trouble.ROWS: "the graph holds more rows than the batch",
     Trouble.OUTPUTS: "the last layer holds more rows than the batch has outputs",
+    Trouble.BUFFER: "the site's tensor lies in no buffer",
     Trouble.STAGE: "the copy of a device tensor is too small",
 }
 
@@ -110,14 +111,14 @@ class SteeringHook:
         # Arrays that the kernel knows by address, kept alive here.
         self._arrays: dict[Field, NDArray[Any]] = {}
         self._block = np.zeros(CONTROL_WORDS, np.int64)
-        device = copy or model.uses_device
         prefix = np.frombuffer(f"{model.site_node}-".encode(), np.uint8)
         for field, value in (
             (Field.WIDTH, self._width),
             (Field.LAST_LAYER, self._n_layer - 1),
-            (Field.DEVICE, int(device)),
+            (Field.COPY, int(copy)),
             (Field.PREFIX_LENGTH, len(prefix)),
-            (Field.STAGE_LENGTH, max_rows * self._width if device else 1),
+            (Field.STAGE_LENGTH, max_rows * self._width),
+            (Field.BUFFER_OFFSET, ggml.buffer_offset()),
             (Field.THREADS, n_threads if openmp.expose_to_numba() else 1),
             (Field.WORKER, multiply_part.address),
         ):
@@ -129,7 +130,6 @@ class SteeringHook:
                 Field.NEEDED: np.zeros(self._n_layer, np.uint8),
                 Field.OUTPUT_ROW: np.zeros(max_rows, np.int32),
                 Field.ROW_OUTPUT: np.zeros(max_rows, np.int32),
-                Field.STAGE: np.zeros(self._block[Field.STAGE_LENGTH], np.float32),
                 Field.SCRATCH: np.zeros(0, np.float32),
                 Field.DOSE_LIMIT: np.array([dose_limit or np.inf], np.float64),
                 Field.CAPPED: np.zeros(max_rows, np.int32),
@@ -137,6 +137,8 @@ class SteeringHook:
                 Field.FAULT_SLOT: np.zeros(max_rows, np.int32),
             }
         )
+        # Takes memory only once a device's tensor is copied into it.
+        self._point(Field.STAGE, np.zeros(self._block[Field.STAGE_LENGTH], np.float32))
         self.callback = ctypes.cast(
             eval_callback.address, llama_cpp.ggml_backend_sched_eval_callback
         )

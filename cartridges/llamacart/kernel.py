@@ -42,6 +42,7 @@ _tensor_get = types.ExternalFunction(
 _tensor_set = types.ExternalFunction(
     "ggml_backend_tensor_set", types.void(types.uintp, types.uintp, types.uintp, types.uintp)
 )
+_buffer_is_host = types.ExternalFunction("ggml_backend_buffer_is_host", types.uint8(types.uintp))
 _parallel = types.ExternalFunction(
     "GOMP_parallel", types.void(types.uintp, types.uintp, types.uint32, types.uint32)
 )
@@ -281,7 +282,11 @@ def _steer_tensor(block, address, layer, tensor):  # type: ignore[no-untyped-def
     size = np.uintp(n_rows * width * 4)
     if _nelements(tensor) != n_rows * width or _nbytes(tensor) != size:
         return np.int64(Trouble.WIDTH)
-    if block[Field.DEVICE] == 0:
+    buffer = _array(tensor + np.uintp(block[Field.BUFFER_OFFSET]), 1, np.uintp)[0]
+    if buffer == 0:
+        return np.int64(Trouble.BUFFER)
+    # Asked of each tensor: llama.cpp moves layers, and single products, between devices.
+    if block[Field.COPY] == 0 and _buffer_is_host(buffer) != 0:
         return steer_rows(
             block, address, layer, _array(_get_data(tensor), (n_rows, width), np.float32)
         )

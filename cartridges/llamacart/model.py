@@ -14,7 +14,7 @@ import numpy as np
 from llamacart import ggml, llama_log
 from llamacart.cartridge import Fingerprint
 from llamacart.closing import Closing
-from llamacart.errors import InputError, ModelError, UnsupportedModelError
+from llamacart.errors import InputError, ModelError
 from llamacart.fingerprint import weights_hash
 from llamacart.processors import ALL_LAYERS, check_gpu_layers
 from llamacart.resolve import resolve_model
@@ -165,6 +165,7 @@ class Model(Closing):
         # More threads would leave an OpenMP team to this thread, and with more threads than
         # processors in the process libgomp stops spinning at barriers: decoding gets slower.
         params.n_threads = params.n_threads_batch = 1
+        params.op_offload = self.uses_device
         params.cb_eval = look
         params.no_perf = True
         context = llama_cpp.llama_init_from_model(self.handle, params)

@@ -39,7 +39,7 @@ class Tap:
 
     def __init__(self, model: Model, visitor: Visitor, *, copy: bool = False) -> None:
         self._visitor = visitor
-        self._copy = copy or model.uses_device
+        self._copy = copy
         self._last_layer = model.n_layer - 1
         self._layers = {f"{model.site_node}-{layer}": layer for layer in range(model.n_layer)}
         self._error: BaseException | None = None
@@ -93,7 +93,7 @@ class Tap:
         else:
             rows = np.arange(self._row, self._row + n_rows)
         lib = ggml.library()
-        if not self._copy:
+        if not self._copy and ggml.on_host(tensor):
             return self._visitor(layer, rows, _floats(lib.ggml_get_data(tensor), n_rows, width))
         staged = np.empty((n_rows, width), np.float32)
         lib.ggml_backend_tensor_get(tensor, staged.ctypes.data, 0, staged.nbytes)
