@@ -11,7 +11,7 @@
     ├── NotFoundError              404, exit 2: no such cartridge, model or file
     │   └── ModelNotFoundError     a request's model id names what is not there
     ├── ModelError                 500, exit 2: a model cannot be loaded
-    │   └── UnsupportedModelError        llama.cpp names no gated product in its FFN
+    │   └── UnsupportedModelError        its rows cannot be steered, or not be followed
     ├── OverloadedError            503: queue caps are reached, or the server drains
     └── EngineError                500: llama.cpp failed or the hook lost track of rows
 
@@ -111,7 +111,7 @@ class ModelError(LlamacartError):
 
 
 class UnsupportedModelError(ModelError):
-    """llama.cpp names no gated FFN product in this architecture's graph."""
+    """This architecture's graph has no gated FFN product, or shows its rows in another order."""
 
     code = "unsupported_architecture"
 

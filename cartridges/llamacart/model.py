@@ -16,6 +16,7 @@ from llamacart.cartridge import Fingerprint
 from llamacart.closing import Closing
 from llamacart.errors import InputError, ModelError
 from llamacart.fingerprint import weights_hash
+from llamacart.probe import check_kind, check_rows
 from llamacart.processors import ALL_LAYERS, check_gpu_layers
 from llamacart.resolve import resolve_model
 from llamacart.sites import find_site
@@ -72,8 +73,10 @@ class Model(Closing):
             raise ModelError(f"llama.cpp cannot load model {str(self.path)!r}: {reasons}")
         self._vocab = llama_cpp.llama_model_get_vocab(self._handle)
         try:
+            check_kind(self)
             self.site_node, self.n_ff = self._probe_site()
-        except UnsupportedModelError:
+            check_rows(self)
+        except ModelError:
             self.close()
             raise
 
