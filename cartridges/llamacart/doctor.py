@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from llamacart import __version__, ggml, llama_log, openmp
+from llamacart import __version__, ggml, hook_speed, llama_log, openmp
 from llamacart.compiled import KEEP
 from llamacart.errors import UnsupportedModelError
 from llamacart.kernel import steer_rows
@@ -162,6 +162,7 @@ def examine_model(spec: str, gpu_layers: int = ALL_LAYERS) -> Iterator[Finding]:
             "hook",
             f"reaches {model.site_node} in all {model.n_layer} layers, {model.n_ff} neurons each",
         )
+        yield _hook_speed(model)
         if model.uses_device:
             yield Finding(
                 "hook",
@@ -184,12 +185,27 @@ def examine_model(spec: str, gpu_layers: int = ALL_LAYERS) -> Iterator[Finding]:
             )
 
 
+def _hook_speed(model: Model) -> Finding:
+    speed = hook_speed.measure(model)
+    name, missing = hook_speed.compiled_for()
+    figures = (
+        f"compiled for {name}, {speed.weights_per_second / 1e9:.1f} billion weights a second on "
+        f"one thread: {hook_speed.N_ACTIVE} neurons in each layer take "
+        f"{1e3 * model.n_layer * speed.seconds:.1f} ms a token"
+    )
+    if missing:
+        return Finding("hook's speed", f"{figures}; made without {', '.join(missing)}", "slow")
+    if speed.weights_per_second < hook_speed.SLOW_BELOW:
+        return Finding("hook's speed", f"{figures}; the machine is busy, or slow", "slow")
+    return Finding("hook's speed", figures)
+
+
 def _instructions(system: str) -> Finding:
     missing = [name for name in ("AVX2", "FMA", "F16C") if not re.search(rf"\b{name} = 1", system)]
     if not missing:
-        return Finding("instructions", "AVX2, FMA and F16C are used")
+        return Finding("llama.cpp's instructions", "AVX2, FMA and F16C are used")
     return Finding(
-        "instructions",
+        "llama.cpp's instructions",
         f"llama.cpp was built without {', '.join(missing)}; if the processor has them, build with "
         "CMAKE_ARGS=-DGGML_NATIVE=ON",
         "slow",

@@ -121,8 +121,9 @@ class _Emitter:
     def __init__(self, builder: Any, rows: list[Any]) -> None:
         self._b, self._rows = builder, rows
         module = builder.module
-        self._fma = cgutils.get_or_insert_function(
-            module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), f"llvm.fma.v{_LANES}f32"
+        # Fused where the processor can: `llvm.fma` would call a function for each number elsewhere.
+        self._fmuladd = cgutils.get_or_insert_function(
+            module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), f"llvm.fmuladd.v{_LANES}f32"
         )
 
     def sums(self, tile: Any, n_blocks: Any, outs: list[Any]) -> None:
@@ -151,7 +152,7 @@ class _Emitter:
                 values = b.gep(block, [_I64(4 * ROWS + r * BLOCK + part)])
                 weight = b.fmul(b.sitofp(self._vector(values, _BYTES, 1), _FLOATS), scales[r])
                 for total, h in zip(totals[r], inputs, strict=True):
-                    b.store(b.call(self._fma, [weight, h, b.load(total)]), total)
+                    b.store(b.call(self._fmuladd, [weight, h, b.load(total)]), total)
 
     def _vector(self, address: Any, kind: Any, align: int) -> Any:
         loaded = self._b.load(self._b.bitcast(address, kind.as_pointer()))

@@ -1,9 +1,11 @@
 import json
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
 from llamacart import doctor as module
+from llamacart import hook_speed
 from llamacart.doctor import devices, doctor
 
 
@@ -56,6 +58,38 @@ def test_missing_instructions_are_named():
     finding = module._instructions("CPU : SSE3 = 1 | AVX2 = 1 | FMA = 1 | REPACK = 1")
     assert (finding.verdict, "without F16C;" in finding.text) == ("slow", True)
     assert module._instructions("AVX2 = 1 | F16C = 1 | FMA = 1").verdict == "ok"
+
+
+@pytest.mark.parametrize(
+    ("name", "features", "missing"),
+    [
+        (None, None, None),
+        ("x86-64", "+sse2", "made without AVX2, FMA"),
+        ("haswell", "+avx2", "made without FMA"),
+        ("haswell", "+avx2,+fma", None),
+    ],
+)
+def test_the_hooks_own_processor_is_named(tiny_model, monkeypatch, name, features, missing):
+    """Not llama.cpp's flags: the hook is compiled by numba, for what it finds or is told."""
+    monkeypatch.setattr(hook_speed.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(
+        hook_speed.llvm, "get_host_cpu_features", lambda: {"avx2": True, "fma": True, "amx": False}
+    )
+    monkeypatch.setattr(hook_speed.config, "CPU_NAME", name)
+    monkeypatch.setattr(hook_speed.config, "CPU_FEATURES", features)
+    monkeypatch.setattr(hook_speed, "SLOW_BELOW", 0)
+    finding = module._hook_speed(tiny_model)
+    assert "ms a token" in finding.text
+    assert finding.verdict == ("slow" if missing else "ok")
+    if missing:
+        assert missing in finding.text
+        assert f"compiled for {name}," in finding.text
+
+
+def test_a_slow_hook_is_said(tiny_model, monkeypatch):
+    monkeypatch.setattr(hook_speed, "compiled_for", lambda: ("some", []))
+    monkeypatch.setattr(hook_speed, "SLOW_BELOW", float("inf"))
+    assert module._hook_speed(tiny_model).verdict == "slow"
 
 
 def test_without_a_folder_for_compiled_code(monkeypatch):
