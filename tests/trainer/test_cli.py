@@ -70,7 +70,7 @@ def test_python_and_the_command_write_the_same_bytes(
         (lambda folder: (folder / "pairs.jsonl").write_text(""), "no pairs"),
         (
             lambda folder: (folder / "pairs.jsonl").write_text('{"source": "only"}'),
-            "'target' has value None",
+            "found the key 'source'",
         ),
         (
             lambda folder: (folder / "recipe.toml").write_text('name = "m"\nimpact = 1e9\n'),

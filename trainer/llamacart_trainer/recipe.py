@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from llamacart.cartridge import ALPHA_LIMIT
-from llamacart.errors import NotFoundError, RecipeError
+from llamacart.errors import InputError, NotFoundError, RecipeError
+from llamacart.textfile import read_toml
 from llamacart_trainer.evaluation.settings import EvaluationSettings
 from llamacart_trainer.pairing import TIES
 from llamacart_trainer.records import (
@@ -26,6 +26,9 @@ from llamacart_trainer.records import (
     read_texts,
 )
 from llamacart_trainer.validation import InvalidValue
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "EvaluationSettings",
@@ -223,21 +226,27 @@ def _neutral(recipe: Recipe, folder: Path) -> tuple[str, ...]:
 
 
 def _read_recipe(path: Path) -> Recipe:
-    text = read_file(path)
     try:
-        return Recipe.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path}: not TOML ({error})") from error
+        return Recipe.model_validate(read_toml(path))
+    except InputError as error:
+        raise RecipeError(error.message) from error
     except ValidationError as error:
         first = InvalidValue.first(error)
-        line = _line_of(text, str(first.place[0])) if first.place else None
+        line = _line_of(read_file(path), first.place)
         where = f"{path}:{line}" if line else str(path)
-        raise RecipeError(f"{where}: {first}", param=first.key or None) from error
+        raise RecipeError(f"{where}: {first.advice(Recipe)}", param=first.key or None) from error
 
 
-def _line_of(text: str, key: str) -> int | None:
-    """Number of the line that sets a key, or opens the table of its name."""
+def _line_of(text: str, place: Sequence[str | int]) -> int | None:
+    """Number of the line that sets a key, or else of the one that opens its table."""
+    first, second = ([str(part) for part in place] + ["", ""])[:2]
+    table = ""
+    opened = None
     for number, line in enumerate(text.split("\n"), start=1):
-        if line.split("=")[0].strip() in (key, f"[{key}]"):
+        key = line.split("=")[0].strip().strip("\"'")
+        if line.lstrip().startswith("["):
+            table = line.strip().strip("[]").strip()
+            opened = number if table == first else opened
+        elif (not table and key == first) or (table == first and key == second):
             return number
-    return None
+    return opened

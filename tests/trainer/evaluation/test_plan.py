@@ -116,7 +116,7 @@ def test_refusals(folder: Path) -> None:
         load_plan(folder, EvaluationSettings(neutral="absent.jsonl"))
     answers = EvaluationSettings(answers="answers.jsonl")
     for record, message in (
-        ({"prompt": "p", "target": "t"}, "'original' has value None"),
+        ({"prompt": "p", "target": "t"}, "found the keys 'prompt', 'target'; .*original"),
         ({"prompt": "p", "target": "t", "original": "o", "neutral": 1}, "'neutral' has value 1"),
         ({"prompt": "p", "target": "t", "original": "o", "neutral": True}, "no answers"),
     ):

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llamacart.errors import RecipeError
 from llamacart_trainer.evaluation import scorers
 from llamacart_trainer.evaluation.objective import Objective
 from llamacart_trainer.evaluation.settings import DEFAULT_ALPHAS, EvaluationSettings
-from llamacart_trainer.recipe import load_task, read_pairs, read_records
+from llamacart_trainer.recipe import load_task
+from llamacart_trainer.records import (
+    ANSWER,
+    PROMPT,
+    check_form,
+    read_pairs,
+    read_records,
+    read_texts,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,7 +120,9 @@ def load_plan(folder: Path, settings: EvaluationSettings | None = None) -> Evalu
         name=recipe.name,
         prompts=_prompts(folder / recipe.prompts) if recipe.prompts else (),
         answers=_answers(folder / settings.answers) if settings.answers else (),
-        neutral=_texts(folder / settings.neutral) if settings.neutral else fixed_text("english"),
+        neutral=read_texts(folder / settings.neutral)
+        if settings.neutral
+        else fixed_text("english"),
         heldout=read_pairs(folder / recipe.heldout) if recipe.heldout else (),
         scorer=_scorer(settings, folder),
         behaviour=_behaviour(settings),
@@ -190,43 +201,27 @@ def _behaviour(settings: EvaluationSettings) -> str:
 
 
 def _prompts(path: Path) -> tuple[Prompt, ...]:
-    return tuple(
-        Prompt(_text(record, "prompt", where), _optional(record, "reference", where))
-        for where, record in read_records(path)
-    )
+    prompts = []
+    for where, record in read_records(path):
+        check_form(record, (PROMPT,), where)
+        given = record.get("reference") is not None
+        reference = text_of(record, "reference", where) if given else None
+        prompts.append(Prompt(text_of(record, "prompt", where), reference))
+    return tuple(prompts)
 
 
 def _answers(path: Path) -> tuple[Answer, ...]:
     answers = []
     for where, record in read_records(path):
+        check_form(record, (ANSWER,), where)
         neutral = record.get("neutral", False)
         if not isinstance(neutral, bool):
             raise RecipeError(f"{where}: 'neutral' has value {neutral!r}; true or false is needed")
-        prompt, target, original = (
-            _text(record, key, where) for key in ("prompt", "target", "original")
-        )
+        prompt, target, original = (text_of(record, key, where) for key in ANSWER.required)
         answers.append(Answer(prompt, target, original, neutral))
     if all(answer.neutral for answer in answers):
         raise RecipeError(f"{path}: no answers")
     return tuple(answers)
-
-
-def _texts(path: Path) -> tuple[str, ...]:
-    texts = tuple(_text(record, "text", where) for where, record in read_records(path))
-    if not texts:
-        raise RecipeError(f"{path}: no texts")
-    return texts
-
-
-def _text(record: dict[str, Any], key: str, where: str) -> str:
-    value = record.get(key)
-    if not isinstance(value, str) or not value.strip():
-        raise RecipeError(f"{where}: {key!r} has value {value!r}; a text is needed")
-    return value
-
-
-def _optional(record: dict[str, Any], key: str, where: str) -> str | None:
-    return None if record.get(key) is None else _text(record, key, where)
 
 
 def _beginning(text: str) -> str:
