@@ -8,7 +8,8 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from llamacart.errors import InputError
+from llamacart.errors import InputError, LlamacartError
+from llamacart.textfile import read_text
 from llamacart_server.errors import AuthenticationError, RateLimitError, error_response
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ def read_keys(settings: ServeSettings) -> tuple[str, ...]:
     path = settings.api_key_file
     if path is not None:
         try:
-            lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
-        except (OSError, ValueError) as error:
+            lines = [line.strip() for line in read_text(path).splitlines()]
+        except LlamacartError as error:
             raise InputError(
-                f"setting api_key_file: {str(path)!r} cannot be read: {error}", param="api_key_file"
+                f"setting api_key_file: {error.message}", param="api_key_file"
             ) from None
         found = [line for line in lines if line and not line.startswith("#")]
         if not found:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,16 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
-from llamacart.errors import InputError
+from llamacart.errors import InputError, LlamacartError
 from llamacart.options import GPU_LAYERS_HELP, THREADS_HELP
 from llamacart.processors import ALL_LAYERS, MAX_THREADS
 from llamacart.resolve import CACHE_VARIABLE, DEMO
+from llamacart.textfile import read_toml
 from llamacart_server.options import Option, split_list
 
 if TYPE_CHECKING:
@@ -179,9 +179,9 @@ class ServeSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Command line, environment, file; the first one that has a value wins."""
-        del dotenv_settings, file_secret_settings
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        """Command line and environment; the first one that has a value wins."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return init_settings, env_settings
 
 
 def unknown_variables(environment: Iterable[str]) -> list[str]:
@@ -230,14 +230,17 @@ def _reading(config: Path | None) -> type[ServeSettings]:
     if path is None:
         return ServeSettings
     try:
-        tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"configuration file {str(path)!r} cannot be read: {error}", param="config"
-        ) from None
+        values = read_toml(path)
+    except LlamacartError as error:
+        raise InputError(f"configuration file {error.message}", param="config") from None
 
     class SettingsWithFile(ServeSettings):
-        model_config = SettingsConfigDict(toml_file=path)
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *args: Any, **sources: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            first = super().settings_customise_sources(settings_cls, *args, **sources)
+            return (*first, InitSettingsSource(settings_cls, values))
 
     return SettingsWithFile
 

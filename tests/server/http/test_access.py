@@ -38,6 +38,11 @@ def test_several_keys(serve, engine, key_file):
     assert client.get("/v1/models", headers=both).status_code == 200
 
 
+def test_keys_in_a_file_of_another_system(tmp_path):
+    (tmp_path / "keys").write_bytes(b"\xef\xbb\xbffirst\r\nsecond\r\n")
+    assert read_keys(ServeSettings(api_key_file=tmp_path / "keys")) == ("first", "second")
+
+
 def test_a_ring_tells_keys_apart():
     ring = KeyRing(["a", "b", "ü"])
     found = [ring.find(key) for key in (b"a", b"b", "ü".encode(), b"c", b"")]
@@ -53,8 +58,10 @@ def test_a_file_without_keys_is_no_open_door(tmp_path, text):
 
 
 def test_a_key_file_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match="api_key_file"):
+    with pytest.raises(InputError, match=r"api_key_file: .*nothing' does not exist"):
         read_keys(ServeSettings(api_key_file=tmp_path / "nothing"))
+    with pytest.raises(InputError, match=r"api_key_file: .* it is a folder"):
+        read_keys(ServeSettings(api_key_file=tmp_path))
 
 
 # --- rate limit ----------------------------------------------------------------------------------

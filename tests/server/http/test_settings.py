@@ -82,12 +82,22 @@ def test_the_file_is_beaten_by_the_environment_and_the_command_line(config, monk
         ("max_token = 5", "there is no setting 'max_token'; did you mean 'max_tokens'"),
         ("zzz = 5", "there is no setting 'zzz'$"),
         ("port = 'many'", "port .LLAMACART_PORT. has value 'many'"),
-        ("port = ", r"llamacart\.toml' cannot be read"),
+        ("port = ", r"configuration file .*llamacart\.toml: not TOML"),
+        ("port = " + 5000 * "[", "not TOML .nested too deep"),
     ],
 )
 def test_a_bad_file_says_where(config, text, message):
     with pytest.raises(InputError, match=message):
         load_settings(config(text))
+
+
+def test_a_file_of_another_system(config):
+    path = config("")
+    path.write_bytes(b"\xef\xbb\xbfctx = 100\r\nbatch = 64\r\n")
+    assert load_settings(path).batch == 64
+    path.write_bytes("ctx = 100".encode("utf-16"))
+    with pytest.raises(InputError, match=r"configuration file .*: it is UTF-16; save it as UTF-8"):
+        load_settings(path)
 
 
 def test_a_file_that_is_not_there(tmp_path):
