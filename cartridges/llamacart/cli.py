@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from rich.table import Table
 from llamacart import __version__
 from llamacart.errors import LlamacartError
 from llamacart.reader import read_cartridge
+from llamacart.terminal import run
 
 
 def _print_version(wanted: bool) -> None:
@@ -121,9 +121,5 @@ def _missing(name: str, reason: str) -> Any:
 
 
 def main() -> None:
-    """Run the command; an expected error is one line on stderr and exit code 2."""
-    try:
-        build_app()()
-    except LlamacartError as error:
-        typer.echo(f"error: {error.message}", err=True)
-        sys.exit(2)
+    """Run the command; see `terminal.run` for what becomes of errors."""
+    run(lambda: build_app()())

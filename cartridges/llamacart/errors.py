@@ -13,7 +13,9 @@
     ├── ModelError                 500, exit 2: a model cannot be loaded
     │   └── UnsupportedModelError        its rows cannot be steered, or not be followed
     ├── OverloadedError            503: queue caps are reached, or the server drains
-    └── EngineError                500: llama.cpp failed or the hook lost track of rows
+    ├── EngineError                500: llama.cpp failed or the hook lost track of rows
+    ├── OutputError                exit 2: what a command prints cannot be written
+    └── StoppedError               exit 130: Ctrl-C
 
 Each class carries the HTTP status and the machine-readable code that the server
 answers with, so that no caller chooses a status from the text of a message.
@@ -35,6 +37,9 @@ class LlamacartError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     type: ClassVar[str] = "server_error"
+    exit_code: ClassVar[int] = 2
+    label: ClassVar[str] = "error"
+    """What a command's line begins with."""
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -127,3 +132,14 @@ class EngineError(LlamacartError):
     """llama.cpp failed, or the hook and the batch disagree about rows."""
 
     code = "engine_error"
+
+
+class OutputError(LlamacartError):
+    """What a command prints cannot be written: the disk is full, or the reader has gone."""
+
+
+class StoppedError(LlamacartError):
+    """Ctrl-C; the message says what stays and how to go on."""
+
+    exit_code = 130
+    label = "stopped"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from llamacart.errors import ModelError
@@ -56,9 +57,14 @@ def _assemble_demo() -> Path:
         package.assemble(partial, overwrite=True)  # checks the SHA-256
         partial.replace(target)
     except (OSError, ValueError) as error:
-        raise ModelError(f"model 'demo' cannot be written to {target}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(
+            f"model 'demo' cannot be written to {target}: {reason}", param="model"
+        ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        # What stands where the folder should be fails this too, and would hide the reason.
+        with suppress(OSError):
+            partial.unlink()
     return target
 
 
