@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from llamacart.cli import layer_table
-from llamacart.errors import InputError, RecipeError
+from llamacart.errors import RecipeError
 from llamacart.options import GpuLayersOption, ThreadsOption
 from llamacart.processors import ALL_LAYERS
 from llamacart_trainer.options import ModelOption, OutputOption
+from llamacart_trainer.outputs import check_outputs, save_cartridge
 from llamacart_trainer.recipe import load_task
 
 if TYPE_CHECKING:
@@ -58,7 +59,6 @@ def train(
     """Fit a cartridge from a recipe."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
     from llamacart.model import Model
-    from llamacart.writer import write_cartridge
     from llamacart_trainer.cascade import MAX_MEMORY, MAX_UBATCH_ROWS
 
     limits = {
@@ -69,11 +69,8 @@ def train(
     console = Console()
     task = load_task(recipe)
     target = output or Path(f"{task.recipe.name}.gguf")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"folder {str(target.parent)!r} cannot be made: {error}") from error
     folder = job or target.with_name(f"{target.name}.job")
+    check_outputs({"--output": target}, {"--job": folder})
     started = time.perf_counter()
     with Model(
         model or task.recipe.model,
@@ -90,14 +87,14 @@ def train(
             if job is None:
                 _remove_job(folder)
             raise
+    rows = [report.as_json() for report in result.layers]
+    console.print(layer_table([{name: row[name] for name in SHOWN} for row in rows]))
     writing = time.perf_counter()
-    size = write_cartridge(result.cartridge, target)
+    size = save_cartridge(result.cartridge, target)
     if job is None:
         _remove_job(folder)
     seconds = {"load the model": loading, **result.seconds}
     seconds["write"] = time.perf_counter() - writing
-    rows = [report.as_json() for report in result.layers]
-    console.print(layer_table([{name: row[name] for name in SHOWN} for row in rows]))
     if result.restored:
         console.print(f"{result.restored} layers were restored from {folder}")
     for phase, value in seconds.items():

@@ -14,6 +14,7 @@ from llamacart.errors import AlphaError, InputError
 from llamacart.options import GpuLayersOption, ThreadsOption
 from llamacart.processors import ALL_LAYERS
 from llamacart_trainer.options import ModelOption
+from llamacart_trainer.outputs import check_outputs, write_text
 from llamacart_trainer.recipe import load_task
 
 if TYPE_CHECKING:
@@ -52,31 +53,35 @@ def evaluate_cartridges(
 ) -> None:
     """Measure what cartridges do on held-out prompts, over a range of α."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
+    from llamacart.hook import check_fits
     from llamacart.model import Model
     from llamacart_trainer.evaluation.plan import load_plan
-    from llamacart_trainer.evaluation.results import write_text
 
     if recipe is None:
         raise InputError("eval needs --recipe FOLDER: its prompts are what is measured")
     strengths = None if alphas is None else parse_alphas(alphas)
     if not cartridges and baselines is None:
         raise InputError("eval needs a cartridge file, or --baselines")
+    check_outputs({"--json": json_file, "--html": html})
+    if html is not None:
+        # Missing drawing libraries are told now.
+        from llamacart_trainer.report.page import render
     console = Console()
     task = load_task(recipe)
     plan = load_plan(recipe)
     plan = plan if prompts is None else plan.first(prompts)
     files = _read(cartridges or [])
     with Model(model or task.recipe.model, gpu_layers=gpu_layers) as loaded, ExitStack() as stack:
+        for cartridge in files:
+            check_fits(cartridge, loaded.fingerprint)
         names = _baseline_names(baselines)
         status = stack.enter_context(console.status(""))
         evaluation = _compare(loaded, files, names, task, plan, strengths, status.update, threads)
+    show(evaluation, console)
     if json_file is not None:
         write_text(json_file, evaluation.to_json())
     if html is not None:
-        from llamacart_trainer.report.page import render
-
         write_text(html, render(evaluation))
-    show(evaluation, console)
 
 
 def parse_alphas(text: str) -> list[float]:

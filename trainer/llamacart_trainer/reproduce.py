@@ -19,6 +19,7 @@ from llamacart.options import (  # noqa: TC001 (typer reads the annotations)
     ThreadsOption,
 )
 from llamacart.processors import ALL_LAYERS
+from llamacart_trainer.outputs import check_outputs, save_cartridge, write_text
 
 if TYPE_CHECKING:
     from llamacart.cartridge import Cartridge
@@ -90,13 +91,13 @@ def reproduce(
 ) -> None:
     """Fit the paper's cartridges with its settings and say which of its claims hold."""
     from llamacart.model import Model
-    from llamacart_trainer.evaluation.results import write_text
     from llamacart_trainer.reproduction.trials import FILES
 
     chosen: tuple[Experiment, ...] = ("language", "moon") if only is None else (only.value,)
     for experiment in chosen:
         if not (data / FILES[experiment]).is_file():
             raise NotFoundError(f"data set {str(data / FILES[experiment])!r} does not exist")
+    check_outputs({"--json": json_file}, {"--output": output})
     console = Console()
     with Model(model, gpu_layers=gpu_layers) as loaded:
         console.print(f"{subject.value} on {loaded.name}: {loaded.fingerprint}")
@@ -126,7 +127,6 @@ def _one(
     output: Path | None,
     threads: int | None,
 ) -> tuple[tuple[PaperTrial, ...], tuple[Verdict, ...]]:
-    from llamacart.writer import write_cartridge
     from llamacart_trainer.reproduction import tables
     from llamacart_trainer.reproduction.prompts import QUESTIONS, STORIES
     from llamacart_trainer.reproduction.trials import run_experiment
@@ -134,8 +134,7 @@ def _one(
 
     def keep(variant: Variant, cartridge: Cartridge) -> None:
         if output is not None:
-            output.mkdir(parents=True, exist_ok=True)
-            write_cartridge(cartridge, output / f"{experiment}-{variant.name}.gguf")
+            save_cartridge(cartridge, output / f"{experiment}-{variant.name}.gguf")
 
     def tell(trial: PaperTrial) -> None:
         figures = tables.summary(experiment, trial)

@@ -11,6 +11,7 @@ from rich.console import Console
 from llamacart.options import GpuLayersOption, ThreadsOption
 from llamacart.processors import ALL_LAYERS
 from llamacart_trainer.options import ModelOption, OutputOption
+from llamacart_trainer.outputs import check_outputs, save_cartridge
 from llamacart_trainer.recipe import load_task
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ def tune(
     """Choose solver, λ, δ, α, layers and pairing of a recipe by a validation split."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
     from llamacart.model import Model
-    from llamacart.writer import write_cartridge
     from llamacart_trainer.evaluation.plan import final_plan, validation_plan
     from llamacart_trainer.tuning.search import tune as search
     from llamacart_trainer.tuning.tables import trials_table, winner_table
@@ -41,6 +41,7 @@ def tune(
     task = load_task(recipe)
     validation, test = validation_plan(recipe), final_plan(recipe)
     target = output or Path(f"{task.recipe.name}.gguf")
+    check_outputs({"--output": target, "--trials": trials})
 
     def on_trial(trial: Trial) -> None:
         console.print(_line(trial), highlight=False)
@@ -57,9 +58,9 @@ def tune(
             on_trial=on_trial,
             n_threads=threads,
         )
-    size = write_cartridge(result.cartridge, target)
     console.print(trials_table(result))
     console.print(winner_table(result))
+    size = save_cartridge(result.cartridge, target)
     console.print(
         f"{result.chosen.candidate}, α = {result.chosen.alpha:g}, {size / 1e6:.2f} MB: {target}"
     )

@@ -20,8 +20,8 @@ from llamacart_trainer.evaluation.results import (
     Point,
     Projection,
     Scores,
-    write_text,
 )
+from llamacart_trainer.outputs import write_text
 
 LEVELS = st.sampled_from([0.0, 0.25, 0.5, 1.0])
 

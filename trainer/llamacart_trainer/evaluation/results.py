@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from llamacart.errors import InputError
-from llamacart.files import write_whole
 from llamacart_trainer.evaluation.bootstrap import Estimate  # noqa: TC001 (pydantic reads it)
 from llamacart_trainer.validation import InvalidValue
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Kind = Literal["unsteered", "ceiling", "cartridge", "control-vector"]
 Plane = tuple[tuple[float, float], ...]
@@ -235,16 +231,3 @@ class Evaluation:
 
 
 _ADAPTER = TypeAdapter(Evaluation)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        InputError: It cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
-    except OSError as error:
-        raise InputError(f"{str(path)!r} cannot be written: {error}") from error
