@@ -29,6 +29,7 @@ from llamacart_trainer.evaluation.baselines import (
 from llamacart_trainer.evaluation.compare import compare, unique_labels
 from llamacart_trainer.evaluation.evaluator import SETTLING, Evaluator, sweep
 from llamacart_trainer.evaluation.heldout import HeldOutEvaluator
+from llamacart_trainer.evaluation.objective import Objective
 from llamacart_trainer.evaluation.plan import Answer, EvaluationPlan, Prompt
 from llamacart_trainer.evaluation.results import Evaluation
 from llamacart_trainer.evaluation.tables import differences_table
@@ -181,6 +182,66 @@ def test_settled_leaves_out_the_first_tokens(tiny_model: Model) -> None:
     late = np.concatenate([each[SETTLING:] for each in likely])
     assert scores.nll_settled
     assert scores.nll_settled.value == pytest.approx(-late.mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize("length", [0, 1, 3])
+def test_short_texts_count_as_failures(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    """Half of the texts end at once, whatever the scorer thinks of them."""
+
+    def cut(model: Model, prompts: Sequence[Sequence[int]], count: int, **more: Any) -> Any:
+        out = greedy(model, prompts, count, **more)
+        return [tokens[:length] if i % 2 == 0 else tokens for i, tokens in enumerate(out)]
+
+    prompts = tuple(Prompt(text, text) for text in ("one two", "three", "four", "six"))
+    agrees = plan(prompts=prompts, scorer=lambda _prompts, texts: [1.0] * len(texts))
+    whole = evaluate(tiny_model, None, 0.0, agrees)
+    monkeypatch.setattr(evaluator_module, "greedy", cut)
+    judge = Evaluator(tiny_model, agrees)
+    for half in (judge.score(None, 0.0), judge.ceiling()):
+        assert half
+        for field in ("behaviour", "written"):
+            assert getattr(whole, field).value == 1.0
+            assert getattr(half, field).value == 0.5
+        assert half.distinct
+        assert half.distinct.values[::2] == (0.0, 0.0)
+        assert half.repetition
+        assert half.repetition.values[::2] == (1.0, 1.0)
+        assert half.nll
+    assert Objective().key(whole) < Objective().key(judge.score(None, 0.0))
+    monkeypatch.setattr(evaluator_module, "greedy", lambda _m, prompts, _n, **_: [[]] * 4)
+    silent = Evaluator(tiny_model, agrees).score(None, 0.0)
+    assert silent.nll is None
+    assert silent.behaviour
+    assert silent.behaviour.value == 0.0
+    assert Objective().key(whole) < Objective().key(silent)
+
+
+def test_figures_that_are_not_finite_are_not_measured(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A steering that overflows loses to any other, and ends no sweep."""
+
+    def overflow(*args: Any, **more: Any) -> Any:
+        return [np.full_like(each, np.nan) for each in log_likelihoods(*args, **more)]
+
+    plain = plan(answers=(Answer("it", " a", " b"),), scorer=None)
+    whole = evaluate(tiny_model, None, 0.0, plain)
+    monkeypatch.setattr(evaluator_module, "log_likelihoods", overflow)
+    scores = evaluate(tiny_model, None, 0.0, plain)
+    assert scores.nll is scores.log_odds is scores.p_target is None
+    assert scores.behaviour
+    assert scores.behaviour.value == 0.0
+    assert Objective().key(whole) < Objective().key(scores)
+
+
+def test_neutral_texts_that_are_too_short_hide_no_others(tiny_model: Model) -> None:
+    texts = ("", "some other text", "and one more")
+    scores = evaluate(tiny_model, mean_shift(tiny_model), 1.0, plan(neutral=texts))
+    whole = evaluate(tiny_model, mean_shift(tiny_model), 1.0, plan(neutral=texts[1:]))
+    assert scores.kl == whole.kl
+    assert scores.kl
 
 
 def test_held_out_of_a_perfect_map(tiny_path: Callable[..., Path]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llamacart.errors import RecipeError
 from llamacart_trainer.evaluation import scorers
 from llamacart_trainer.evaluation.bootstrap import Estimate, difference, estimate
-from llamacart_trainer.evaluation.fluency import distinct, repetition
+from llamacart_trainer.evaluation.fluency import LEAST_TOKENS, distinct, repetition
 
 TOKENS = st.lists(st.integers(0, 5), max_size=40)
 
@@ -57,16 +57,19 @@ def test_bootstrap_refuses(values: list[float]) -> None:
 def test_distinct_and_repetition_by_hand() -> None:
     assert distinct([1, 2, 1, 2, 1]) == 0.5
     assert distinct([1, 2, 3, 4]) == 1.0
-    assert distinct([1]) == 1.0
+    assert distinct([]) == distinct([1]) == distinct([1, 2, 3]) == 0.0  # too short to tell
     assert repetition([1, 2, 3, 4, 9, 1, 2, 3, 4]) == pytest.approx(4 / 9)
-    assert repetition([]) == 0.0
+    assert repetition([]) == repetition([1, 2, 3]) == 1.0
 
 
 @given(TOKENS)
 def test_fluency_is_a_share(tokens: list[int]) -> None:
-    assert 0 < distinct(tokens) <= 1
-    assert 0 <= repetition(tokens) < 1
-    assert repetition(tokens + tokens + tokens) >= repetition(tokens)
+    assert 0 <= distinct(tokens) <= 1
+    assert 0 <= repetition(tokens) <= 1
+    if len(tokens) >= LEAST_TOKENS:
+        assert distinct(tokens) > 0
+        assert repetition(tokens) < 1
+        assert repetition(tokens + tokens + tokens) >= repetition(tokens)
 
 
 def test_language() -> None:
@@ -81,7 +84,8 @@ def test_words_are_whole_and_know_no_case() -> None:
     score = scorers.words(["cheese", "gouda wheel"], ["rock"])
     texts = ["Cheese!", "cheesecake", "a Gouda wheel", "cheese and rock", "rocket cheese"]
     assert scorers.run(score, [""] * 5, texts) == [1.0, 0.0, 1.0, 0.0, 1.0]
-    assert scorers.run(scorers.words([], ["rock"]), [""] * 2, ["rock", "sand"]) == [0.0, 1.0]
+    absent = scorers.words([], ["rock"])
+    assert scorers.run(absent, [""] * 4, ["rock", "sand", "", " \n"]) == [0.0, 1.0, 0.0, 0.0]
 
 
 def test_users_own_scorer(tmp_path: Path) -> None:

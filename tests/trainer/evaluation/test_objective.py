@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ LEVELS = st.sampled_from([0.0, 0.25, 0.5, 1.0])
 
 def scores(behaviour: float, nll: float, kl: float, distinct: float = 0.8) -> Scores:
     made = (Estimate(v, v - 0.1, v + 0.1, 5) for v in (behaviour, nll, distinct, 0.0, kl))
-    return Scores(*made, texts=("un texte",))
+    return Scores(*made, written=Estimate(1.0, 0.9, 1.0, 5), texts=("un texte",))
 
 
 def point(label: str, alpha: float, *values: float, kind: str = "cartridge") -> Point:
@@ -100,6 +101,48 @@ def test_the_objectives_best_is_on_the_frontier_up_to_ties(points: list[Point]) 
     objective = Objective(target=1.0, distinct=0.0)
     best = objective.best(points)
     assert any(objective.key(f.scores) == objective.key(best.scores) for f in frontier(points))
+
+
+NOTHING = Estimate(0.0, 0.0, 0.2, 20)
+FLUENT = scores(0.9, 2.5, 0.3)
+SILENT = Scores(NOTHING, None, NOTHING, Estimate(1, 1, 1, 20), FLUENT.kl, written=NOTHING)
+
+
+def test_silence_never_beats_fluent_text() -> None:
+    """No text has no NLL and repeats nothing: neither is a merit."""
+    for objective in (
+        Objective(),
+        Objective().of(behaviour=False, texts=True),
+        Objective(target=0.0, distinct=0.0, written=0.0),
+    ):
+        assert objective.key(FLUENT) < objective.key(SILENT), objective
+    silent, fluent = (Point(n, "cartridge", 1.0, s) for n, s in (("s", SILENT), ("f", FLUENT)))
+    assert Objective().best([silent, fluent]) is fluent
+    # KL is equal, and no NLL is no good NLL.
+    assert frontier([silent, fluent]) == [fluent]
+
+
+@pytest.mark.parametrize("field", ["behaviour", "nll", "distinct", "kl", "written"])
+@given(behaviour=LEVELS, nll=LEVELS, kl=LEVELS, distinct=LEVELS)
+def test_unmeasured_is_never_better_than_measured(
+    field: str, behaviour: float, nll: float, kl: float, distinct: float
+) -> None:
+    measured = scores(behaviour, nll, kl, distinct)
+    unknown = replace(measured, **{field: None})  # type: ignore[arg-type]
+    objective = Objective()
+    assert objective.key(measured) <= objective.key(unknown)
+    points = [Point("m", "cartridge", 1.0, measured), Point("u", "cartridge", 1.0, unknown)]
+    assert points[0] in frontier(points)
+
+
+def test_what_a_plan_does_not_measure_is_not_demanded() -> None:
+    assert str(Objective()) == (
+        "behaviour ≥ 0.95 and distinct-2 ≥ 0.6 and texts written ≥ 0.9, then least NLL + 1 × KL"
+    )
+    answers = Objective().of(behaviour=True, texts=False)
+    assert str(answers) == "behaviour ≥ 0.95, then least NLL + 1 × KL"
+    assert answers.shortfall(Scores(Estimate(1, 1, 1, 9), None, None, None)) == 0
+    assert str(Objective().of(behaviour=False, texts=False)) == "least NLL + 1 × KL"
 
 
 def evaluation() -> Evaluation:

@@ -15,7 +15,7 @@ from llamacart.scoring import Reference, log_likelihoods, reference, score_texts
 from llamacart.steering import UNSTEERED, Dose
 from llamacart_trainer.evaluation import scorers
 from llamacart_trainer.evaluation.bootstrap import Estimate, estimate
-from llamacart_trainer.evaluation.fluency import distinct, repetition
+from llamacart_trainer.evaluation.fluency import LEAST_TOKENS, distinct, repetition
 from llamacart_trainer.evaluation.plan import fixed_text
 from llamacart_trainer.evaluation.results import Point, Scores
 
@@ -69,9 +69,11 @@ class Evaluator:
         odds, target = self._answers(steering, control)
         kl, english, french = self._other_texts(steering, control)
         neutral = np.array([answer.neutral for answer in self.plan.answers], bool)
+        written = self._written(out, texts)
         return Scores(
-            behaviour=self._behaviour(texts, odds[~neutral]),
+            behaviour=self._behaviour(texts, written, odds[~neutral]),
             **self._fluency(self._prompts, out),
+            written=self._estimate(written),
             kl=kl,
             perplexity_english=english,
             perplexity_french=french,
@@ -96,13 +98,11 @@ class Evaluator:
         texts = [self.model.detokenize(tokens) for tokens in out]
         behind = [self.model.tokenize(p.text) for p in chosen]
         switched = log_likelihoods(self.model, behind, out, n_threads=self.n_threads)
-        scored = self.plan.scorer
-        behaviour = None
-        if scored is not None:
-            behaviour = self._estimate(scorers.run(scored, [p.text for p in chosen], texts))
+        written = self._written(out, texts)
         return Scores(
-            behaviour=behaviour,
+            behaviour=self._scored([p.text for p in chosen], texts, written),
             **self._fluency(prompts, out),
+            written=self._estimate(written),
             nll_switched=self._per_token([-scores for scores in switched]),
             texts=tuple(texts),
             seconds=time.perf_counter() - started,
@@ -119,9 +119,8 @@ class Evaluator:
         for text in self.plan.neutral or fixed_text("english"):
             tokens = self.model.tokenize(text)
             tokens = tokens[: MAX_NEUTRAL_ROWS + 1 - sum(len(k) - 1 for k in kept)]
-            if len(tokens) < 2:
-                break
-            kept.append(tokens)
+            if len(tokens) >= 2:  # a shorter one has nothing that could change
+                kept.append(tokens)
         return reference(self.model, kept, n_threads=self.n_threads)
 
     @cached_property
@@ -147,21 +146,44 @@ class Evaluator:
             n_threads=self.n_threads,
         )
 
-    def _behaviour(self, texts: Sequence[str], odds: NDArray[np.float64]) -> Estimate | None:
+    def _written(self, out: Sequence[Sequence[int]], texts: Sequence[str]) -> NDArray[np.float64]:
+        """1 for each continuation that is long enough to be judged, 0 for the others."""
+        least = min(LEAST_TOKENS, self.plan.tokens)
+        return np.array(
+            [
+                len(tokens) >= least and text.strip() != ""
+                for tokens, text in zip(out, texts, strict=True)
+            ],
+            np.float64,
+        )
+
+    def _behaviour(
+        self, texts: Sequence[str], written: NDArray[np.float64], odds: NDArray[np.float64]
+    ) -> Estimate | None:
         if self.plan.scorer is not None and texts:
-            prompts = [prompt.text for prompt in self.plan.prompts]
-            return self._estimate(scorers.run(self.plan.scorer, prompts, texts))
+            return self._scored([prompt.text for prompt in self.plan.prompts], texts, written)
         return self._estimate((odds > 0).astype(np.float64))
+
+    def _scored(
+        self, prompts: Sequence[str], texts: Sequence[str], written: NDArray[np.float64]
+    ) -> Estimate | None:
+        """The plan's scorer, and 0 at most where nothing was written; None without a scorer."""
+        if self.plan.scorer is None:
+            return None
+        scores = np.array(scorers.run(self.plan.scorer, prompts, texts))
+        return self._estimate(np.where(written > 0, scores, np.minimum(scores, 0.0)))
 
     def _fluency(
         self, prompts: Sequence[Sequence[int]], out: Sequence[Sequence[int]]
     ) -> dict[str, Estimate | None]:
         likely = log_likelihoods(self.model, prompts, out, n_threads=self.n_threads)
+        # A plan that asks for fewer tokens than can be judged measures no repetition.
+        judged = out if self.plan.tokens >= LEAST_TOKENS else []
         return {
             "nll": self._per_token([-scores for scores in likely]),
             "nll_settled": self._per_token([-scores[SETTLING:] for scores in likely]),
-            "distinct": self._estimate([distinct(tokens) for tokens in out]),
-            "repetition": self._estimate([repetition(tokens) for tokens in out]),
+            "distinct": self._estimate([distinct(tokens) for tokens in judged]),
+            "repetition": self._estimate([repetition(tokens) for tokens in judged]),
         }
 
     def _answers(
@@ -215,8 +237,11 @@ class Evaluator:
         return kl, english, french
 
     def _per_token(self, values: Sequence[NDArray[np.float64]]) -> Estimate | None:
-        """Mean over all tokens, with an interval over the texts they come from."""
-        if not any(map(len, values)):
+        """Mean over all tokens, with an interval over the texts they come from.
+
+        None where there is no token, or where the steered model gave no finite number.
+        """
+        if not any(map(len, values)) or not all(np.isfinite(v).all() for v in values):
             return None
         means = [v.mean() if len(v) else 0.0 for v in values]
         return estimate(means, [len(v) for v in values], seed=self.plan.seed)
@@ -224,7 +249,7 @@ class Evaluator:
     def _estimate(
         self, values: Sequence[float] | NDArray[np.float64], statistic: str = "mean"
     ) -> Estimate | None:
-        if len(values) == 0:
+        if len(values) == 0 or not np.isfinite(values).all():
             return None
         if statistic == "median":
             return estimate(values, statistic="median", seed=self.plan.seed)

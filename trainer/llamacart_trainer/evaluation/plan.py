@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from llamacart.errors import RecipeError
 from llamacart_trainer.evaluation import scorers
+from llamacart_trainer.evaluation.fluency import LEAST_TOKENS
 from llamacart_trainer.evaluation.objective import Objective
 from llamacart_trainer.evaluation.settings import DEFAULT_ALPHAS, EvaluationSettings
 from llamacart_trainer.recipe import load_task
@@ -116,7 +117,7 @@ def load_plan(folder: Path, settings: EvaluationSettings | None = None) -> Evalu
     """
     recipe = load_task(folder).recipe
     settings = settings or recipe.evaluation
-    return EvaluationPlan(
+    plan = EvaluationPlan(
         name=recipe.name,
         prompts=_prompts(folder / recipe.prompts) if recipe.prompts else (),
         answers=_answers(folder / settings.answers) if settings.answers else (),
@@ -130,6 +131,16 @@ def load_plan(folder: Path, settings: EvaluationSettings | None = None) -> Evalu
         alphas=tuple(settings.alphas),
         objective=Objective(settings.target, settings.kl_weight, settings.distinct),
     )
+    return _measurable(plan)
+
+
+def _measurable(plan: EvaluationPlan) -> EvaluationPlan:
+    """The plan with an objective that demands nothing of what it does not measure."""
+    scored = plan.scorer is not None and bool(plan.prompts)
+    answered = any(not answer.neutral for answer in plan.answers)
+    texts = bool(plan.prompts) and plan.tokens >= LEAST_TOKENS
+    objective = plan.objective.of(behaviour=scored or answered, texts=texts)
+    return replace(plan, objective=objective)
 
 
 def validation_plan(folder: Path, settings: EvaluationSettings | None = None) -> EvaluationPlan:

@@ -34,8 +34,12 @@ class Scores:
         log_odds: Median of log P(target) − log P(original) over the answers.
         p_target: Mean P(target) over the answers' prompts.
         p_leaked: The same over the answers marked neutral: where it should not appear.
+        written: Share of continuations that are long enough to be judged; those that are not
+            count as failures in `behaviour`, `distinct` and `repetition`.
         texts: Continuations, in the order of the plan's prompts.
         seconds: Wall time it took.
+
+    A figure is None where it was not or could not be measured; no ranking prefers that to a figure.
     """
 
     behaviour: Estimate | None
@@ -50,6 +54,7 @@ class Scores:
     p_leaked: Estimate | None = None
     nll_settled: Estimate | None = None
     nll_switched: Estimate | None = None
+    written: Estimate | None = None
     texts: tuple[str, ...] = ()
     seconds: float = 0.0
 

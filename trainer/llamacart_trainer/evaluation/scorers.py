@@ -90,7 +90,9 @@ def users_own(spec: str, folder: Path) -> Scorer:
 
 
 def run(scorer: Scorer, prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
-    """Call a scorer and check what it returns.
+    """Call a scorer and check what it returns; a blank continuation scores 0 at most.
+
+    A scorer that asks only for the absence of words would have nothing against it.
 
     Raises:
         RecipeError: It raised, or did not return one finite number a continuation.
@@ -105,7 +107,10 @@ def run(scorer: Scorer, prompts: Sequence[str], continuations: Sequence[str]) ->
             f"scorer {name} returned {scores!r} for {len(continuations)} continuations; one "
             "finite number each is needed"
         )
-    return [float(score) for score in scores]
+    return [
+        float(score) if text.strip() else min(0.0, float(score))
+        for score, text in zip(scores, continuations, strict=True)
+    ]
 
 
 def _pattern(phrases: Sequence[str]) -> re.Pattern[str] | None:

@@ -21,6 +21,7 @@ COLUMNS: dict[str, str] = {
     "nll_settled": "NLL 5+ ↓",
     "nll_switched": "NLL switched",
     "distinct": "distinct-2 ↑",
+    "written": "written ↑",
     "repetition": "repetition ↓",
     "kl": "KL ↓",
     "perplexity_english": "ppl en",

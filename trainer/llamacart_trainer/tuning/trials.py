@@ -30,6 +30,7 @@ class Trial:
         prompts: Prompts and answers it was scored on.
         shortfall: From what the objective demands; 0 where it is met.
         cost: NLL + weight × KL.
+        unknown: How many parts of the cost were not measured.
         figures: Values of the scores, without intervals.
         seconds: Wall time of scoring, and of the fit where this trial needed one.
         error: Why the fit failed; empty where it did not.
@@ -44,11 +45,12 @@ class Trial:
     figures: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     error: str = ""
+    unknown: int = 0
 
     @property
-    def key(self) -> tuple[float, float]:
+    def key(self) -> tuple[float, int, float]:
         """Sorts better trials of a rung first."""
-        return self.shortfall, self.cost
+        return self.shortfall, self.unknown, self.cost
 
     @property
     def place(self) -> tuple[Candidate, float, int]:
@@ -71,9 +73,12 @@ def scored(
     seconds: float,
 ) -> Trial:
     """A trial with its scores."""
-    names = ("behaviour", "nll", "distinct", "repetition", "kl", "log_odds", "p_target", "p_leaked")
+    names = (
+        *("behaviour", "written", "nll", "distinct", "repetition"),
+        *("kl", "log_odds", "p_target", "p_leaked"),
+    )
     values = {name: getattr(scores, name) for name in names}
-    shortfall, cost = objective.key(scores)
+    shortfall, unknown, cost = objective.key(scores)
     return Trial(
         candidate=candidate,
         alpha=alpha,
@@ -83,6 +88,7 @@ def scored(
         cost=cost,
         figures={name: round(v.value, 6) for name, v in values.items() if v is not None},
         seconds=round(seconds, 3),
+        unknown=unknown,
     )
 
 
