@@ -115,7 +115,7 @@ def test_another_model_or_version_is_refused(
         pytest.raises(InputError, match="another model"),
     ):
         train(TASK, other, job=folder)
-    monkeypatch.setattr("llamacart_trainer.train.__version__", "99")
+    monkeypatch.setattr("llamacart_trainer.identity.__version__", "99")
     with pytest.raises(InputError, match="another version"):
         train(TASK, tiny_model, job=folder)
 

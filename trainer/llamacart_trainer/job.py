@@ -12,7 +12,6 @@ resumed one gives the same cartridge file.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
@@ -25,6 +24,7 @@ from llamacart.files import write_whole
 from llamacart.reader import read_cartridge
 from llamacart.writer import write_cartridge
 from llamacart_trainer.fitting import LayerReport
+from llamacart_trainer.identity import differing, digests
 from llamacart_trainer.moments import Moments
 
 if TYPE_CHECKING:
@@ -89,10 +89,7 @@ class Job:
         restart: bool = False,
     ) -> None:
         self.folder = folder
-        self._hashes = {
-            name: hashlib.sha256(json.dumps(fact, sort_keys=True).encode()).hexdigest()
-            for name, fact in facts.items()
-        }
+        self._hashes = digests(facts)
         self._fingerprint = fingerprint
         self._saved_at = time.monotonic()
         if folder.exists():
@@ -168,7 +165,7 @@ class Job:
             return
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
-            other = [name for name, digest in self._hashes.items() if known.get(name) != digest]
+            other = differing(known, self._hashes)
         except (OSError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{str(path)!r} cannot be read ({error}); start over with --restart"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from llamacart import __version__
@@ -16,6 +15,7 @@ from llamacart.processors import choose_threads
 from llamacart.steering import UNSTEERED, Dose
 from llamacart_trainer.cascade import MAX_MEMORY, MAX_UBATCH_ROWS, Cascade
 from llamacart_trainer.fitting import FitSettings, LayerReport
+from llamacart_trainer.identity import fit_facts
 from llamacart_trainer.job import NO_JOB, Job
 from llamacart_trainer.samples import SampleBuilder, split
 
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from llamacart_trainer.pairing import PairedRows
     from llamacart_trainer.recipe import Task
     from llamacart_trainer.samples import SampleChunk
-
-LIBRARIES = ("llama-cpp-python", "numpy", "scipy")
-"""A checkpoint is only resumed under the same versions: their rounding is in it."""
 
 
 @dataclass(frozen=True)
@@ -177,14 +174,7 @@ def open_job(
         limits: Rows, bytes and threads, on which rounding depends.
         restart: Drop what is in the folder.
     """
-    facts = {
-        "recipe": task.recipe.model_dump(mode="json"),
-        "data set": task.dataset_hash,
-        "model": asdict(model.fingerprint),
-        "version": [__version__, *(version(name) for name in LIBRARIES)],
-        "limit of memory, rows or threads": [limits, model.batch_invariant, model.uses_device],
-    }
-    return Job(folder, facts, model.fingerprint, restart=restart)
+    return Job(folder, fit_facts(task, model, limits), model.fingerprint, restart=restart)
 
 
 def _count_rows(task: Task, samples: Sequence[PairedRows]) -> int:

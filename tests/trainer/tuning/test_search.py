@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from llamacart.errors import InputError, RecipeError
 from llamacart.model import Model
 from llamacart.reader import read_cartridge
 from llamacart.writer import write_cartridge
-from llamacart_trainer.evaluation.plan import EvaluationPlan, Prompt
+from llamacart_trainer.evaluation.objective import Objective
+from llamacart_trainer.evaluation.plan import Answer, EvaluationPlan, Prompt
+from llamacart_trainer.evaluation.scorers import language, words
 from llamacart_trainer.recipe import Recipe, Task, TextPair
 from llamacart_trainer.tuning import search as search_module
-from llamacart_trainer.tuning.search import Search, tune
+from llamacart_trainer.tuning.search import Search, search_facts, tune
 from llamacart_trainer.tuning.space import Candidate, candidates
 from llamacart_trainer.tuning.trials import FAILED, Trial, TrialTable
 
@@ -122,14 +124,106 @@ def test_tune_names_its_search(
     monkeypatch.setattr(search_module, "SHARES", (0.0, 0.0, 0.0))
     path = tmp_path / "t.jsonl"
     tune(TASK, tiny_model, PLAN, PLAN, seconds=0.0, trials=path)
-    assert json.loads(path.read_text().splitlines()[0])["dataset"] == TASK.dataset_hash
-    with pytest.raises(InputError, match="of another search"):
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"of another search, with another number of tokens.*file"):
         tune(TASK, tiny_model, replace(PLAN, tokens=5), PLAN, seconds=0.0, trials=path)
+    assert path.read_bytes() == before
+
+
+def harsh(_prompts: object, texts: list[str]) -> list[float]:
+    return [min(1.0, text.count("e") / 3) for text in texts]
+
+
+def changed(**changes: object) -> Task:
+    """The task with another recipe field."""
+    return replace(TASK, recipe=Recipe.model_validate({**TASK.recipe.model_dump(), **changes}))
+
+
+OTHER_FIELDS: dict[str, object] = {
+    "name": "u", "description": "x", "model": "other.gguf", "default_alpha": 0.5,
+    "train": "b.jsonl", "neutral": "n.jsonl", "heldout": "h.jsonl", "prompts": "p.jsonl",
+    "threshold": 0.2, "penalty": 2.0, "solver": "ridge", "rank": 1, "storage": "q5_0",
+    "impact": 0.01, "pairing": ["position"], "capture": "faithful", "skip_layers": [-1],
+    "generate_source": 1, "generate_target": 1, "evaluation": {"tokens": 9},
+}  # fmt: skip
+GROWS = {"pairing": ["position"]}
+
+QUESTIONS: dict[str, tuple[Task, EvaluationPlan]] = {
+    **{
+        f"recipe {name}": (changed(**{**(GROWS if "generate" in name else {}), name: value}), PLAN)
+        for name, value in OTHER_FIELDS.items()
+    },
+    "a pair": (replace(TASK, pairs=(*PAIRS[:-1], TextPair("the odd one", "le nombre"))), PLAN),
+    "a pair's tokens": (replace(TASK, pairs=(*PAIRS[:-1], replace(PAIRS[-1], target_tokens=1))),
+                        PLAN),
+    "neutral texts to train on": (replace(TASK, neutral=("stay",)), PLAN),
+    "a prompt": (TASK, replace(PLAN, prompts=(*PLAN.prompts[:-1], Prompt("six of them")))),
+    "a reference": (TASK, replace(PLAN, prompts=(*PLAN.prompts[:-1], Prompt("five of them", "x")))),
+    "the order of prompts": (TASK, replace(PLAN, prompts=PLAN.prompts[::-1])),
+    "an answer": (TASK, replace(PLAN, answers=(Answer("a", " b", " c"),))),
+    "neutral texts to measure on": (TASK, replace(PLAN, neutral=("some more text",))),
+    "the scorer": (TASK, replace(PLAN, scorer=harsh)),  # type: ignore[arg-type]
+    "the words": (TASK, replace(PLAN, scorer=words(["red"]))),
+    "the language": (TASK, replace(PLAN, scorer=language("fr"))),
+    "behaviour": (TASK, replace(PLAN, behaviour="another")),
+    "tokens": (TASK, replace(PLAN, tokens=5)),
+    "alphas": (TASK, replace(PLAN, alphas=(0.5, 1.0, 1.5))),
+    "target": (TASK, replace(PLAN, objective=Objective(target=0.5))),
+    "KL weight": (TASK, replace(PLAN, objective=Objective(kl_weight=0.5))),
+    "seed": (TASK, replace(PLAN, seed=1)),
+}  # fmt: skip
+
+
+def test_every_recipe_field_is_among_the_questions() -> None:
+    assert set(OTHER_FIELDS) == set(Recipe.model_fields)
+
+
+@pytest.mark.parametrize("changes", QUESTIONS)
+def test_no_trial_of_another_question_is_reused(
+    tiny_model: Model, tmp_path: Path, changes: str
+) -> None:
+    path = tmp_path / "t.jsonl"
+    TrialTable(path, search_facts(TASK, tiny_model, PLAN)).add(Trial(OWN, 1.0, 0, 5, 0.0, 0.0))
+    same = replace(PLAN, prompts=tuple(Prompt(p.text) for p in PLAN.prompts))
+    resumed = TrialTable(path, search_facts(changed(), tiny_model, same))
+    assert resumed.find(OWN, 1.0, 0) is not None
+    with pytest.raises(InputError, match="of another search"):
+        TrialTable(path, search_facts(QUESTIONS[changes][0], tiny_model, QUESTIONS[changes][1]))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "llamacart_trainer.identity.__version__",
+        "llamacart_trainer.identity.source_digest",
+        "llamacart_trainer.tuning.search.FIRST_PROMPTS",
+        "llamacart_trainer.tuning.search.NEUTRAL_TEXTS",
+        "llamacart_trainer.tuning.search.MAX_MEMORY",
+        "threads",
+        "model",
+    ],
+)
+def test_no_trial_of_another_method_or_machine_is_reused(
+    tiny_path: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    path = tmp_path / "t.jsonl"
+    with Model(str(tiny_path())) as model, Model(str(tiny_path(seed=4))) as other:
+        TrialTable(path, search_facts(TASK, model, PLAN, 1))
+        TrialTable(path, search_facts(TASK, model, PLAN, 1))
+        if "." in place:
+            monkeypatch.setattr(place, (lambda: "x") if place.endswith("digest") else 99)
+        threads = 2 if place == "threads" else 1
+        with pytest.raises(InputError, match="of another search"):
+            TrialTable(
+                path, search_facts(TASK, other if place == "model" else model, PLAN, threads)
+            )
 
 
 def test_table_refuses_what_is_no_trial(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
-    path.write_text('{"a": 1}\n{"no": "trial"}\n')
+    TrialTable(path, {"a": 1})
+    with path.open("a") as file:
+        file.write('{"no": "trial"}\n')
     with pytest.raises(InputError, match=r"t\.jsonl:2: no trial"):
         TrialTable(path, {"a": 1})
     path.write_text("nonsense\n")

@@ -11,12 +11,15 @@ Source: Jamieson and Talwalkar (2016), arXiv:1502.07943.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from llamacart.errors import RecipeError
+from llamacart.model import default_threads
+from llamacart_trainer.cascade import MAX_MEMORY, MAX_UBATCH_ROWS
 from llamacart_trainer.evaluation.baselines import variant
 from llamacart_trainer.evaluation.evaluator import Evaluator
+from llamacart_trainer.identity import fit_facts, of_function
 from llamacart_trainer.solvers import SOLVERS
 from llamacart_trainer.train import train
 from llamacart_trainer.tuning.space import candidates
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from llamacart.model import Model
     from llamacart_trainer.evaluation.plan import EvaluationPlan
     from llamacart_trainer.evaluation.results import Scores
+    from llamacart_trainer.identity import Facts
     from llamacart_trainer.recipe import Task
     from llamacart_trainer.tuning.space import Candidate
 
@@ -233,19 +237,37 @@ def tune(
         RecipeError: No candidate could be fitted.
         InputError: `trials` belongs to another search.
     """
-    search = {
-        "recipe": task.recipe.name,
-        "dataset": task.dataset_hash,
-        "model": model.fingerprint.weights_hash,
-        "tokens": validation.tokens,
-        "prompts": len(validation.prompts),
-        "answers": len(validation.answers),
-        "objective": str(validation.objective),
-    }
-    table = TrialTable(trials, search)
+    table = TrialTable(trials, search_facts(task, model, validation, n_threads))
     return Search(
         task, model, validation, test, seconds, table, on_trial=on_trial, n_threads=n_threads
     ).run()
+
+
+def search_facts(
+    task: Task, model: Model, validation: EvaluationPlan, n_threads: int | None = None
+) -> Facts:
+    """Everything that a trial's result depends on, beside its own candidate, α and rung.
+
+    Time is no part of it, nor is the test plan: a search goes on with more of the one and another
+    of the other.
+    """
+    limits = {
+        "rows": MAX_UBATCH_ROWS,
+        "bytes": MAX_MEMORY,
+        "threads": n_threads or default_threads(),
+    }
+    return {
+        **fit_facts(task, model, limits),
+        "set of validation prompts": [asdict(prompt) for prompt in validation.prompts],
+        "set of answers": [asdict(answer) for answer in validation.answers],
+        "set of neutral texts": list(validation.neutral),
+        "scorer": [validation.behaviour, of_function(validation.scorer)],
+        "number of tokens, seed or rungs": [
+            *(validation.tokens, validation.seed),
+            *(FIRST_PROMPTS, MAX_PROMPTS, KEEP, NEUTRAL_TEXTS),
+        ],
+        "objective": [asdict(validation.objective), list(validation.alphas)],
+    }
 
 
 def _coarse(alphas: Sequence[float]) -> list[float]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from llamacart.errors import InputError
+from llamacart_trainer.identity import differing, digests
 from llamacart_trainer.tuning.space import Candidate  # noqa: TC001 (pydantic reads it)
 from llamacart_trainer.validation import InvalidValue
 
@@ -95,12 +96,12 @@ def scored(
 class TrialTable:
     """Trials in memory and, where a path is given, in a file of one JSON object a line.
 
-    The first line says what was searched; a file of another search is refused. A line that a kill
-    cut off is dropped.
+    The first line holds the digests of what was searched; a file of another search is refused. A
+    line that a kill cut off is dropped.
 
     Args:
         path: The file, or None for memory alone.
-        search: What tells one search from another (JSON object).
+        search: What the trials depend on, see `search_facts`.
 
     Raises:
         InputError: The file belongs to another search, or is no table of trials.
@@ -109,6 +110,7 @@ class TrialTable:
     def __init__(self, path: Path | None, search: dict[str, Any]) -> None:
         self._path = path
         self._trials: dict[tuple[Candidate, float, int], Trial] = {}
+        known = digests(search)
         if path is None:
             return
         try:
@@ -119,10 +121,10 @@ class TrialTable:
             raise InputError(f"trials {str(path)!r} cannot be read: {error}") from error
         whole = [line for line in lines if line.endswith("\n")]
         if whole:
-            self._check(whole[0], search)
+            self._check(whole[0], known)
             for number, line in enumerate(whole[1:], start=2):
                 self._keep(self._parse(line, number))
-        self._write("".join(whole) or json.dumps(search, sort_keys=True) + "\n", "w")
+        self._write("".join(whole) or json.dumps(known, sort_keys=True) + "\n", "w")
 
     def add(self, trial: Trial) -> None:
         """Keep a trial, in the file too before this returns."""
@@ -147,14 +149,16 @@ class TrialTable:
             fault = InvalidValue.first(error).message
             raise InputError(f"{self._path}:{number}: no trial: {fault}") from error
 
-    def _check(self, line: str, search: dict[str, Any]) -> None:
+    def _check(self, line: str, search: dict[str, str]) -> None:
         try:
             found = json.loads(line)
-        except ValueError as error:
+            other = differing(found, search)
+        except (ValueError, AttributeError) as error:
             raise InputError(f"{self._path}:1: not a table of trials") from error
-        if found != json.loads(json.dumps(search)):
+        if other:
             raise InputError(
-                f"trials {str(self._path)!r} are of another search: {found}; this one is {search}"
+                f"trials {str(self._path)!r} are of another search, with another "
+                f"{' and another '.join(other)}; name another file"
             )
 
     def _write(self, text: str, mode: str) -> None:
