@@ -196,7 +196,7 @@ def test_short_texts_count_as_failures(
 
     prompts = tuple(Prompt(text, text) for text in ("one two", "three", "four", "six"))
     agrees = plan(prompts=prompts, scorer=lambda _prompts, texts: [1.0] * len(texts))
-    whole = evaluate(tiny_model, None, 0.0, agrees)
+    whole = Evaluator(tiny_model, agrees).score(None, 0.0)
     monkeypatch.setattr(evaluator_module, "greedy", cut)
     judge = Evaluator(tiny_model, agrees)
     for half in (judge.score(None, 0.0), judge.ceiling()):
@@ -227,9 +227,9 @@ def test_figures_that_are_not_finite_are_not_measured(
         return [np.full_like(each, np.nan) for each in log_likelihoods(*args, **more)]
 
     plain = plan(answers=(Answer("it", " a", " b"),), scorer=None)
-    whole = evaluate(tiny_model, None, 0.0, plain)
+    whole = Evaluator(tiny_model, plain).score(None, 0.0)
     monkeypatch.setattr(evaluator_module, "log_likelihoods", overflow)
-    scores = evaluate(tiny_model, None, 0.0, plain)
+    scores = Evaluator(tiny_model, plain).score(None, 0.0)
     assert scores.nll is scores.log_odds is scores.p_target is None
     assert scores.behaviour
     assert scores.behaviour.value == 0.0
@@ -238,8 +238,8 @@ def test_figures_that_are_not_finite_are_not_measured(
 
 def test_neutral_texts_that_are_too_short_hide_no_others(tiny_model: Model) -> None:
     texts = ("", "some other text", "and one more")
-    scores = evaluate(tiny_model, mean_shift(tiny_model), 1.0, plan(neutral=texts))
-    whole = evaluate(tiny_model, mean_shift(tiny_model), 1.0, plan(neutral=texts[1:]))
+    scores = Evaluator(tiny_model, plan(neutral=texts)).score(mean_shift(tiny_model), 1.0)
+    whole = Evaluator(tiny_model, plan(neutral=texts[1:])).score(mean_shift(tiny_model), 1.0)
     assert scores.kl == whole.kl
     assert scores.kl
 

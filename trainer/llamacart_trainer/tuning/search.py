@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from llamacart.errors import RecipeError
-from llamacart.model import default_threads
+from llamacart.processors import choose_threads
 from llamacart_trainer.cascade import MAX_MEMORY, MAX_UBATCH_ROWS
 from llamacart_trainer.evaluation.baselines import variant
 from llamacart_trainer.evaluation.evaluator import Evaluator
@@ -254,7 +254,7 @@ def search_facts(
     limits = {
         "rows": MAX_UBATCH_ROWS,
         "bytes": MAX_MEMORY,
-        "threads": n_threads or default_threads(),
+        "threads": choose_threads(n_threads),
     }
     return {
         **fit_facts(task, model, limits),
