@@ -34,7 +34,7 @@ from llamacart.model import Model
 from llamacart_trainer.cascade import MAX_MEMORY
 from llamacart_trainer.fitting import FitSettings, fit_layer
 from llamacart_trainer.recipe import Task, TextPair, load_task
-from llamacart_trainer.train import train
+from llamacart_trainer.training import train
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ from llamacart.model import Model
 from llamacart.reader import read_cartridge
 from llamacart.writer import write_cartridge
 from llamacart_trainer.recipe import load_task
-from llamacart_trainer.train import train
+from llamacart_trainer.training import train
 
 
 @pytest.fixture

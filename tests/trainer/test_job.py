@@ -24,7 +24,7 @@ from llamacart_trainer.fitting import LayerReport
 from llamacart_trainer.job import Job, check_job, remove_job
 from llamacart_trainer.moments import Moments
 from llamacart_trainer.recipe import Recipe, Task, TextPair
-from llamacart_trainer.train import TrainResult, train
+from llamacart_trainer.training import TrainResult, train
 
 PAIRS = tuple(TextPair(f"the red number {i}", f"le nombre rouge {i}") for i in range(5))
 TASK = Task(Recipe(name="t", threshold=0.1, penalty=1.0), PAIRS)

@@ -22,7 +22,7 @@ from llamacart_trainer.cascade import Cascade
 from llamacart_trainer.fitting import FitSettings, LayerReport, fit_layer
 from llamacart_trainer.recipe import Recipe, Task, TextPair, load_task
 from llamacart_trainer.samples import SampleChunk
-from llamacart_trainer.train import train
+from llamacart_trainer.training import train
 
 LIBRARY = Path(__file__).parents[2] / "cartridges" / "library"
 PAIRS = tuple(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llamacart.model import Model
     from llamacart_trainer.fitting import LayerReport
     from llamacart_trainer.recipe import Task
-    from llamacart_trainer.train import TrainResult
+    from llamacart_trainer.training import TrainResult
 
 SHOWN = ("layer", "candidates", "kept", "mean_step", "fidelity", "force", "r2")
 """Figures of a layer that fit a terminal's 80 columns; the cartridge holds them all."""
@@ -109,7 +109,7 @@ def train(
 def _fit_with_progress(
     task: Task, model: Model, console: Console, settings: dict[str, Any]
 ) -> TrainResult:
-    from llamacart_trainer.train import train as fit
+    from llamacart_trainer.training import train as fit
 
     columns = (
         TextColumn("{task.description:<16}"),

@@ -12,7 +12,7 @@ from llamacart.errors import RecipeError
 from llamacart_trainer.recipe import Recipe
 from llamacart_trainer.samples import SampleBuilder
 from llamacart_trainer.solvers import SOLVERS
-from llamacart_trainer.train import train
+from llamacart_trainer.training import train
 from llamacart_trainer.validation import InvalidValue
 
 if TYPE_CHECKING:

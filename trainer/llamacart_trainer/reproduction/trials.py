@@ -18,7 +18,7 @@ from llamacart_trainer.reproduction.prompts import (
     moon_pairs,
     moon_plan,
 )
-from llamacart_trainer.train import train
+from llamacart_trainer.training import train
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

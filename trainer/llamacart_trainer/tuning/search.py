@@ -21,7 +21,7 @@ from llamacart_trainer.evaluation.baselines import variant
 from llamacart_trainer.evaluation.evaluator import Evaluator
 from llamacart_trainer.identity import fit_facts, of_function
 from llamacart_trainer.solvers import SOLVERS
-from llamacart_trainer.train import train
+from llamacart_trainer.training import train
 from llamacart_trainer.tuning.space import candidates
 from llamacart_trainer.tuning.trials import FAILED, Trial, TrialTable, scored
 
