@@ -1,21 +1,31 @@
-"""Batched greedy generation: for captured continuations and for evaluation."""
+"""Batched generation: for captured continuations, for evaluation and for programs."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llamacart.batching import ROWS_PER_DECODE, Row, as_batch, rows_of
 from llamacart.context import Context
 from llamacart.control_vector import apply_control
 from llamacart.hook import SteeringHook
+from llamacart.logits import Candidates
+from llamacart.sampling import SEED_LIMIT, Sampler, SamplingParams
 from llamacart.steering import UNSTEERED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from llamacart.control_vector import ControlDose
     from llamacart.model import Model
     from llamacart.steering import Steering
+
+    Choose = Callable[[int, NDArray[np.float32]], int]
+    """(number of the prompt, logits [V]) → token."""
 
 _PROMPTS_AT_ONCE = 64
 
@@ -44,14 +54,68 @@ def greedy(
     out: list[list[int]] = []
     for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
         part = slice(start, start + _PROMPTS_AT_ONCE)
-        out += _greedy_group(model, prompts[part], counts[part], steering, control, n_threads)
+        out += _continue(
+            model, prompts[part], counts[part], _most_likely, steering, control, n_threads
+        )
     return out
 
 
-def _greedy_group(
+def sampled(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    n_tokens: int,
+    params: SamplingParams,
+    *,
+    steering: Steering = UNSTEERED,
+    n_threads: int | None = None,
+) -> list[list[int]]:
+    """A continuation of each prompt, drawn at random.
+
+    Args:
+        model: The model.
+        prompts: Token ids, each at least one token.
+        n_tokens: How many to generate; fewer come back where the model ends its text.
+        params: How tokens are drawn. Prompt i has the seed plus i, so that equal prompts differ.
+        steering: What acts on every row.
+        n_threads: Threads for compute.
+
+    Raises:
+        InputError: The parameters do not suit the model.
+        EngineError: A grammar allows no token.
+    """
+    candidates = Candidates(model.n_vocab)
+    out: list[list[int]] = []
+    for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
+        part = prompts[start : start + _PROMPTS_AT_ONCE]
+        with ExitStack() as stack:
+            samplers = [
+                stack.enter_context(Sampler(_seeded(params, start + i), model))
+                for i in range(len(part))
+            ]
+
+            def choose(s: int, logits: NDArray[np.float32], own: list[Sampler] = samplers) -> int:
+                return own[s].choose(logits, candidates)
+
+            counts = [n_tokens] * len(part)
+            out += _continue(model, part, counts, choose, steering, None, n_threads)
+    return out
+
+
+def _seeded(params: SamplingParams, number: int) -> SamplingParams:
+    if params.seed is None:
+        return params
+    return replace(params, seed=(params.seed + number) % (SEED_LIMIT + 1))
+
+
+def _most_likely(_s: int, logits: NDArray[np.float32]) -> int:
+    return int(logits.argmax())
+
+
+def _continue(
     model: Model,
     prompts: Sequence[Sequence[int]],
     counts: Sequence[int],
+    choose: Choose,
     steering: Steering,
     control: ControlDose | None,
     n_threads: int | None,
@@ -82,7 +146,7 @@ def _greedy_group(
             for number, (s, position, _, has_output) in enumerate(now):
                 if not has_output:
                     continue
-                token = int(context.logits(number).argmax())
+                token = choose(s, context.logits(number))
                 if model.is_end_of_generation(token):
                     continue
                 out[s].append(token)

@@ -1,1 +1,108 @@
-"""Fits cartridges in closed form from pairs of texts."""
+"""Fits cartridges in closed form and measures what they do; `docs/python.md` shows how."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llamacart.lazy import attach
+
+if TYPE_CHECKING:
+    from llamacart_trainer.evaluation.baselines import fit_baselines
+    from llamacart_trainer.evaluation.bootstrap import Estimate
+    from llamacart_trainer.evaluation.evaluate import evaluate
+    from llamacart_trainer.evaluation.evaluator import Evaluator
+    from llamacart_trainer.evaluation.objective import Objective
+    from llamacart_trainer.evaluation.plan import Answer, EvaluationPlan, Prompt, load_plan
+    from llamacart_trainer.evaluation.results import (
+        CartridgeFacts,
+        Difference,
+        Evaluation,
+        HeldOut,
+        LayerFidelity,
+        Point,
+        Projection,
+        Scores,
+    )
+    from llamacart_trainer.evaluation.scorers import language, words
+    from llamacart_trainer.evaluation.settings import EvaluationSettings
+    from llamacart_trainer.fitting import LayerReport
+    from llamacart_trainer.recipe import Recipe, Task, builtin_neutral, load_task
+    from llamacart_trainer.records import TextPair
+    from llamacart_trainer.report.page import render
+    from llamacart_trainer.solvers import SOLVERS
+    from llamacart_trainer.tasks import make_task
+    from llamacart_trainer.training import TrainResult, train
+    from llamacart_trainer.tuning.search import TuneResult, tune
+    from llamacart_trainer.tuning.space import Candidate
+    from llamacart_trainer.tuning.trials import Trial
+
+_HOMES = {
+    "llamacart_trainer.evaluation.baselines": ("fit_baselines",),
+    "llamacart_trainer.evaluation.bootstrap": ("Estimate",),
+    "llamacart_trainer.evaluation.evaluate": ("evaluate",),
+    "llamacart_trainer.evaluation.evaluator": ("Evaluator",),
+    "llamacart_trainer.evaluation.objective": ("Objective",),
+    "llamacart_trainer.evaluation.plan": ("Answer", "EvaluationPlan", "Prompt", "load_plan"),
+    "llamacart_trainer.evaluation.results": (
+        "CartridgeFacts",
+        "Difference",
+        "Evaluation",
+        "HeldOut",
+        "LayerFidelity",
+        "Point",
+        "Projection",
+        "Scores",
+    ),
+    "llamacart_trainer.evaluation.scorers": ("language", "words"),
+    "llamacart_trainer.evaluation.settings": ("EvaluationSettings",),
+    "llamacart_trainer.fitting": ("LayerReport",),
+    "llamacart_trainer.recipe": ("Recipe", "Task", "builtin_neutral", "load_task"),
+    "llamacart_trainer.records": ("TextPair",),
+    "llamacart_trainer.report.page": ("render",),
+    "llamacart_trainer.solvers": ("SOLVERS",),
+    "llamacart_trainer.tasks": ("make_task",),
+    "llamacart_trainer.training": ("TrainResult", "train"),
+    "llamacart_trainer.tuning.search": ("TuneResult", "tune"),
+    "llamacart_trainer.tuning.space": ("Candidate",),
+    "llamacart_trainer.tuning.trials": ("Trial",),
+}
+
+__all__ = [
+    "SOLVERS",
+    "Answer",
+    "Candidate",
+    "CartridgeFacts",
+    "Difference",
+    "Estimate",
+    "Evaluation",
+    "EvaluationPlan",
+    "EvaluationSettings",
+    "Evaluator",
+    "HeldOut",
+    "LayerFidelity",
+    "LayerReport",
+    "Objective",
+    "Point",
+    "Projection",
+    "Prompt",
+    "Recipe",
+    "Scores",
+    "Task",
+    "TextPair",
+    "TrainResult",
+    "Trial",
+    "TuneResult",
+    "builtin_neutral",
+    "evaluate",
+    "fit_baselines",
+    "language",
+    "load_plan",
+    "load_task",
+    "make_task",
+    "render",
+    "train",
+    "tune",
+    "words",
+]
+
+__getattr__, __dir__ = attach(__name__, _HOMES)

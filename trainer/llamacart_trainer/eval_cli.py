@@ -141,9 +141,8 @@ def _compare(
     tell: Callable[[str], None],
     threads: int | None,
 ) -> Evaluation:
-    from llamacart_trainer.evaluation.baselines import fit_baselines, held_out_samples
-    from llamacart_trainer.evaluation.compare import compare
-    from llamacart_trainer.evaluation.heldout import MAX_PAIRS
+    from llamacart_trainer.evaluation.baselines import fit_baselines
+    from llamacart_trainer.evaluation.evaluate import evaluate
 
     fitted = fit_baselines(
         task, model, names, on_name=lambda name: tell(f"fit {name}"), n_threads=threads
@@ -152,13 +151,12 @@ def _compare(
     def on_point(point: Point) -> None:
         tell(f"{point.label} at α = {point.alpha:g}: {point.scores.seconds:.1f} s")
 
-    samples = held_out_samples(task, model, plan.heldout[:MAX_PAIRS], n_threads=threads)
-    return compare(
+    return evaluate(
         model,
         [*files, *fitted],
         plan,
+        task=task,
         alphas=alphas,
-        samples=samples,
         on_point=on_point,
         n_threads=threads,
     )

@@ -1,0 +1,58 @@
+"""A whole evaluation: what cartridges do to texts, and how their maps do on held-out pairs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llamacart_trainer.evaluation.baselines import held_out_samples
+from llamacart_trainer.evaluation.compare import compare
+from llamacart_trainer.evaluation.heldout import MAX_PAIRS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llamacart.model import Model
+    from llamacart_trainer.evaluation.evaluator import Contender
+    from llamacart_trainer.evaluation.plan import EvaluationPlan
+    from llamacart_trainer.evaluation.results import Evaluation, Point
+    from llamacart_trainer.recipe import Task
+
+
+def evaluate(
+    model: Model,
+    contenders: Sequence[Contender],
+    plan: EvaluationPlan,
+    *,
+    task: Task | None = None,
+    alphas: Sequence[float] | None = None,
+    on_point: Callable[[Point], None] = lambda _point: None,
+    n_threads: int | None = None,
+) -> Evaluation:
+    """Measure contenders and the unsteered model at every strength, and rank them.
+
+    Args:
+        model: The model.
+        contenders: Cartridges and control vectors.
+        plan: What is measured.
+        task: Ties the plan's held-out pairs as its recipe says; without it the cartridges' maps
+            are not measured on them.
+        alphas: Strengths; the plan's without.
+        on_point: Called with each point, for progress.
+        n_threads: Threads for llama.cpp.
+
+    Raises:
+        RecipeError: A held-out pair does not suit the recipe's pairing.
+    """
+    samples = []
+    if task is not None:
+        held_out = plan.heldout[:MAX_PAIRS]
+        samples = held_out_samples(task, model, held_out, n_threads=n_threads)
+    return compare(
+        model,
+        contenders,
+        plan,
+        alphas=alphas,
+        samples=samples,
+        on_point=on_point,
+        n_threads=n_threads,
+    )
