@@ -103,6 +103,8 @@ def test_every_error_of_the_core_is_offered() -> None:
         "from llamacart import Cartridge, Dose, DenseMap, Fault, LlamacartError, read_cartridge",
         "from llamacart import write_cartridge, StepReport, resolve_model",
         "from llamacart_trainer import Recipe, TextPair, load_task, make_task",
+        "from llamacart import cartridge, control, files, format, gbnf, json_schema, logprobs",
+        "from llamacart import reader, report, sites, steering, storage, validator, writer",
     ],
 )
 def test_values_load_no_engine(imports: str) -> None:
