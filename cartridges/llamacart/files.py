@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files: how they are named, and how they are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from llamacart.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+def has_suffix(path: Path, suffix: str) -> bool:
+    """Whether a file's name ends in `suffix` ('.gguf'), in whatever letter case."""
+    return path.suffix.lower() == suffix
 
 
 @contextmanager

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 WINDOWS = 1024
 WINDOW_BYTES = 4096
-_SPLIT = re.compile(r"^(?P<stem>.*)-(?P<part>\d{5})-of-(?P<count>\d{5})\.gguf$")
+_SPLIT = re.compile(r"^(?P<stem>.*)-(?P<part>\d{5})-of-(?P<count>\d{5})(?P<end>\.gguf)$", re.I)
 
 
 def weights_hash(path: Path) -> str:
@@ -33,10 +33,21 @@ def weights_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def missing_parts(path: Path) -> list[Path]:
+    """Parts of a split model beside `path` that are not there."""
+    return [part for part in _all_parts(path) if not part.is_file()]
+
+
 def _parts(path: Path) -> list[Path]:
+    return [part for part in _all_parts(path) if part.is_file()]
+
+
+def _all_parts(path: Path) -> list[Path]:
     match = _SPLIT.match(path.name)
     if match is None:
         return [path]
     count = int(match["count"])
-    names = (f"{match['stem']}-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1))
-    return [part for name in names if (part := path.with_name(name)).is_file()]
+    return [
+        path.with_name(f"{match['stem']}-{i:05d}-of-{count:05d}{match['end']}")
+        for i in range(1, count + 1)
+    ]

@@ -10,6 +10,7 @@ from llamacart.storage import STORAGES
 FORMAT_VERSIONS: Final = (1, 2)
 """Version 2 differs in one thing: a delta may be Q4_0 or Q5_0. A file states the least it needs."""
 FILE_SUFFIX: Final = ".gguf"
+"""Of files that are written; `has_suffix` takes other letter cases too."""
 
 MAGIC: Final = b"GGUF"
 GGUF_VERSION: Final = 3

@@ -16,6 +16,7 @@ from llamacart.cartridge import Fingerprint
 from llamacart.closing import Closing
 from llamacart.errors import InputError, ModelError
 from llamacart.fingerprint import weights_hash
+from llamacart.model_file import what_it_is
 from llamacart.probe import check_kind, check_rows
 from llamacart.processors import ALL_LAYERS, check_gpu_layers
 from llamacart.resolve import resolve_model
@@ -70,6 +71,9 @@ class Model(Closing):
         self._handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
         if not self._handle:
             reasons = "; ".join(llama_log.drain_errors()) or "no reason given"
+            kind = what_it_is(self.path)
+            if kind is not None:
+                raise ModelError(f"model {str(self.path)!r} is {kind}", param="model")
             raise ModelError(f"llama.cpp cannot load model {str(self.path)!r}: {reasons}")
         self._vocab = llama_cpp.llama_model_get_vocab(self._handle)
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamacart.errors import CartridgeError, InputError, LlamacartError
-from llamacart.files import sync_folder
+from llamacart.files import has_suffix, sync_folder
 from llamacart.format import FILE_SUFFIX
 from llamacart.reader import read_cartridge
 from llamacart.validator import shown
@@ -242,7 +242,7 @@ class CartridgeStore:
             inside = target.is_relative_to(self._folder)
         except (OSError, RuntimeError, ValueError):  # a loop of links, a null byte, no UTF-8
             inside = False
-        if not inside or ".." in given.parts or given.suffix != FILE_SUFFIX:
+        if not inside or ".." in given.parts or not has_suffix(given, FILE_SUFFIX):
             raise InputError(
                 f"{param!r} is {shown(path)}, which is no path to a {FILE_SUFFIX} file in the "
                 "cartridges folder",

@@ -17,6 +17,8 @@ from llamacart.errors import (
     InputError,
     NotFoundError,
 )
+from llamacart.files import has_suffix
+from llamacart.format import FILE_SUFFIX
 from llamacart.hook import check_fits
 from llamacart.reader import read_cartridge
 
@@ -131,7 +133,7 @@ class CartridgeLibrary:
     def from_folder(
         cls, folder: Path, fingerprint: Fingerprint, *, force: bool = False
     ) -> CartridgeLibrary:
-        """Read every `*.gguf` file of a folder.
+        """Read every `*.gguf` file of a folder, `*.GGUF` too.
 
         Args:
             folder: The folder; folders in it are not entered.
@@ -146,7 +148,7 @@ class CartridgeLibrary:
         if not folder.is_dir():
             raise InputError(f"cartridges folder {str(folder)!r} is not there", param="cartridges")
         found: dict[str, tuple[Path, Cartridge]] = {}
-        for path in sorted(folder.glob("*.gguf")):
+        for path in sorted(p for p in folder.iterdir() if has_suffix(p, FILE_SUFFIX)):
             cartridge = read_cartridge(path)
             try:
                 check_fits(cartridge, fingerprint, force=force)

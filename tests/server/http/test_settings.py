@@ -200,6 +200,11 @@ def test_library_reads_a_folder(folder, fingerprint):
         library.get("dutch")
 
 
+def test_library_reads_names_in_upper_case(folder, fingerprint):
+    (folder / "french.gguf").rename(folder / "FRENCH.GGUF")
+    assert CartridgeLibrary.from_folder(folder, fingerprint).ids == ("formal", "french")
+
+
 def test_an_empty_library_says_so():
     with pytest.raises(NotFoundError, match="none"):
         CartridgeLibrary().get("french")
