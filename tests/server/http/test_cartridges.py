@@ -507,7 +507,7 @@ OUTSIDE = [
     "../cartridges-2/french.gguf", "out.gguf", "relative.gguf", "twice.gguf",
     "outside/secret.gguf", "up/secret.gguf", "/etc/passwd", "/etc/passwd.gguf",
     "//etc/x.gguf", "~/x.gguf/../../../x.gguf", ".", "..", "/", "french", "french.gguf\0",
-    "french.gguf\0.gguf", "\ud800.gguf", ".gguf", "french.GGUF", "outside/missing.gguf",
+    "french.gguf\0.gguf", "\ud800.gguf", ".gguf", "french.ggu", "outside/missing.gguf",
 ]  # fmt: skip
 
 
