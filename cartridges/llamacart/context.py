@@ -10,6 +10,7 @@ import gguf
 import llama_cpp
 import numpy as np
 
+from llamacart import sharing
 from llamacart.closing import Closing
 from llamacart.errors import ContextOverflowError, EngineError, InputError
 from llamacart.processors import choose_threads
@@ -41,6 +42,10 @@ class EvalHook(Protocol):
 
     def begin(self, n_rows: int, output_rows: NDArray[np.int32]) -> None:
         """Called before each decode with the batch's rows and those with outputs, in order."""
+        ...
+
+    def use_threads(self, n: int) -> None:
+        """Called before `begin` where the context computes with another number of threads."""
         ...
 
     def end(self, status: int) -> None:
@@ -80,7 +85,8 @@ class Context(Closing):
         n_seq_max: Sequences, at most 256.
         n_outputs: Most rows with logits in one decode (default `n_batch`). llama.cpp reserves
             n_outputs × n_vocab floats twice, so a large vocabulary wants this small.
-        n_threads: Threads for compute, 1 to 512; None means `default_threads`.
+        n_threads: Threads for compute, 1 to 512. None means `default_threads`, fewer while other
+            programs keep processors busy (`llamacart.sharing`).
         hook: Called for the graph's nodes.
         embeddings: Keep the last hidden state, after the final norm, of rows with outputs.
     """
@@ -117,7 +123,11 @@ class Context(Closing):
         # llama.cpp sizes its output buffer for at least n_seq_max rows and asserts on it.
         params.n_outputs_max = max(self.n_outputs, n_seq_max)
         params.n_outputs_max_per_seq = self.n_outputs
+        # A device computes with as many threads as it likes.
+        shares = n_threads is None and not model.uses_device
+        self._sharing = sharing.of_this_process() if shares else None
         n_threads = choose_threads(n_threads)
+        self._most_threads = self._n_threads = n_threads
         params.n_threads = params.n_threads_batch = n_threads
         params.kv_unified = True
         params.swa_full = True
@@ -190,6 +200,8 @@ class Context(Closing):
         self._wanted[:n_rows] = outputs
         for place, sequence in zip(self._sequences, batch.sequences, strict=False):
             place[0] = sequence
+        if self._sharing is not None:
+            self._use_threads(self._sharing.threads(self._most_threads))
         if self._hook is not None:
             self._hook.begin(n_rows, np.flatnonzero(outputs).astype(np.int32))
         status = int(llama_cpp.llama_decode(self._handle, raw))
@@ -201,6 +213,14 @@ class Context(Closing):
             )
         if status != 0:
             raise EngineError(f"llama_decode failed with status {status} on {n_rows} rows")
+
+    def _use_threads(self, n: int) -> None:
+        if n == self._n_threads:
+            return
+        llama_cpp.llama_set_n_threads(self._handle, n, n)
+        if self._hook is not None:
+            self._hook.use_threads(n)
+        self._n_threads = n
 
     def logits(self, row: int) -> NDArray[np.float32]:
         """Logits [n_vocab] after batch row `row`, a view valid until the next decode."""

@@ -34,7 +34,7 @@ class Embedder(Closing):
     Args:
         model: The model; must outlive the embedder.
         n_ctx: Most tokens of a text.
-        n_threads: Threads for compute, 1 to 512; None means `default_threads`.
+        n_threads: See `Context`.
         dose_limit: See `SteeringHook`.
         force: See `SteeringHook`.
     """
@@ -49,12 +49,12 @@ class Embedder(Closing):
         force: bool = False,
     ) -> None:
         self._model = model
-        self._n_threads = choose_threads(n_threads)
+        self._n_threads = n_threads
         self.n_ctx = n_ctx
         self._hook = SteeringHook(
             model,
             max_rows=ROWS_PER_STEP,
-            n_threads=self._n_threads,
+            n_threads=choose_threads(n_threads),
             dose_limit=dose_limit,
             force=force,
         )

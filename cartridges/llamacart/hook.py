@@ -119,10 +119,10 @@ class SteeringHook:
             (Field.PREFIX_LENGTH, len(prefix)),
             (Field.STAGE_LENGTH, max_rows * self._width),
             (Field.BUFFER_OFFSET, ggml.buffer_offset()),
-            (Field.THREADS, n_threads if openmp.expose_to_numba() else 1),
             (Field.WORKER, multiply_part.address),
         ):
             self._block[field] = value
+        self.use_threads(n_threads)
         self._place(
             {
                 Field.TABLE: np.zeros((0, self._n_layer, TABLE_FIELDS), np.int64),
@@ -232,6 +232,10 @@ class SteeringHook:
         block[Field.N_OUTPUTS] = n_outputs
         block[Field.ROW : Field.NEXT_OUTPUT + 1] = 0
         block[Field.ERROR] = Trouble.NONE
+
+    def use_threads(self, n: int) -> None:
+        """See `EvalHook`: the hook is lent as many threads as llama.cpp computes with."""
+        self._block[Field.THREADS] = n if openmp.expose_to_numba() else 1
 
     def end(self, status: int) -> None:
         """See `EvalHook`: raises where the kernel found trouble or did not see every row."""

@@ -61,7 +61,7 @@ class LlamaRunner(Closing):
         n_sequences: Most sequences that run at once.
         n_cached: Slots beyond those, for what is kept for reuse. llama.cpp reserves n_vocab
             floats of output for each slot.
-        n_threads: Threads for compute, 1 to 512; None means `default_threads`.
+        n_threads: See `Context`.
         force: Accept cartridges made for other weights of the same shape.
         dose_limit: Most ‖Δ‖/‖h_S‖ that steering may reach in a row at a layer; None for any.
 
@@ -96,14 +96,14 @@ class LlamaRunner(Closing):
         # rows into the first free ones. Where the result may not depend on who left before, cells
         # that are given up go to a sequence of their own, until `compact`.
         self._graveyard = self._n_slots if model.batch_invariant else None
-        n_threads = choose_threads(n_threads)
+        most_threads = choose_threads(n_threads)
         self._model = model
         self._hook = SteeringHook(
             model,
             max_rows=self._n_batch,
             force=force,
             dose_limit=dose_limit,
-            n_threads=n_threads,
+            n_threads=most_threads,
         )
         self._context = Context(
             model,
@@ -114,7 +114,7 @@ class LlamaRunner(Closing):
             n_threads=n_threads,
             hook=self._hook,
         )
-        n_parts = max(1, min(n_threads, n_sequences // _PICKS_PER_THREAD))
+        n_parts = max(1, min(most_threads, n_sequences // _PICKS_PER_THREAD))
         self._candidates = [Candidates(model.n_vocab) for _ in range(n_parts)]
         self._pool = ThreadPoolExecutor(n_parts - 1, "sample") if n_parts > 1 else None
 

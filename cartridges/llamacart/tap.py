@@ -57,6 +57,9 @@ class Tap:
         self._error, self._stopped = None, False
         self._row = self._next_row = self._output = self._next_output = 0
 
+    def use_threads(self, n: int) -> None:
+        """See `EvalHook`: visitors compute on threads of their own."""
+
     def end(self, status: int) -> None:  # noqa: ARG002
         """Raise what the visitor raised."""
         if self._error is not None:
