@@ -135,3 +135,16 @@ def tiny_model(tiny_path: Callable[..., Path]) -> Iterator[Model]:
     """A random llama model of 3 layers, FFN width 96, with llama.cpp's own choice of kernels."""
     with Model(str(tiny_path()), batch_invariant=False) as model:
         yield model
+
+
+@pytest.fixture(autouse=True)
+def priorities(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Priorities that commands would have taken; the process of the tests keeps its own."""
+    taken: list[int] = []
+
+    def take(nice: int) -> int:
+        taken.append(nice)
+        return nice
+
+    monkeypatch.setattr("llamacart_trainer.options.give_way", take)
+    return taken

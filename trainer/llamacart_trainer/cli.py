@@ -12,9 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from llamacart.cli import layer_table
 from llamacart.errors import RecipeError
-from llamacart.options import GpuLayersOption, ThreadsOption
+from llamacart.options import GpuLayersOption, NiceOption, ThreadsOption
+from llamacart.priority import LOWEST
 from llamacart.processors import ALL_LAYERS
-from llamacart_trainer.options import ModelOption, OutputOption
+from llamacart_trainer.options import ModelOption, OutputOption, take_turns
 from llamacart_trainer.outputs import check_outputs, save_cartridge
 from llamacart_trainer.recipe import load_task
 
@@ -46,6 +47,7 @@ def train(
     ] = False,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
     threads: ThreadsOption = None,
+    nice: NiceOption = LOWEST,
     max_ubatch_rows: Annotated[
         int | None, typer.Option(help="Tokens to compute at once; default 1024.")
     ] = None,
@@ -67,6 +69,7 @@ def train(
         "n_threads": threads,
     }
     console = Console()
+    take_turns(console, nice)
     task = load_task(recipe)
     target = output or Path(f"{task.recipe.name}.gguf")
     folder = job or target.with_name(f"{target.name}.job")

@@ -11,9 +11,10 @@ from rich.console import Console
 
 from llamacart.cartridge import check_alpha
 from llamacart.errors import AlphaError, InputError
-from llamacart.options import GpuLayersOption, ThreadsOption
+from llamacart.options import GpuLayersOption, NiceOption, ThreadsOption
+from llamacart.priority import LOWEST
 from llamacart.processors import ALL_LAYERS
-from llamacart_trainer.options import ModelOption
+from llamacart_trainer.options import ModelOption, take_turns
 from llamacart_trainer.outputs import check_outputs, write_text
 from llamacart_trainer.recipe import load_task
 
@@ -50,6 +51,7 @@ def evaluate_cartridges(
     ] = None,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
     threads: ThreadsOption = None,
+    nice: NiceOption = LOWEST,
 ) -> None:
     """Measure what cartridges do on held-out prompts, over a range of α."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
@@ -67,6 +69,7 @@ def evaluate_cartridges(
         # Missing drawing libraries are told now.
         from llamacart_trainer.report.page import render
     console = Console()
+    take_turns(console, nice)
     task = load_task(recipe)
     plan = load_plan(recipe)
     plan = plan if prompts is None else plan.first(prompts)

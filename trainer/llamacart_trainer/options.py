@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from llamacart.priority import give_way
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 ModelOption = Annotated[
     str | None,
@@ -14,3 +19,14 @@ ModelOption = Annotated[
 OutputOption = Annotated[
     Path | None, typer.Option("-o", "--output", help="File to write; default <name>.gguf.")
 ]
+
+
+def take_turns(console: Console, nice: int) -> None:
+    """Lower the priority of this process, and say so."""
+    priority = give_way(nice)
+    if priority > 0:
+        console.print(
+            f"priority: nice {priority}, gives way to other programs (--nice 0: to none)",
+            style="dim",
+            highlight=False,
+        )

@@ -16,9 +16,12 @@ from llamacart import __version__
 from llamacart.errors import NotFoundError
 from llamacart.options import (  # noqa: TC001 (typer reads the annotations)
     GpuLayersOption,
+    NiceOption,
     ThreadsOption,
 )
+from llamacart.priority import LOWEST
 from llamacart.processors import ALL_LAYERS
+from llamacart_trainer.options import take_turns
 from llamacart_trainer.outputs import check_outputs, save_cartridge, write_text
 
 if TYPE_CHECKING:
@@ -88,6 +91,7 @@ def reproduce(
     ] = None,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
     threads: ThreadsOption = None,
+    nice: NiceOption = LOWEST,
 ) -> None:
     """Fit the paper's cartridges with its settings and say which of its claims hold."""
     from llamacart.model import Model
@@ -99,6 +103,7 @@ def reproduce(
             raise NotFoundError(f"data set {str(data / FILES[experiment])!r} does not exist")
     check_outputs({"--json": json_file}, {"--output": output})
     console = Console()
+    take_turns(console, nice)
     with Model(model, gpu_layers=gpu_layers) as loaded:
         console.print(f"{subject.value} on {loaded.name}: {loaded.fingerprint}")
         trials: dict[Experiment, tuple[PaperTrial, ...]] = {}

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from llamacart.options import GpuLayersOption, ThreadsOption
+from llamacart.options import GpuLayersOption, NiceOption, ThreadsOption
+from llamacart.priority import LOWEST
 from llamacart.processors import ALL_LAYERS
-from llamacart_trainer.options import ModelOption, OutputOption
+from llamacart_trainer.options import ModelOption, OutputOption, take_turns
 from llamacart_trainer.outputs import check_outputs, save_cartridge
 from llamacart_trainer.recipe import load_task
 
@@ -29,6 +30,7 @@ def tune(
     model: ModelOption = None,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
     threads: ThreadsOption = None,
+    nice: NiceOption = LOWEST,
 ) -> None:
     """Choose solver, λ, δ, α, layers and pairing of a recipe by a validation split."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
@@ -38,6 +40,7 @@ def tune(
     from llamacart_trainer.tuning.tables import trials_table, winner_table
 
     console = Console()
+    take_turns(console, nice)
     task = load_task(recipe)
     validation, test = validation_plan(recipe), final_plan(recipe)
     target = output or Path(f"{task.recipe.name}.gguf")
