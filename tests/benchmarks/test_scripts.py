@@ -11,6 +11,7 @@ import drain
 import gguf
 import numpy as np
 import pytest
+import shared_machine
 import training_time
 import vanish
 import versus_llama_server
@@ -155,3 +156,27 @@ def test_a_fit_of_random_activations_is_timed() -> None:
     row = training_time.time_fit(512, 60)
     assert row["K"] == training_time.K
     assert row["seconds"] > 0
+
+
+def test_what_a_server_is_asked_on_a_shared_machine() -> None:
+    ours = [
+        {"id": "base:a", "parent": "base", "cartridges": []},
+        {"id": "base", "parent": None, "cartridges": [{"id": "a"}]},
+    ]
+    assert shared_machine.request_body(ours, 24)["model"] == "base:a"
+    assert shared_machine.request_body([{"id": "theirs"}], 24)["model"] == "theirs"
+
+
+def test_busy_loops_end_with_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_machine, "_SETTLING_SECONDS", 0.0)
+    with shared_machine.beside(shared_machine.busy_loops(2)):
+        pass
+    with pytest.raises(KeyError), shared_machine.beside(shared_machine.busy_loops(1)):
+        raise KeyError
+
+
+def test_answers_on_a_shared_machine_are_compared_with_those_alone() -> None:
+    alone = shared_machine.lines("nothing", {"ours": [1.0, 2.0, 9.0]}, {})
+    assert alone == ["beside nothing: ours 2.000 s, at most 9.000 s"]
+    (line,) = shared_machine.lines("2 busy loops", {"ours": [3.0]}, {"ours": 2.0})
+    assert line.endswith("1.50 times that alone")
