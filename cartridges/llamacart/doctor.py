@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,7 @@ from llamacart.model import Model
 from llamacart.options import GpuLayersOption, ThreadsOption  # noqa: TC001 (typer reads them)
 from llamacart.processors import ALL_LAYERS, choose_threads, cpu_quota, usable_processors
 from llamacart.resolve import DEMO
+from llamacart.sharing import SECONDS_BETWEEN_LOOKS, Sharing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,10 +65,12 @@ def doctor(
     The exit code is 1 where the model cannot be steered.
     """
     llama_log.install()
+    shares, chosen = Sharing(), choose_threads(threads)
     findings = [
         *examine_build(),
-        *examine_processors(choose_threads(threads)),
+        *examine_processors(chosen),
         *examine_model(model, gpu_layers),
+        examine_load(shares, chosen),
     ]
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
@@ -95,6 +99,7 @@ def examine_build() -> Iterator[Finding]:
         yield _instructions(system)
     if openmp.expose_to_numba():
         yield Finding("OpenMP", "llama.cpp lends its threads to the hook")
+        yield _waiting()
     else:
         yield Finding(
             "OpenMP",
@@ -138,6 +143,41 @@ def examine_processors(threads: int) -> Iterator[Finding]:
             f"wait for each other; use --threads {max(1, int(quota))}",
             "slow",
         )
+
+
+def examine_load(shares: Sharing, threads: int) -> Finding:
+    """What other programs compute, and how many threads that leaves.
+
+    Args:
+        shares: Made a while ago.
+        threads: As many as would compute on an idle machine.
+    """
+    time.sleep(SECONDS_BETWEEN_LOOKS)  # so that there is something to see
+    others, left = shares.look(), shares.threads(threads)
+    text = f"other programs keep {others:.1f} of {usable_processors()} processors busy"
+    if left == threads:
+        return Finding("load", text)
+    return Finding(
+        "load",
+        f"{text}: unless --threads is given, {left} of {threads} threads compute until they stop",
+        "slow",
+    )
+
+
+def _waiting() -> Finding:
+    """How OpenMP's threads wait for each other, as far as the environment says."""
+    policy, spins = os.environ.get("OMP_WAIT_POLICY", ""), os.environ.get("GOMP_SPINCOUNT", "")
+    if policy.lower() == "passive" or spins == "0":
+        name = "GOMP_SPINCOUNT" if spins else "OMP_WAIT_POLICY"
+        return Finding(
+            "waiting",
+            f"{name} is {spins or policy}: threads sleep each time they wait for another, which "
+            "costs half as much time again on an idle machine",
+            "slow",
+        )
+    said = [f"OMP_WAIT_POLICY={policy}"] if policy else []
+    said += [f"GOMP_SPINCOUNT={spins}"] if spins else []
+    return Finding("waiting", f"threads spin while they wait ({', '.join(said) or 'by default'})")
 
 
 def examine_model(spec: str, gpu_layers: int = ALL_LAYERS) -> Iterator[Finding]:

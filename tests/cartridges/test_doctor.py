@@ -5,8 +5,9 @@ import typer
 from typer.testing import CliRunner
 
 from llamacart import doctor as module
-from llamacart import hook_speed
+from llamacart import hook_speed, sharing
 from llamacart.doctor import devices, doctor
+from llamacart.sharing import Sharing, Usage
 
 
 def run(*arguments):
@@ -27,7 +28,7 @@ def test_a_model_that_the_hook_reaches(tiny_path):
     assert code == 0
     assert ("hook", "reaches ffn_swiglu in all 3 layers, 96 neurons each", "ok") in found
     topics = {topic for topic, _, _ in found}
-    assert {"versions", "llama.cpp", "device", "OpenMP", "numba cache", "model"} <= topics
+    assert {"versions", "llama.cpp", "device", "OpenMP", "numba cache", "model", "load"} <= topics
     assert not [f for f in found if f[2] == "bad"]
 
 
@@ -52,6 +53,40 @@ def test_a_small_quota_is_slow(monkeypatch):
     monkeypatch.setattr(module, "cpu_quota", lambda: 0.5)
     (slow,) = [f for f in module.examine_processors(2) if f.verdict == "slow"]
     assert "--threads 1" in slow.text
+
+
+@pytest.mark.parametrize(
+    ("others", "verdict", "said"),
+    [(0.1, "ok", "0.1 of 2"), (1.2, "slow", "1 of 2 threads compute until they stop")],
+)
+def test_what_others_compute_is_said(monkeypatch, others, verdict, said):
+    moments = iter([Usage(0, 0, 0), Usage(1, 1 + others, 1)])
+    monkeypatch.setattr(module.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(module, "usable_processors", lambda: 2)
+    monkeypatch.setattr(sharing, "usable_processors", lambda: 2)
+    shares = Sharing(lambda: next(moments), lambda: 0.0)
+    finding = module.examine_load(shares, 2)
+    assert finding.verdict == verdict
+    assert said in finding.text
+
+
+@pytest.mark.parametrize(
+    ("policy", "spins", "verdict", "said"),
+    [
+        (None, None, "ok", "by default"),
+        ("active", "500", "ok", "OMP_WAIT_POLICY=active, GOMP_SPINCOUNT=500"),
+        ("PASSIVE", None, "slow", "OMP_WAIT_POLICY is PASSIVE"),
+        (None, "0", "slow", "GOMP_SPINCOUNT is 0"),
+    ],
+)
+def test_how_threads_wait_is_said(monkeypatch, policy, spins, verdict, said):
+    for name, value in (("OMP_WAIT_POLICY", policy), ("GOMP_SPINCOUNT", spins)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    finding = module._waiting()
+    assert finding.verdict == verdict
+    assert said in finding.text
 
 
 def test_missing_instructions_are_named():
