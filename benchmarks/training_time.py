@@ -31,8 +31,8 @@ from rich.console import Console
 from rich.table import Table
 
 from llamacart.model import Model
-from llamacart_trainer.cascade import MAX_MEMORY
 from llamacart_trainer.fitting import FitSettings, fit_layer
+from llamacart_trainer.memory import MAX_MEMORY
 from llamacart_trainer.recipe import Task, TextPair, load_task
 from llamacart_trainer.training import train
 

@@ -28,6 +28,7 @@ class TinyShape:
     n_ff: int = 96
     n_head: int = 2
     n_expert: int = 0
+    n_words: int = 0
     seed: int = 0
     name: str = "tiny"
 
@@ -53,14 +54,14 @@ def write_tiny_model(path: Path, shape: TinyShape) -> Path:
     if shape.n_expert:
         writer.add_expert_count(shape.n_expert)
         writer.add_expert_used_count(1)
-    _add_vocabulary(writer)
+    _add_vocabulary(writer, shape.n_words)
 
     def tensor(name: str, *dims: int, ones: bool = False) -> None:
         scale = 1.0 / np.sqrt(dims[-1])
         data = np.ones(dims) if ones else rng.normal(size=dims) * scale
         writer.add_tensor(name, data.astype(np.float32))
 
-    n_vocab = 3 + 256
+    n_vocab = 3 + 256 + shape.n_words
     tensor("token_embd.weight", n_vocab, shape.n_embd)
     tensor("output_norm.weight", shape.n_embd, ones=True)
     if not gemma:
@@ -95,10 +96,12 @@ def write_tiny_model(path: Path, shape: TinyShape) -> Path:
     return path
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
+def _add_vocabulary(writer: gguf.GGUFWriter, n_words: int) -> None:
     kinds = gguf.TokenType
     tokens = [b"<unk>", b"<s>", b"</s>", *(f"<0x{i:02X}>".encode() for i in range(256))]
+    tokens += [f"\u2581word{i}".encode() for i in range(n_words)]
     types = [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, *[kinds.BYTE] * 256]
+    types += [kinds.NORMAL] * n_words
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
     writer.add_token_scores([0.0] * len(tokens))

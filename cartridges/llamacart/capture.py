@@ -5,6 +5,7 @@ Rows are numbered over all sequences: sequence 0's tokens first, then sequence 1
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from llamacart.batching import ROWS_PER_DECODE, as_batch, fillings, rows_of, slices
 from llamacart.context import Context
 from llamacart.errors import InputError
+from llamacart.footprint import context_bytes
 from llamacart.tap import Tap
 
 if TYPE_CHECKING:
@@ -22,8 +24,18 @@ if TYPE_CHECKING:
     from llamacart.model import Model
     from llamacart.tap import Visitor
 
-LOGITS_BUDGET = 512 * 2**20
-"""Bytes that llama.cpp may reserve for logits nobody reads (see `forward`)."""
+LOGITS_BUDGET = 1024 * 2**20
+"""Bytes that llama.cpp may reserve for logits nobody reads (see `forward`); it does so twice."""
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Those of the context that a forward pass runs in; see `Context`."""
+
+    n_ctx: int
+    n_batch: int
+    n_seq_max: int
+    n_outputs: int
 
 
 def row_offsets(sequences: Sequence[Sequence[int]]) -> NDArray[np.int64]:
@@ -33,7 +45,19 @@ def row_offsets(sequences: Sequence[Sequence[int]]) -> NDArray[np.int64]:
 
 def output_budget(model: Model) -> int:
     """Rows whose last layer fits `LOGITS_BUDGET`."""
-    return max(1, LOGITS_BUDGET // (4 * model.n_vocab))
+    return max(1, LOGITS_BUDGET // (8 * model.n_vocab))
+
+
+def forward_bytes(model: Model, sequences: Sequence[Sequence[int]], layers: Iterable[int]) -> int:
+    """Upper estimate of what `forward` takes where it need not put all rows in one ubatch."""
+    limits = _limits(model, sequences, set(layers))
+    return context_bytes(
+        model,
+        n_ctx=limits.n_ctx,
+        n_ubatch=limits.n_batch,
+        n_seq_max=limits.n_seq_max,
+        n_outputs=limits.n_outputs,
+    ) + (4 * limits.n_batch * model.n_ff if model.uses_device else 0)
 
 
 def forward(
@@ -64,15 +88,9 @@ def forward(
     wanted = set(layers)
     last = max(wanted)
     final_layer = model.n_layer - 1
-    total = sum(map(len, sequences))
     if any(len(sequence) == 0 for sequence in sequences) or not sequences:
         raise InputError("a sequence without tokens cannot be run")
-    longest = max(map(len, sequences))
-    n_ctx = max(longest, min(total, ROWS_PER_DECODE))
-    n_batch = min(n_ctx, ROWS_PER_DECODE)
-    whole = final_layer in wanted
-    if whole:
-        n_batch = min(n_batch, output_budget(model))
+    limits = _limits(model, sequences, wanted)
     offset = 0
 
     def shifted(layer: int, rows: NDArray[np.int64], h: NDArray[np.float32]) -> bool:
@@ -81,19 +99,19 @@ def forward(
 
     tap = Tap(model, shifted, copy=copy)
     tap.wanted = wanted
-    runs = list(fillings(sequences, n_ctx))
+    whole = final_layer in wanted
     with Context(
         model,
-        n_ctx=n_ctx,
-        n_batch=n_batch,
-        n_seq_max=max(map(len, runs)),
-        n_outputs=n_batch if whole else 1,
+        n_ctx=limits.n_ctx,
+        n_batch=limits.n_batch,
+        n_seq_max=limits.n_seq_max,
+        n_outputs=limits.n_outputs,
         n_threads=n_threads,
         hook=tap,
     ) as context:
-        for run in runs:
+        for run in fillings(sequences, limits.n_ctx):
             context.clear()
-            for rows in slices(rows_of(sequences, run, lambda *_: whole), n_batch):
+            for rows in slices(rows_of(sequences, run, lambda *_: whole), limits.n_batch):
                 context.decode(as_batch(rows, run.start))
                 offset += len(rows)
 
@@ -134,3 +152,14 @@ def capture(
 
     forward(model, sequences, keep, layers=chosen, n_threads=n_threads, copy=copy)
     return out
+
+
+def _limits(model: Model, sequences: Sequence[Sequence[int]], layers: set[int]) -> _Limits:
+    longest, total = max(map(len, sequences)), sum(map(len, sequences))
+    n_ctx = max(longest, min(total, ROWS_PER_DECODE))
+    n_batch = min(n_ctx, ROWS_PER_DECODE)
+    last = model.n_layer - 1 in layers
+    if last:
+        n_batch = min(n_batch, output_budget(model))
+    n_seq_max = max(map(len, fillings(sequences, n_ctx)))
+    return _Limits(n_ctx, n_batch, n_seq_max, n_batch if last else 1)

@@ -16,6 +16,7 @@ from llamacart.batching import as_batch, rows_of
 from llamacart.closing import Closing
 from llamacart.context import Context
 from llamacart.errors import EngineError, InputError
+from llamacart.footprint import context_bytes
 from llamacart.tap import Tap
 
 if TYPE_CHECKING:
@@ -27,11 +28,26 @@ if TYPE_CHECKING:
     from llamacart.model import Model
 
 
+def lane_bytes(model: Model, sequences: Sequence[Sequence[int]], layers: Iterable[int]) -> int:
+    """Upper estimate of what a `Lane` takes."""
+    total = sum(map(len, sequences))
+    whole = model.n_layer - 1 in set(layers)
+    staged = 4 * total * model.n_ff if model.uses_device else 0
+    return staged + context_bytes(
+        model,
+        n_ctx=total,
+        n_ubatch=total,
+        n_seq_max=len(sequences),
+        n_outputs=total if whole else 1,
+    )
+
+
 class Lane(Closing):
     """Sequences of one ubatch on their way through the layers.
 
-    Only one lane of a process should be advanced at a time, since each computes with all threads.
-    Rows are numbered over all sequences: sequence 0's tokens first, and so on.
+    A lane has threads of its own (with OpenMP, llama.cpp starts a team for each thread that
+    decodes), so that many lanes should have few each: see `advance_together`. Rows are numbered
+    over all sequences: sequence 0's tokens first, and so on.
 
     Args:
         model: The model; must outlive the lane.
@@ -82,6 +98,11 @@ class Lane(Closing):
         Raises:
             EngineError: llama.cpp failed, or no layer is left.
         """
+        self._release()
+        return self._wait()
+
+    def _release(self) -> None:
+        """Let the lane run."""
         if self._state == "ended":
             raise EngineError("the lane has passed its last layer")
         if self._state == "new":
@@ -89,6 +110,9 @@ class Lane(Closing):
             self._thread.start()
         else:
             self._go.put(True)
+
+    def _wait(self) -> NDArray[np.float32]:
+        """Wait until it has come to the next layer."""
         found = self._seen.get()
         if found is None or isinstance(found, BaseException):
             self._state = "ended"
@@ -115,3 +139,46 @@ class Lane(Closing):
         """The tap's visitor, on the lane's own thread."""
         self._seen.put(h)
         return self._go.get() and layer != self._last
+
+
+def lane_threads(n_lanes: int, n_threads: int) -> int:
+    """Threads for each of some lanes, so that all together have no more than lanes or threads.
+
+    Args:
+        n_lanes: Lanes that are open at the same time.
+        n_threads: Processors to use.
+    """
+    return max(1, n_threads // max(1, n_lanes))
+
+
+def advance_together(lanes: Sequence[Lane], width: int) -> list[NDArray[np.float32]]:
+    """Run lanes to their next layer, `width` of them at the same time.
+
+    Args:
+        lanes: Any number.
+        width: How many may compute at once: processors over threads of a lane.
+
+    Returns:
+        The rows of each lane; see `Lane.advance`.
+
+    Raises:
+        EngineError: As `Lane.advance`, once no lane computes any more.
+    """
+    out: list[NDArray[np.float32]] = []
+    for start in range(0, len(lanes), max(1, width)):
+        running: list[Lane] = []
+        failed: BaseException | None = None
+        try:
+            for lane in lanes[start : start + max(1, width)]:
+                lane._release()
+                running.append(lane)
+        except EngineError as error:
+            failed = error
+        for lane in running:
+            try:
+                out.append(lane._wait())
+            except Exception as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+    return out

@@ -10,7 +10,10 @@ past once for each layer instead, one at a time. Both ways see the same activati
 
 llama.cpp keeps only the last layer's rows whose logits are asked for, at n_vocab floats each. The
 last layer is therefore fitted in the same pass only where that is affordable, and by one streamed
-pass otherwise.
+pass otherwise. What is affordable is counted in `llamacart_trainer.memory`.
+
+llama.cpp's threads belong to the thread that decodes, so that each lane has its own. Lanes share
+out the processors: few threads each, and several lanes computing at the same time.
 """
 
 from __future__ import annotations
@@ -22,11 +25,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llamacart.capture import capture, forward, output_budget
-from llamacart.lane import Lane
+from llamacart.capture import capture, forward
+from llamacart.lane import Lane, advance_together, lane_threads
+from llamacart.processors import choose_threads
 from llamacart.steering import DenseMap
 from llamacart_trainer.fitting import FitSettings, fit_layer, fit_layer_from_moments
 from llamacart_trainer.job import NO_JOB
+from llamacart_trainer.memory import MAX_MEMORY, gathers_rows, plan_memory
 from llamacart_trainer.moments import Moments
 
 if TYPE_CHECKING:
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
     from llamacart.model import Model
     from llamacart_trainer.fitting import LayerReport
     from llamacart_trainer.job import Job, NoJob
+    from llamacart_trainer.memory import MemoryPlan
     from llamacart_trainer.samples import SampleChunk
 
     Floats = NDArray[np.float32]
@@ -49,9 +55,6 @@ MAX_UBATCH_ROWS = 1024
 STEP_ROWS = 128
 """Rows of one product. BLAS rounds products of other shapes differently, and a row's step should
 not depend on the chunk that it is in."""
-
-MAX_MEMORY = 4 * 2**30
-"""Bytes that activations may take."""
 
 
 @dataclass
@@ -65,9 +68,10 @@ class Cascade:
         paired: Whether the chunks' rows are tied one to one.
         job: Keeps what is done, and knows what was done before.
         on_layer: Called with each layer's figures, for progress.
+        on_plan: Called with the way chosen for the layers that are left.
         max_memory: Bytes that activations may take; above it the chunks stream past, and above
             a quarter of it rows are summed up instead of gathered.
-        n_threads: Threads for llama.cpp.
+        n_threads: Threads for llama.cpp, shared by the lanes that run at the same time.
 
     Attributes:
         maps: By layer, what was fitted; layers without active neurons are absent.
@@ -82,6 +86,7 @@ class Cascade:
     paired: bool = True
     job: Job | NoJob = NO_JOB
     on_layer: Callable[[LayerReport], None] = lambda _report: None
+    on_plan: Callable[[MemoryPlan], None] = lambda _plan: None
     max_memory: int = MAX_MEMORY
     n_threads: int | None = None
     maps: dict[int, LayerMap] = field(default_factory=dict)
@@ -94,14 +99,14 @@ class Cascade:
         self._restore()
         left = self._left
         last = self.model.n_layer - 1
-        if left == [last] or not self._fits(chunks):
-            together = []
-        elif sum(chunk.n_tokens for chunk in chunks) <= output_budget(self.model):
-            together = left
-        else:
-            together = [layer for layer in left if layer < last]
-        if together:
+        if not left:
+            return
+        plan = self._plan(chunks, last=last in left)
+        together = [layer for layer in left if layer < last or plan.with_last]
+        if plan.side_by_side and together:
             self._fit_side_by_side(chunks, together)
+        else:
+            together = []
         for layer in left[len(together) :]:
             self._fit_streamed(chunks, layer)
 
@@ -110,11 +115,11 @@ class Cascade:
         self._restore()
         for layer in self._left:
             chunks = chunks_for(self.maps)
-            alone = layer == self.model.n_layer - 1 or not self._fits(chunks)
-            if alone:
-                self._fit_streamed(chunks, layer)
-            else:
+            last = layer == self.model.n_layer - 1
+            if not last and self._plan(chunks, last=False).side_by_side:
                 self._fit_side_by_side(chunks, [layer])
+            else:
+                self._fit_streamed(chunks, layer)
 
     @property
     def _left(self) -> list[int]:
@@ -132,33 +137,19 @@ class Cascade:
 
     # --- side by side -----------------------------------------------------------------------
 
-    def _fits(self, chunks: Sequence[SampleChunk]) -> bool:
-        gathered = self._row_bytes(chunks) if self._gathers(chunks) else 0
-        return gathered + sum(map(self._lane_bytes, chunks)) <= self.max_memory
-
-    def _gathers(self, chunks: Sequence[SampleChunk]) -> bool:
-        return self._row_bytes(chunks) <= self.max_memory // 4
-
-    def _row_bytes(self, chunks: Sequence[SampleChunk]) -> int:
-        rows = sum(len(part) for side in _sides(chunks) for part in side)
-        return 4 * rows * self.model.n_ff
-
-    def _lane_bytes(self, chunk: SampleChunk) -> int:
-        """Upper estimate of what a chunk's two lanes take."""
-        shape = self.model
-        tokens = [sum(map(len, side)) for side in (chunk.sources, chunk.targets)]
-        # Three FFN products and some residuals are alive at once; keys and values of 2 bytes.
-        a_row = 12 * shape.n_ff + 32 * shape.n_embd + 4 * shape.n_layer * shape.n_embd
-        return sum(n * a_row + 8 * n * n for n in tokens)  # two masks of n × n
+    def _plan(self, chunks: Sequence[SampleChunk], *, last: bool) -> MemoryPlan:
+        plan = plan_memory(self.model, chunks, self.max_memory, last=last)
+        self.on_plan(plan)
+        return plan
 
     def _fit_side_by_side(self, chunks: Sequence[SampleChunk], layers: Sequence[int]) -> None:
         """One pass for `layers`, with the maps of earlier ones acting."""
+        n_threads = choose_threads(self.n_threads)
+        each = lane_threads(2 * len(chunks), n_threads)
         with ExitStack() as stack:
             sources, targets = (
                 [
-                    stack.enter_context(
-                        Lane(self.model, texts, layers=stops, n_threads=self.n_threads)
-                    )
+                    stack.enter_context(Lane(self.model, texts, layers=stops, n_threads=each))
                     for texts in side
                 ]
                 for side, stops in (
@@ -167,14 +158,17 @@ class Cascade:
                 )
             )
             for layer in sorted({*self.maps, *layers}):
-                h = [lane.advance() for lane in sources]
+                moving = [*sources, *targets] if layer in layers else sources
+                h = advance_together(moving, n_threads // each)
                 if layer in layers:
                     parts = (
-                        (x[chunk.source_rows], lane.advance()[chunk.target_rows], chunk.neutral)
-                        for chunk, x, lane in zip(chunks, h, targets, strict=True)
+                        (x[chunk.source_rows], y[chunk.target_rows], chunk.neutral)
+                        for chunk, x, y in zip(
+                            chunks, h[: len(chunks)], h[len(chunks) :], strict=True
+                        )
                     )
                     self._fit(layer, chunks, parts)
-                for rows in h:
+                for rows in h[: len(chunks)]:
                     self._steer(layer, rows)
 
     # --- streamed ---------------------------------------------------------------------------
@@ -232,7 +226,7 @@ class Cascade:
                 worth keeping, since another run would not find the rest without them.
             moments: Sums over those.
         """
-        if self._gathers(chunks):
+        if gathers_rows(self.model, chunks, self.max_memory):
             x, y = self._gathered(chunks, parts)
             neutral = np.concatenate([chunk.neutral for chunk in chunks])
             since = time.perf_counter()

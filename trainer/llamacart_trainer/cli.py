@@ -22,6 +22,7 @@ from llamacart_trainer.recipe import load_task
 if TYPE_CHECKING:
     from llamacart.model import Model
     from llamacart_trainer.fitting import LayerReport
+    from llamacart_trainer.memory import MemoryPlan
     from llamacart_trainer.recipe import Task
     from llamacart_trainer.training import TrainResult
 
@@ -61,7 +62,8 @@ def train(
     """Fit a cartridge from a recipe."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
     from llamacart.model import Model
-    from llamacart_trainer.cascade import MAX_MEMORY, MAX_UBATCH_ROWS
+    from llamacart_trainer.cascade import MAX_UBATCH_ROWS
+    from llamacart_trainer.memory import MAX_MEMORY
 
     limits = {
         "max_ubatch_rows": MAX_UBATCH_ROWS if max_ubatch_rows is None else max_ubatch_rows,
@@ -121,6 +123,7 @@ def _fit_with_progress(
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True) as progress:
+        plans: list[str] = []
         bar = progress.add_task("", total=model.n_layer - len(set(task.recipe.skip_layers)))
 
         def on_phase(phase: str) -> None:
@@ -129,7 +132,13 @@ def _fit_with_progress(
         def on_layer(_report: LayerReport) -> None:
             progress.advance(bar)
 
-        return fit(task, model, on_phase=on_phase, on_layer=on_layer, **settings)
+        def on_plan(plan: MemoryPlan) -> None:
+            told = str(plan)
+            if told not in plans:
+                plans.append(told)
+                console.print(f"memory: {told}", highlight=False)
+
+        return fit(task, model, on_phase=on_phase, on_layer=on_layer, on_plan=on_plan, **settings)
 
 
 def _remove_job(folder: Path) -> None:

@@ -13,10 +13,11 @@ from llamacart.cartridge import Cartridge, Metadata
 from llamacart.errors import InputError, RecipeError
 from llamacart.processors import choose_threads
 from llamacart.steering import UNSTEERED, Dose
-from llamacart_trainer.cascade import MAX_MEMORY, MAX_UBATCH_ROWS, Cascade
+from llamacart_trainer.cascade import MAX_UBATCH_ROWS, Cascade
 from llamacart_trainer.fitting import FitSettings, LayerReport
 from llamacart_trainer.identity import fit_facts
 from llamacart_trainer.job import NO_JOB, Job
+from llamacart_trainer.memory import MAX_MEMORY
 from llamacart_trainer.samples import SampleBuilder, split
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from llamacart.cartridge import LayerMap
     from llamacart.model import Model
+    from llamacart_trainer.memory import MemoryPlan
     from llamacart_trainer.pairing import PairedRows
     from llamacart_trainer.recipe import Task
     from llamacart_trainer.samples import SampleChunk
@@ -88,6 +90,7 @@ def train(
     *,
     on_phase: Callable[[str], None] = lambda _phase: None,
     on_layer: Callable[[LayerReport], None] = lambda _report: None,
+    on_plan: Callable[[MemoryPlan], None] = lambda _plan: None,
     max_ubatch_rows: int = MAX_UBATCH_ROWS,
     max_memory: int = MAX_MEMORY,
     n_threads: int | None = None,
@@ -103,6 +106,7 @@ def train(
         model: The model to fit it for.
         on_phase: Called when a phase begins, with its name.
         on_layer: Called with each layer's figures.
+        on_plan: Called with the way through the layers and what it takes, before they run.
         max_ubatch_rows: Tokens that run at once.
         max_memory: Bytes that activations may take; see `Cascade`.
         n_threads: Threads for llama.cpp.
@@ -134,6 +138,7 @@ def train(
         paired="distribution" not in recipe.pairing,
         job=NO_JOB if job is None else open_job(task, model, job, limits, restart=restart),
         on_layer=on_layer,
+        on_plan=on_plan,
         max_memory=max_memory,
         n_threads=n_threads,
     )

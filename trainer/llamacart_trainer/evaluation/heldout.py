@@ -15,8 +15,8 @@ import numpy as np
 from llamacart.capture import forward
 from llamacart.errors import RecipeError
 from llamacart.steering import DenseMap
-from llamacart_trainer.cascade import MAX_MEMORY
 from llamacart_trainer.evaluation.results import HeldOut, LayerFidelity, Plane, Projection
+from llamacart_trainer.memory import MAX_MEMORY
 from llamacart_trainer.samples import place_rows
 
 if TYPE_CHECKING:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from llamacart.errors import RecipeError
 from llamacart.processors import choose_threads
-from llamacart_trainer.cascade import MAX_MEMORY, MAX_UBATCH_ROWS
+from llamacart_trainer.cascade import MAX_UBATCH_ROWS
 from llamacart_trainer.evaluation.baselines import variant
 from llamacart_trainer.evaluation.evaluator import Evaluator
 from llamacart_trainer.identity import fit_facts, of_function
+from llamacart_trainer.memory import MAX_MEMORY
 from llamacart_trainer.solvers import SOLVERS
 from llamacart_trainer.training import train
 from llamacart_trainer.tuning.space import candidates
