@@ -13,6 +13,7 @@ import llama_cpp
 import numpy as np
 
 from llamacart import ggml
+from llamacart.interrupts import HeldInterrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,7 @@ class Tap:
         self._last_layer = model.n_layer - 1
         self._layers = {f"{model.site_node}-{layer}": layer for layer in range(model.n_layer)}
         self._error: BaseException | None = None
+        self._interrupt = HeldInterrupt()
         self._output_rows: NDArray[np.int32] = np.zeros(0, np.int32)
         self._stopped = False
         self._row = self._next_row = self._output = self._next_output = 0
@@ -53,6 +55,7 @@ class Tap:
 
     def begin(self, n_rows: int, output_rows: NDArray[np.int32]) -> None:  # noqa: ARG002
         """See `EvalHook`."""
+        self._interrupt.begin()
         self._output_rows = output_rows
         self._error, self._stopped = None, False
         self._row = self._next_row = self._output = self._next_output = 0
@@ -61,7 +64,8 @@ class Tap:
         """See `EvalHook`: visitors compute on threads of their own."""
 
     def end(self, status: int) -> None:  # noqa: ARG002
-        """Raise what the visitor raised."""
+        """Raise what the visitor raised, or Ctrl-C."""
+        self._interrupt.end()
         if self._error is not None:
             raise self._error
 
@@ -73,7 +77,7 @@ class Tap:
             if ask:
                 self._locate(layer, ggml.tensor_shape(tensor)[0])
                 return layer in self.wanted and not self._stopped
-            self._stopped = not self._visit(tensor, layer)
+            self._stopped = not self._visit(tensor, layer) or self._interrupt.seen
             return not self._stopped
         except BaseException as error:
             self._error = error

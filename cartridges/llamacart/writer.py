@@ -19,6 +19,8 @@ from llamacart.validator import check_cartridge, format_json
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from llamacart.cartridge import Cartridge
 
 
@@ -54,15 +56,15 @@ def _write(cartridge: Cartridge, path: Path) -> int:
             # Not add_string, which leaves out empty strings.
             writer.add_key_value(key, values[key], GGUFValueType(kind))
     for m in cartridge.layers:
-        writer.add_tensor(f"blk.{m.layer}.neurons", np.ascontiguousarray(m.neurons))
+        writer.add_tensor(f"blk.{m.layer}.neurons", _plain(m.neurons))
         if m.delta is not None:
             storage = narrowest(m.delta)
             writer.add_tensor(
                 f"blk.{m.layer}.delta",
-                pack(m.delta, storage),
+                _plain(pack(m.delta, storage)),
                 raw_dtype=GGMLQuantizationType(storage.ggml_number),
             )
-        writer.add_tensor(f"blk.{m.layer}.bias", np.ascontiguousarray(m.bias))
+        writer.add_tensor(f"blk.{m.layer}.bias", _plain(m.bias))
     with closing(writer):
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -70,6 +72,20 @@ def _write(cartridge: Cartridge, path: Path) -> int:
         writer.flush()
         os.fsync(writer.fout[0].fileno())
     return path.stat().st_size
+
+
+class _Plain(np.ndarray[Any, Any]):
+    """An array that is written as any bytes are.
+
+    NumPy's own `tofile` says of a full disk how many bytes are missing, but not why.
+    """
+
+    def tofile(self, fid: Any, sep: str = "", format: str = "") -> None:  # noqa: A002, ARG002
+        fid.write(self.data)
+
+
+def _plain(array: NDArray[Any]) -> _Plain:
+    return np.ascontiguousarray(array).view(_Plain)
 
 
 def _values(cartridge: Cartridge) -> dict[str, Any]:

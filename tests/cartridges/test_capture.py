@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -102,3 +104,19 @@ def test_last_layer_of_gemma_needs_little_memory(demo_model: Model) -> None:
     got = capture(demo_model, sequences(*[20] * 5), layers=[demo_model.n_layer - 1])
     assert got[demo_model.n_layer - 1].shape == (100, demo_model.n_ff)
     assert np.isfinite(got[demo_model.n_layer - 1]).all()
+
+
+def test_ctrl_c_waits_for_the_end_of_the_callback(tiny_model: Model) -> None:
+    """Raised in a callback's first line it would be dropped, and the layer with it."""
+    seen: list[int] = []
+
+    def visit(layer: int, *_rows: object) -> bool:
+        signal.raise_signal(signal.SIGINT)
+        seen.append(layer)
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        forward(tiny_model, [[1, 5, 9]], visit, layers=[0, 1])
+    assert seen == [0]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    forward(tiny_model, [[1, 5, 9]], lambda *_: True, layers=[0, 1])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import erf
 
-from llamacart.errors import RecipeError
+from llamacart.errors import InputError, RecipeError
 from llamacart.files import whole_file
 
 if TYPE_CHECKING:
@@ -193,7 +193,11 @@ class Moments:
         return self.pairs if self.neutral is None else self.pairs.joined(self.neutral)
 
     def save(self, path: Path) -> None:
-        """Write to `path` (npz), under a temporary name until it is whole and on disk."""
+        """Write to `path` (npz), under a temporary name until it is whole and on disk.
+
+        Raises:
+            InputError: It cannot be written.
+        """
         arrays: dict[str, Any] = {"paired": np.array(self.paired)}
         for label, scatter in (("pairs", self.pairs), ("neutral", self.neutral)):
             if scatter is not None:
@@ -205,7 +209,7 @@ class Moments:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise RecipeError(f"cannot write {path}: {error.strerror or error}") from error
+            raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
 
     @classmethod
     def load(cls, path: Path) -> Moments:

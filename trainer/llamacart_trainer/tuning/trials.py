@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from llamacart.errors import InputError
+from llamacart.files import write_whole
 from llamacart_trainer.identity import differing, digests
 from llamacart_trainer.tuning.space import Candidate  # noqa: TC001 (pydantic reads it)
 from llamacart_trainer.validation import InvalidValue
@@ -124,12 +125,12 @@ class TrialTable:
             self._check(whole[0], known)
             for number, line in enumerate(whole[1:], start=2):
                 self._keep(self._parse(line, number))
-        self._write("".join(whole) or json.dumps(known, sort_keys=True) + "\n", "w")
+        self._write("".join(whole) or json.dumps(known, sort_keys=True) + "\n")
 
     def add(self, trial: Trial) -> None:
         """Keep a trial, in the file too before this returns."""
         self._keep(trial)
-        self._write(_ADAPTER.dump_json(trial).decode() + "\n", "a")
+        self._write(_ADAPTER.dump_json(trial).decode() + "\n", more=True)
 
     def find(self, candidate: Candidate, alpha: float, rung: int) -> Trial | None:
         """The trial at that place, where there was one."""
@@ -161,12 +162,17 @@ class TrialTable:
                 f"{' and another '.join(other)}; name another file"
             )
 
-    def _write(self, text: str, mode: str) -> None:
+    def _write(self, text: str, *, more: bool = False) -> None:
         if self._path is None:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open(mode, encoding="utf-8") as file:
-                file.write(text)
+            if more:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(text)
+            else:  # a full disk must not cost the trials that are there
+                write_whole(self._path, text)
         except OSError as error:
-            raise InputError(f"trials {str(self._path)!r} cannot be written: {error}") from error
+            raise InputError(
+                f"trials {str(self._path)!r} cannot be written: {error.strerror or error}"
+            ) from error
