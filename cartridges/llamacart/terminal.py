@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the command's own verdict, 2 it cannot be done, 130 stoppe
 
 from __future__ import annotations
 
+import functools
 import io
 import sys
 import threading
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llamacart.errors import LlamacartError, OutputError, StoppedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 
 def run(command: Callable[[], object]) -> None:
@@ -45,20 +46,31 @@ def run(command: Callable[[], object]) -> None:
             raise
 
 
-@contextmanager
-def telling(what_stays: Callable[[], str]) -> Iterator[None]:
-    """Where Ctrl-C ends the block, say what stays and how to go on.
+def tells(
+    what_stays: Callable[[Mapping[str, Any]], str], *, full_disk: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Let a command say, where it is stopped by Ctrl-C, what stays and how to go on.
 
     Args:
-        what_stays: Called then; a clause.
-
-    Raises:
-        StoppedError: In place of `KeyboardInterrupt`.
+        what_stays: Called then with the command's arguments by name; a clause.
+        full_disk: Say so too behind what could not be written.
     """
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise StoppedError(what_stays()) from error
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def telling(**given: Any) -> Any:
+            try:
+                return command(**given)
+            except KeyboardInterrupt as error:
+                raise StoppedError(what_stays(given)) from error
+            except LlamacartError as error:
+                if full_disk and isinstance(error.__cause__, OSError):
+                    error.message += f"; {what_stays(given)}"
+                raise
+
+        return telling
+
+    return decorate
 
 
 class _Output(io.FileIO):

@@ -17,7 +17,7 @@ import pytest
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart.errors import InputError, ModelError
 from llamacart.resolve import resolve_model
-from llamacart.terminal import run, telling
+from llamacart.terminal import run, tells
 from llamacart.writer import write_cartridge
 
 
@@ -109,14 +109,29 @@ def test_a_fault_of_the_program_keeps_its_traceback() -> None:
 
 
 def test_ctrl_c_tells_what_stays(capsys: pytest.CaptureFixture[str]) -> None:
-    def command() -> None:
-        with telling(lambda: "3 layers are kept"):
-            signal.raise_signal(signal.SIGINT)
+    @tells(lambda given: f"{given['n']} layers are kept")
+    def command(n: int) -> None:
+        signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(SystemExit) as stop:
-        run(command)
+        run(lambda: command(n=3))
     assert stop.value.code == 130
     assert capsys.readouterr().err == "stopped: 3 layers are kept\n"
+
+
+def test_a_full_disk_tells_what_stays() -> None:
+    @tells(lambda given: f"{given['n']} layers are kept", full_disk=True)
+    def command(n: int) -> None:
+        if n == 0:
+            raise InputError("something else")
+        raise InputError("cannot write 'x'") from OSError()
+
+    with pytest.raises(InputError) as full:
+        command(n=3)
+    assert full.value.message == "cannot write 'x'; 3 layers are kept"
+    with pytest.raises(InputError) as other:
+        command(n=0)
+    assert other.value.message == "something else"
 
 
 def test_a_progress_bar_that_cannot_be_drawn_is_no_traceback(

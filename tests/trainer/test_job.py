@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -233,3 +235,98 @@ def test_the_command_keeps_a_job_folder_that_was_named(
             cli.main()
         assert not stop.value.code
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kept", "recipe", "t.gguf"]
+
+
+# --- Ctrl-C and a full disk -----------------------------------------------------------------
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    folder = tmp_path / "recipe"
+    folder.mkdir()
+    (folder / "recipe.toml").write_text('name = "t"\nthreshold = 0.1\npenalty = 1.0\n')
+    pairs = [{"source": pair.source, "target": pair.target} for pair in PAIRS]
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    return folder
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
+    monkeypatch.setattr("sys.argv", ["llamacart", "train", *map(str, args)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+def test_ctrl_c_keeps_layers_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny_path: Callable[..., Path],
+    recipe: Path,
+    tmp_path: Path,
+) -> None:
+    options = (recipe, "--model", tiny_path(), "-o", tmp_path / "t.gguf")
+    save, n_saved = Job.save, [0]
+
+    def interrupted(self: Job, *args: object) -> None:
+        if n_saved[0] == 2:
+            signal.raise_signal(signal.SIGINT)
+        n_saved[0] += 1
+        save(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Job, "save", interrupted)
+    assert command(monkeypatch, *options) == 130
+    folder = tmp_path / "t.gguf.job"
+    assert capsys.readouterr().err == (
+        f"stopped: 2 layers kept in {str(folder)!r}; the same command goes on from there, with "
+        "--restart it starts over\n"
+    )
+    monkeypatch.setattr(Job, "save", save)
+    assert command(monkeypatch, *options) == 0
+    assert "2 layers were restored" in capsys.readouterr().out
+    assert not folder.exists()
+
+
+def test_ctrl_c_before_a_layer_says_that_nothing_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny_path: Callable[..., Path],
+    recipe: Path,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(Job, "layer", lambda *_: signal.raise_signal(signal.SIGINT))
+    target = tmp_path / "t.gguf"
+    assert command(monkeypatch, recipe, "--model", tiny_path(), "-o", target) == 130
+    assert capsys.readouterr().err == "stopped: no layer was finished, nothing is kept\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe"]
+
+
+@pytest.mark.parametrize("n_kept", [1, 3])
+def test_a_full_disk_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny_path: Callable[..., Path],
+    recipe: Path,
+    tmp_path: Path,
+    n_kept: int,
+) -> None:
+    """Full while a layer is saved, or while the cartridge is written at the end."""
+    options = (recipe, "--model", tiny_path(), "-o", tmp_path / "t.gguf")
+    fsync, left = os.fsync, [2 * n_kept + 1]  # the manifest, then a map and figures for each layer
+
+    def full(descriptor: int) -> None:
+        left[0] -= stat.S_ISREG(os.fstat(descriptor).st_mode)
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert command(monkeypatch, *options) == 2
+    error = capsys.readouterr().err
+    assert "No space left on device; " in error
+    assert f"{n_kept} layer" in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert not (tmp_path / "t.gguf").exists()
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert command(monkeypatch, *options) == 0
+    assert f"{n_kept} layers were restored" in capsys.readouterr().out

@@ -11,15 +11,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from llamacart.cli import layer_table
-from llamacart.errors import RecipeError
+from llamacart.errors import LlamacartError, RecipeError
 from llamacart.options import GpuLayersOption, NiceOption, ThreadsOption
 from llamacart.priority import LOWEST
 from llamacart.processors import ALL_LAYERS
+from llamacart.terminal import tells
 from llamacart_trainer.options import ModelOption, OutputOption, take_turns
 from llamacart_trainer.outputs import check_outputs, save_cartridge
 from llamacart_trainer.recipe import load_task
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llamacart.model import Model
     from llamacart_trainer.fitting import LayerReport
     from llamacart_trainer.memory import MemoryPlan
@@ -30,6 +33,21 @@ SHOWN = ("layer", "candidates", "kept", "mean_step", "fidelity", "force", "r2")
 """Figures of a layer that fit a terminal's 80 columns; the cartridge holds them all."""
 
 
+def _job_folder(recipe: Path, output: Path | None, job: Path | None) -> Path:
+    target = output or Path(f"{load_task(recipe).recipe.name}.gguf")
+    return job or target.with_name(f"{target.name}.job")
+
+
+def _what_stays(given: Mapping[str, Any]) -> str:
+    from llamacart_trainer.job import kept
+
+    try:
+        return kept(_job_folder(given["recipe"], given["output"], given["job"]))
+    except LlamacartError:  # the recipe itself cannot be read
+        return "nothing is kept"
+
+
+@tells(_what_stays, full_disk=True)
 def train(
     recipe: Annotated[
         Path, typer.Argument(help="Recipe folder, or a data set in the paper's JSON.")

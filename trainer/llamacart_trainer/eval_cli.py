@@ -14,6 +14,7 @@ from llamacart.errors import AlphaError, InputError
 from llamacart.options import GpuLayersOption, NiceOption, ThreadsOption
 from llamacart.priority import LOWEST
 from llamacart.processors import ALL_LAYERS
+from llamacart.terminal import tells
 from llamacart_trainer.options import ModelOption, take_turns
 from llamacart_trainer.outputs import check_outputs, write_text
 from llamacart_trainer.recipe import load_task
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from llamacart_trainer.recipe import Task
 
 
+@tells(lambda _given: "nothing is written; the same command begins anew")
 def evaluate_cartridges(
     cartridges: Annotated[
         list[Path] | None, typer.Argument(help="Cartridge files; none to see baselines alone.")

@@ -204,6 +204,19 @@ def check_job(folder: Path) -> None:
         )
 
 
+def kept(folder: Path) -> str:
+    """What a job folder holds and how to go on, a clause for people."""
+    n_layers = len(list(folder.glob("layer-*.json")))
+    n_sums = len(list(folder.glob("moments-*.npz")))
+    if not n_layers and not n_sums:
+        return "no layer was finished, nothing is kept"
+    layers = f"{n_layers} layer{'s' * (n_layers != 1)}"
+    return (
+        f"{layers}{' and the sums of another' * (n_sums > 0)} kept in {str(folder)!r}; the same "
+        "command goes on from there, with --restart it starts over"
+    )
+
+
 def remove_job(folder: Path) -> None:
     """Delete checkpoints, and the folder with them; nothing is done where there is none.
 

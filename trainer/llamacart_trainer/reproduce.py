@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003 (typer reads the annotations)
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,10 +21,13 @@ from llamacart.options import (  # noqa: TC001 (typer reads the annotations)
 )
 from llamacart.priority import LOWEST
 from llamacart.processors import ALL_LAYERS
+from llamacart.terminal import tells
 from llamacart_trainer.options import take_turns
 from llamacart_trainer.outputs import check_outputs, save_cartridge, write_text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llamacart.cartridge import Cartridge
     from llamacart.model import Model
     from llamacart_trainer.reproduction.trials import Experiment, PaperTrial, Variant
@@ -69,6 +72,14 @@ class Reproduction:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
+def _what_stays(given: Mapping[str, Any]) -> str:
+    output = given["output"]
+    if output is None:
+        return "nothing is kept; the same command begins anew"
+    return f"cartridges fitted so far are in {str(output)!r}; the same command begins anew"
+
+
+@tells(_what_stays)
 def reproduce(
     subject: Annotated[Subject, typer.Argument(help="What to reproduce.")],
     data: Annotated[

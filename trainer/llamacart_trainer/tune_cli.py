@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,14 +11,25 @@ from rich.console import Console
 from llamacart.options import GpuLayersOption, NiceOption, ThreadsOption
 from llamacart.priority import LOWEST
 from llamacart.processors import ALL_LAYERS
+from llamacart.terminal import tells
 from llamacart_trainer.options import ModelOption, OutputOption, take_turns
 from llamacart_trainer.outputs import check_outputs, save_cartridge
 from llamacart_trainer.recipe import load_task
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llamacart_trainer.tuning.trials import Trial
 
 
+def _what_stays(given: Mapping[str, Any]) -> str:
+    trials = given["trials"]
+    if trials is None:
+        return "nothing is kept; with --trials FILE finished trials are"
+    return f"finished trials are kept in {str(trials)!r}; the same command goes on from there"
+
+
+@tells(_what_stays, full_disk=True)
 def tune(
     recipe: Annotated[Path, typer.Argument(help="Recipe folder.")],
     minutes: Annotated[float, typer.Option(min=0, help="Time to spend.")] = 10.0,
