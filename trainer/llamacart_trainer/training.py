@@ -17,6 +17,7 @@ from llamacart_trainer.cascade import MAX_UBATCH_ROWS, Cascade
 from llamacart_trainer.fitting import FitSettings, LayerReport
 from llamacart_trainer.identity import fit_facts
 from llamacart_trainer.job import NO_JOB, Job
+from llamacart_trainer.lengths import check_samples, check_task
 from llamacart_trainer.memory import MAX_MEMORY
 from llamacart_trainer.samples import SampleBuilder, split
 
@@ -77,6 +78,7 @@ class _Trainer:
         self.on_phase("prepare")
         partial = _assemble(self.model, maps, Metadata("partial"))
         samples = self.builder.build((Dose(partial, 1.0),) if maps else UNSTEERED)
+        check_samples(self.model, samples)
         self.n_rows = _count_rows(self.task, samples)
         chunks = split(samples, self.max_ubatch_rows)
         self.on_phase("fit the cascade")
@@ -114,13 +116,15 @@ def train(
         restart: Drop what is in the job folder.
 
     Raises:
-        RecipeError: The pairs leave nothing to fit, or activations are not finite.
+        RecipeError: The pairs leave nothing to fit, a text is longer than the model reads, or
+            activations are not finite.
         InputError: The job folder is of another fit.
     """
     for name, value in (("max_ubatch_rows", max_ubatch_rows), ("max_memory", max_memory)):
         if value < 1:
             raise InputError(f"{name} has value {value}; at least 1 is needed", param=name)
     recipe = task.recipe
+    check_task(model, recipe, task.pairs, task.neutral)
     started = time.perf_counter()
     threads = choose_threads(n_threads)
     limits = {"rows": max_ubatch_rows, "bytes": max_memory, "threads": threads}

@@ -18,6 +18,7 @@ from llamacart_trainer.evaluation.bootstrap import Estimate, estimate
 from llamacart_trainer.evaluation.fluency import LEAST_TOKENS, distinct, repetition
 from llamacart_trainer.evaluation.plan import fixed_text
 from llamacart_trainer.evaluation.results import Point, Scores
+from llamacart_trainer.lengths import check_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,12 +49,18 @@ class Evaluator:
         plan: What is measured.
         n_threads: Threads for llama.cpp.
         with_perplexity: Measure perplexity on the fixed English and French texts.
+
+    Raises:
+        RecipeError: A text of the plan is longer than the model reads.
     """
 
     model: Model
     plan: EvaluationPlan
     n_threads: int | None = None
     with_perplexity: bool = True
+
+    def __post_init__(self) -> None:
+        check_plan(self.model, self.plan)
 
     def score(self, contender: Contender | None, alpha: float) -> Scores:
         """Figures of a cartridge or control vector at α; None is the unsteered model."""
