@@ -38,7 +38,7 @@ def _no_work(monkeypatch: pytest.MonkeyPatch) -> None:
             r"pairs.jsonl:2: source and 256 to follow has \d+ tokens",
         ),
         # No text is too long, but the beginning of one before the end of the other.
-        (("a" * 480 + " b c", "a b " + 480 * "c"), "n", "", r"pair 1: what its pairing makes of it"),
+        (("a" * 480 + " b c", "a b " + 480 * "c"), "n", "", "pair 1: what its pairing makes of it"),
     ],
 )  # fmt: skip
 def test_training_texts(
