@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from llamacart.capture import capture
 from llamacart.errors import EngineError, InputError
-from llamacart.lane import Lane
+from llamacart.lane import Lane, advance_together, lane_threads
 from llamacart.model import Model
 
 TEXTS = [[1, 5, 9, 7], [1, 8], [1, 30, 31, 32, 33, 34]]
@@ -81,3 +82,38 @@ def test_bad_input_is_refused(tiny_model: Model) -> None:
         Lane(tiny_model, TEXTS, layers=[])
     with pytest.raises(InputError, match="without tokens"):
         Lane(tiny_model, [[1], []], layers=[0])
+
+
+def test_lanes_together_are_lanes_in_turn(tiny_path: Callable[..., Path]) -> None:
+    with Model(str(tiny_path()), batch_invariant=True) as model:
+        expected = capture(model, TEXTS)
+        with ExitStack() as stack:
+            lanes = [
+                stack.enter_context(Lane(model, [text], layers=range(3), n_threads=1))
+                for text in TEXTS
+            ]
+            for layer in range(3):
+                rows = np.concatenate(advance_together(lanes, 2))
+                np.testing.assert_array_equal(rows, expected[layer])
+
+
+def test_what_fails_in_one_lane_waits_for_the_others(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        Lane(tiny_model, TEXTS, layers=[0, 1]) as one,
+        Lane(tiny_model, TEXTS, layers=[0, 1]) as other,
+    ):
+        monkeypatch.setattr(one._context, "decode", lambda _batch: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            advance_together([one, other], 2)
+        assert other.advance().shape[0] == sum(map(len, TEXTS))  # it stood at its first layer
+        with pytest.raises(EngineError, match="passed its last layer"):
+            advance_together([other, one], 2)
+
+
+@pytest.mark.parametrize(
+    ("n_lanes", "n_threads", "each"), [(2, 16, 8), (30, 16, 1), (1, 4, 4), (4, 2, 1), (0, 2, 2)]
+)
+def test_lanes_share_out_threads(n_lanes: int, n_threads: int, each: int) -> None:
+    assert lane_threads(n_lanes, n_threads) == each
