@@ -19,7 +19,7 @@ import numpy as np
 
 from llamacart.batching import ROWS_PER_DECODE, as_batch, fillings, rows_of
 from llamacart.cartridge import check_alpha
-from llamacart.context import MAX_SEQUENCES, Context
+from llamacart.context import Context
 from llamacart.errors import EngineError, InputError
 from llamacart.tap import Tap
 
@@ -127,17 +127,20 @@ def residual_means(
         counts[layer] += len(kept)
         return True
 
-    longest = max(map(len, sequences))
+    n_rows = max(ROWS_PER_DECODE, *map(len, sequences))
+    runs = list(fillings(sequences, n_rows))
+    together = max(map(len, runs))
     with Context(
         model,
-        n_ctx=max(longest, ROWS_PER_DECODE),
-        n_batch=max(longest, ROWS_PER_DECODE),
-        n_seq_max=min(len(sequences), MAX_SEQUENCES),
-        n_outputs=min(len(sequences), MAX_SEQUENCES),
+        n_ctx=n_rows,
+        n_batch=n_rows,
+        # llama.cpp reserves n_vocab floats for each, twice.
+        n_seq_max=together,
+        n_outputs=together,
         n_threads=n_threads,
         hook=_ResidualTap(model, add),
     ) as context:
-        for run in fillings(sequences, context.n_batch):
+        for run in runs:
             context.clear()
             rows = rows_of(sequences, run, lambda s, i: i == len(sequences[s]) - 1)
             counted = np.array([row.position >= skip for row in rows])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llamacart.batching import ROWS_PER_DECODE, as_batch, fillings, rows_of, slices
-from llamacart.context import MAX_SEQUENCES, Context
+from llamacart.context import Context
 from llamacart.control_vector import apply_control
 from llamacart.errors import InputError
 from llamacart.hook import SteeringHook
@@ -95,17 +95,20 @@ def visit_logits(
     for dose in doses:
         if hook is not None:
             hook.load(dose.cartridge)
+    n_ctx = max(ROWS_PER_DECODE, *map(len, sequences))
+    runs = list(fillings(sequences, n_ctx))
     with Context(
         model,
-        n_ctx=max(ROWS_PER_DECODE, *map(len, sequences)),
+        n_ctx=n_ctx,
         n_batch=ROWS_PER_DECODE,
-        n_seq_max=min(len(sequences), MAX_SEQUENCES),
+        # llama.cpp reserves n_vocab floats for each, twice.
+        n_seq_max=max(map(len, runs)),
         n_outputs=OUTPUTS_PER_DECODE,
         n_threads=n_threads,
         hook=hook,
     ) as context:
         apply_control(context, control)
-        for run in fillings(sequences, context.n_ctx):
+        for run in runs:
             context.clear()
             wanted = rows_of(sequences, run, lambda s, i: i >= first_rows[s])
             for rows in slices(wanted, context.n_batch, context.n_outputs):

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from llamacart.capture import forward, forward_bytes
+from llamacart.control_vector import residual_means
 from llamacart.footprint import context_bytes
 from llamacart.lane import Lane, lane_bytes
 from llamacart.model import Model
+from llamacart.scoring import visit_logits
 
 SHAPES = {"one short": (1, 6), "one long": (1, 400), "many short": (200, 2), "some": (8, 30)}
 
@@ -92,3 +94,21 @@ def test_lanes_of_gemma(
     with Lane(demo_model, texts, layers=range(17)):
         taken = reserved(caplog)
     check(lane_bytes(demo_model, texts, range(17)), taken)
+
+
+@pytest.mark.parametrize("measure", ["scores", "means"])
+def test_a_context_has_room_for_what_runs_together(
+    tiny_path: Callable[..., Path], caplog: pytest.LogCaptureFixture, measure: str
+) -> None:
+    """300 texts of 40 tokens: 12 run at a time, and outputs were reserved for 256."""
+    texts = [[1] + [5] * 39] * 300
+    with Model(str(tiny_path(n_words=20_000))) as model:
+        caplog.clear()
+        if measure == "scores":
+            visit_logits(model, texts, [40] * 300, lambda *_: None)
+        else:
+            residual_means(model, texts)
+        taken = reserved(caplog)
+        outputs = 128 if measure == "scores" else 12
+        counted = context_bytes(model, n_ctx=512, n_ubatch=512, n_seq_max=12, n_outputs=outputs)
+    check(counted, taken)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from llamacart_trainer.train import train
 
 from llamacart.context import Context
 from llamacart.errors import RecipeError
@@ -14,7 +15,6 @@ from llamacart_trainer.evaluation.evaluator import Evaluator
 from llamacart_trainer.evaluation.plan import Answer, EvaluationPlan, Prompt
 from llamacart_trainer.recipe import load_task
 from llamacart_trainer.records import TextPair
-from llamacart_trainer.train import train
 
 LONG = "ab " * 200
 
