@@ -59,7 +59,7 @@ def evaluate_cartridges(
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
     from llamacart.hook import check_fits
     from llamacart.model import Model
-    from llamacart_trainer.evaluation.plan import load_plan
+    from llamacart_trainer.evaluation.plan import load_plan, split_plans
 
     if recipe is None:
         raise InputError("eval needs --recipe FOLDER: its prompts are what is measured")
@@ -73,15 +73,16 @@ def evaluate_cartridges(
     console = Console()
     take_turns(console, nice)
     task = load_task(recipe)
-    plan = load_plan(recipe)
-    plan = plan if prompts is None else plan.first(prompts)
+    several = len(set(task.recipe.evaluation.alphas) if strengths is None else strengths) > 1
+    whole = split_plans(recipe) if several else (load_plan(recipe),)
+    plans = tuple(plan if prompts is None else plan.first(prompts) for plan in whole)
     files = _read(cartridges or [])
     with Model(model or task.recipe.model, gpu_layers=gpu_layers) as loaded, ExitStack() as stack:
         for cartridge in files:
             check_fits(cartridge, loaded.fingerprint)
         names = _baseline_names(baselines)
         status = stack.enter_context(console.status(""))
-        evaluation = _compare(loaded, files, names, task, plan, strengths, status.update, threads)
+        evaluation = _compare(loaded, files, names, task, plans, strengths, status.update, threads)
     show(evaluation, console)
     if json_file is not None:
         write_text(json_file, evaluation.to_json())
@@ -141,7 +142,7 @@ def _compare(
     files: Sequence[Cartridge],
     names: Sequence[str],
     task: Task,
-    plan: EvaluationPlan,
+    plans: tuple[EvaluationPlan, ...],
     alphas: Sequence[float] | None,
     tell: Callable[[str], None],
     threads: int | None,
@@ -156,10 +157,12 @@ def _compare(
     def on_point(point: Point) -> None:
         tell(f"{point.label} at α = {point.alpha:g}: {point.scores.seconds:.1f} s")
 
+    *validation, test = plans
     return evaluate(
         model,
         [*files, *fitted],
-        plan,
+        test,
+        validation=validation[0] if validation else None,
         task=task,
         alphas=alphas,
         on_point=on_point,

@@ -46,14 +46,14 @@ def tune(
     """Choose solver, λ, δ, α, layers and pairing of a recipe by a validation split."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
     from llamacart.model import Model
-    from llamacart_trainer.evaluation.plan import final_plan, validation_plan
+    from llamacart_trainer.evaluation.plan import split_plans
     from llamacart_trainer.tuning.search import tune as search
     from llamacart_trainer.tuning.tables import trials_table, winner_table
 
     console = Console()
     take_turns(console, nice)
     task = load_task(recipe)
-    validation, test = validation_plan(recipe), final_plan(recipe)
+    validation, test = split_plans(recipe)
     target = output or Path(f"{task.recipe.name}.gguf")
     check_outputs({"--output": target, "--trials": trials})
 
@@ -74,6 +74,11 @@ def tune(
         )
     console.print(trials_table(result))
     console.print(winner_table(result))
+    if result.chosen.shortfall:
+        console.print(
+            f"no trial meets the objective; the first falls short by {result.chosen.shortfall:.3f}",
+            highlight=False,
+        )
     size = save_cartridge(result.cartridge, target)
     console.print(
         f"{result.chosen.candidate}, α = {result.chosen.alpha:g}, {size / 1e6:.2f} MB: {target}"

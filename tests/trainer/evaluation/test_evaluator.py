@@ -14,7 +14,7 @@ import pytest
 from llamacart.capture import forward
 from llamacart.cartridge import Cartridge, LayerMap, Metadata
 from llamacart.control_vector import ControlVector
-from llamacart.errors import RecipeError
+from llamacart.errors import InputError, RecipeError
 from llamacart.generate import greedy
 from llamacart.model import Model
 from llamacart.scoring import log_likelihoods
@@ -31,7 +31,7 @@ from llamacart_trainer.evaluation.evaluator import SETTLING, Evaluator, sweep
 from llamacart_trainer.evaluation.heldout import HeldOutEvaluator
 from llamacart_trainer.evaluation.objective import Objective
 from llamacart_trainer.evaluation.plan import Answer, EvaluationPlan, Prompt
-from llamacart_trainer.evaluation.results import Evaluation
+from llamacart_trainer.evaluation.results import Evaluation, Measured, Point
 from llamacart_trainer.evaluation.tables import differences_table
 from llamacart_trainer.pairing import tie_positions
 from llamacart_trainer.recipe import Recipe, Task, TextPair
@@ -144,7 +144,7 @@ def test_sweep_has_unsteered_ceiling_and_every_alpha(tiny_model: Model) -> None:
     vector = ControlVector(np.ones((3, 64), np.float32), "push")
     seen: list[str] = []
     points = sweep(
-        tiny_model, [mean_shift(tiny_model), vector], [0.5, 1.0], plan(),
+        tiny_model, [mean_shift(tiny_model), vector], [[0.5, 1.0], [0.5]], plan(),
         on_point=lambda p: seen.append(p.label),
     )  # fmt: skip
     assert [(p.label, p.kind, p.alpha) for p in points] == [
@@ -153,13 +153,12 @@ def test_sweep_has_unsteered_ceiling_and_every_alpha(tiny_model: Model) -> None:
         ("shift", "cartridge", 0.5),
         ("shift", "cartridge", 1.0),
         ("push", "control-vector", 0.5),
-        ("push", "control-vector", 1.0),
     ]
     assert seen == [p.label for p in points]
     assert len(points[1].scores.texts) == 2
     assert points[1].scores.kl is None
     without = plan(prompts=(Prompt("one"),))
-    assert [p.label for p in sweep(tiny_model, [], [1.0], without)] == ["unsteered"]
+    assert [p.label for p in sweep(tiny_model, [], [], without)] == ["unsteered"]
 
 
 def test_the_ceiling_is_scored_behind_the_prompts_too(tiny_model: Model) -> None:
@@ -328,7 +327,19 @@ def test_compare_holds_everything(tiny_model: Model) -> None:
     assert [c.name for c in fitted] == ["ridge", "ridge-identity", "control-vector"]
     samples = held_out_samples(task, tiny_model, PAIRS[:2])
     assert len(samples) == 2  # the handovers; identities are to stay as they are
-    found = compare(tiny_model, [*fitted, fitted[0]], plan(), alphas=[0.5, 1.0], samples=samples)
+    choosing = plan(prompts=(Prompt("six"), Prompt("seven eight")), neutral=("text apart",))
+    seen: list[Point] = []
+    found = compare(
+        tiny_model, [*fitted, fitted[0]], plan(), validation=choosing, alphas=[1.0, 0.5],
+        samples=samples, on_point=seen.append,
+    )  # fmt: skip
+    assert seen == [*found.points, *found.tests]
+    assert [(p.label, p.alpha) for p in found.tests] == list(found.best.items())
+    assert {len(p.scores.texts) for p in found.points} == {2}
+    assert (found.chosen_on, found.tested_on) == (Measured(2, 0, 1), Measured(3, 0, 2))
+    assert found.provenance == (
+        "α chosen on 2 prompts, 1 neutral texts; tested on others: 3 prompts, 2 neutral texts."
+    )
     assert [f.name for f in found.cartridges] == ["ridge", "ridge-identity", "ridge (2)"]
     assert set(found.best) == {
         "unsteered", "ceiling", "ridge", "ridge-identity", "control-vector", "ridge (2)",
@@ -347,10 +358,27 @@ def test_compare_holds_everything(tiny_model: Model) -> None:
         )
         assert apart.value == pytest.approx(one.value - other.value)
     assert {"behaviour", "nll", "distinct", "kl"} <= set(found.differences[0].figures)
-    assert all(apart.low == apart.high == 0 for apart in found.differences[2].figures.values())
+    # One that is the same at the same α is never told apart.
+    assert all(apart.value == apart.sign == 0 for apart in found.differences[2].figures.values())
+    assert all(apart.adjusted == 1.0 for apart in found.differences[2].figures.values())
     table = differences_table(found)
     assert table
     assert table.row_count == 3
+
+
+def test_nothing_is_chosen_on_what_is_tested(tiny_model: Model) -> None:
+    cartridge = mean_shift(tiny_model)
+    with pytest.raises(InputError, match="nothing to choose one of 2 α on"):
+        compare(tiny_model, [cartridge], plan(), alphas=[0.5, 1.0])
+    with pytest.raises(InputError, match="'three' is both to choose α on and to test it on"):
+        compare(tiny_model, [cartridge], plan(), validation=plan(prompts=(Prompt("three"),)))
+    answers = plan(prompts=(), answers=(Answer("it", " a", " b"),))
+    with pytest.raises(InputError, match="'it' is both"):
+        compare(tiny_model, [cartridge], answers, validation=answers)
+    alone = compare(tiny_model, [cartridge], plan(), alphas=[0.5, 0.5])
+    assert alone.points == alone.tests
+    assert alone.chosen_on is None
+    assert alone.provenance.startswith("One α, so nothing was chosen; tested on 3 prompts")
 
 
 def test_labels_are_unique() -> None:

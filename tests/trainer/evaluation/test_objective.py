@@ -18,10 +18,12 @@ from llamacart_trainer.evaluation.results import (
     Evaluation,
     HeldOut,
     LayerFidelity,
+    Measured,
     Point,
     Projection,
     Scores,
 )
+from llamacart_trainer.evaluation.significance import Contrast
 from llamacart_trainer.outputs import write_text
 
 LEVELS = st.sampled_from([0.0, 0.25, 0.5, 1.0])
@@ -167,16 +169,34 @@ def evaluation() -> Evaluation:
         recipe="r", model="tiny", behaviour="share of <x>", objective=str(Objective()),
         prompts=("A & b <script>alert(1)</script>",), references=("Le",), points=points,
         best={"unsteered": 0.0, "ceiling": 0.0, "mine": 0.8, "other": 0.8},
+        tests=(*points[:2], *points[3:]), tested_on=Measured(1, 2, 3), chosen_on=Measured(4, 5, 6),
         frontier=(("unsteered", 0.0), ("mine", 0.4), ("mine", 0.8)), cartridges=(facts,),
         differences=(
             Difference(
                 "mine", 0.8, "other", 0.8,
-                {"nll": Estimate(-0.5, -0.7, -0.3, 5), "kl": Estimate(0.1, -0.1, 0.3, 5),
-                 "distinct": Estimate(-0.25, -0.3, -0.2, 5)},
+                {"nll": Contrast(-0.5, -0.7, -0.3, 5, 0.001, 0.003),
+                 # Its own interval leaves out 0; among three comparisons that is not enough.
+                 "kl": Contrast(0.1, 0.01, 0.3, 5, 0.04, 0.08),
+                 "distinct": Contrast(-0.25, -0.3, -0.2, 5, 0.01, 0.02)},
             ),
         ),
         created="2026-01-01T00:00:00+00:00", tool_version="0",
     )  # fmt: skip
+
+
+def test_no_strength_without_the_behaviour_is_a_best() -> None:
+    made = evaluation()
+    best = {(p.label, p.alpha) for p in made.points if made.is_best(p)}
+    assert best == {("mine", 0.8), ("other", 0.8)}
+    none = replace(made.points[-1].scores, behaviour=NOTHING)
+    unmeasured = replace(none, behaviour=None)
+    for scores_of_other in (none, unmeasured):
+        points = (*made.points[:-1], replace(made.points[-1], scores=scores_of_other))
+        other = replace(made, points=points)
+        assert [p.label for p in other.points if other.is_best(p)] == ["mine"]
+    bare = tuple(replace(p, scores=replace(p.scores, behaviour=None)) for p in made.points)
+    without = replace(made, points=bare)
+    assert [p.label for p in without.points if without.is_best(p)] == ["mine", "other"]
 
 
 def test_json_and_back(tmp_path: Path) -> None:

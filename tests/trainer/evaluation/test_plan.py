@@ -13,6 +13,7 @@ from llamacart_trainer.evaluation.plan import (
     final_plan,
     fixed_text,
     load_plan,
+    split_plans,
     validation_plan,
 )
 from llamacart_trainer.evaluation.settings import EvaluationSettings
@@ -134,7 +135,55 @@ def test_refusals(folder: Path) -> None:
         load_plan(folder)
 
 
+def lines(path: Path, *records: dict[str, object]) -> None:
+    path.write_text("\n".join(map(json.dumps, records)) + "\n")
+
+
+def test_without_a_validation_file_every_second_prompt_validates(folder: Path) -> None:
+    (folder / "recipe.toml").write_text('name = "mine"\nprompts = "prompts.jsonl"\n')
+    # One prompt in three spellings goes one way.
+    texts = ("a b", "c", "A  b", "d", "e", "a b ")
+    lines(folder / "prompts.jsonl", *({"prompt": text} for text in texts))
+    settings = EvaluationSettings(neutral="neutral.jsonl")
+    validation, test = split_plans(folder, settings)
+    assert [p.text for p in validation.prompts] == ["a b", "A  b", "d", "a b "]
+    assert [p.text for p in test.prompts] == ["c", "e"]
+    assert split_plans(folder, settings)[0] == validation
+    # One neutral text alone serves both; of more, each serves one.
+    assert validation.neutral == test.neutral == ("neutral text",)
+    lines(folder / "neutral.jsonl", *({"text": f"text {i}"} for i in range(5)))
+    validation, test = split_plans(folder, settings)
+    assert (validation.neutral, test.neutral) == (
+        ("text 0", "text 2", "text 4"), ("text 1", "text 3"),
+    )  # fmt: skip
+
+
+def test_a_prompt_of_the_test_does_not_validate_in_another_spelling(folder: Path) -> None:
+    lines(folder / "other.jsonl", {"prompt": "ONE  little birds "}, {"prompt": "new"})
+    validation, test = split_plans(folder, EvaluationSettings(validation="other.jsonl"))
+    assert [p.text for p in validation.prompts] == ["new"]
+    assert [p.text for p in test.prompts] == ["one little birds", "it"]
+
+
+def test_an_objective_demands_what_its_plan_measures(folder: Path) -> None:
+    plan = load_plan(folder)
+    assert (plan.objective.target, plan.objective.distinct) == (0.0, 0.6)
+    short = load_plan(folder, EvaluationSettings(tokens=3, language="fr"))
+    assert (short.objective.target, short.objective.distinct, short.objective.written) == (
+        0.95, 0.0, 0.0,
+    )  # fmt: skip
+    (folder / "recipe.toml").write_text('name = "mine"\n')
+    answers = load_plan(folder, EvaluationSettings(answers="answers.jsonl"))
+    assert (answers.objective.target, answers.objective.written) == (0.95, 0.0)
+
+
 def test_nothing_to_validate_on(folder: Path) -> None:
     (folder / "recipe.toml").write_text('name = "mine"\nprompts = "prompts.jsonl"\n')
+    lines(folder / "prompts.jsonl", {"prompt": "one alone"})
     with pytest.raises(RecipeError, match="nothing to validate on"):
         validation_plan(folder)
+    lines(folder / "prompts.jsonl", {"prompt": "one"}, {"prompt": "two"})
+    assert len(validation_plan(folder).prompts) == 1
+    lines(folder / "answers.jsonl", {"prompt": "p", "target": " t", "original": " o"})
+    with pytest.raises(RecipeError, match="nothing to validate on"):
+        final_plan(folder, EvaluationSettings(answers="answers.jsonl"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -69,7 +70,7 @@ def test_figures_and_texts_are_shown(page: str) -> None:
         "frontier</span>",
     ):
         assert text in page
-    # The best of two contenders, above and among all strengths.
+    # The best of two contenders, in the test and among all strengths.
     assert page.count('<tr class="best">') == 4
     assert "All strengths (5 points)" in page
 
@@ -84,11 +85,34 @@ def test_tables_lose_nothing_in_a_narrow_terminal(evaluation: Evaluation, width:
     assert "…" not in text
     for cell in ("* 0.8", "P 0.4", "2.00", "-0.50", "-0.70", "-0.25", "1.90"):
         assert cell in text
+    assert {"+ -0.50", "- -0.25"} <= {" ".join(cell.split()) for cell in re.split("[│┃\n]", text)}
+    words = " ".join(re.sub(r"[│┃]", " ", text).split())
+    assert "all 3 comparisons" in words
+    assert words.count(evaluation.provenance) == 2
 
 
-def test_contenders_are_told_apart_where_the_interval_leaves_out_0(page: str) -> None:
+def test_terminal_page_and_json_give_one_verdict(evaluation: Evaluation, page: str) -> None:
+    """The corrected p decides, not the interval; what chose α and what was tested is said."""
+    figures = json.loads(evaluation.to_json())["differences"][0]["figures"]
+    assert {name: each["adjusted"] for name, each in figures.items()} == {
+        "nll": 0.003, "kl": 0.08, "distinct": 0.02,
+    }  # fmt: skip
+    (row,) = evaluation.differences
+    signs = {name: tables.difference_cell(name, apart)[0] for name, apart in row.figures.items()}
+    assert signs == {"nll": "+", "kl": "", "distinct": "-"}
+    assert page.count("all 3 comparisons") == 1
+    provenance = (
+        "α chosen on 4 prompts, 5 answers, 6 neutral texts; "
+        "tested on others: 1 prompts, 2 answers, 3 neutral texts."
+    )
+    assert evaluation.provenance == provenance
+    assert page.count(provenance) == 3
+    assert "On 4 prompts, 5 answers, 6 neutral texts, which chose α." in page
+
+
+def test_contenders_are_told_apart_by_the_corrected_p(page: str) -> None:
     assert '<td class="better">-0.50<small>-0.70 -0.30</small>' in page
-    assert "<td>+0.10<small>-0.10 +0.30</small>" in page
+    assert "<td>+0.10<small>+0.01 +0.30</small>" in page
     assert '<td class="worse">-0.25<small>' in page
 
 

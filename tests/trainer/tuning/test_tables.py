@@ -12,7 +12,7 @@ from rich.table import Table
 
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart_trainer.evaluation.bootstrap import Estimate
-from llamacart_trainer.evaluation.results import Scores
+from llamacart_trainer.evaluation.results import Measured, Scores
 from llamacart_trainer.tuning.search import TuneResult
 from llamacart_trainer.tuning.space import Candidate
 from llamacart_trainer.tuning.tables import SHOWN, trials_table, winner_table
@@ -36,7 +36,9 @@ def result(trials: list[Trial]) -> TuneResult:
     layer_map = LayerMap.from_dense(0, np.array([1]), np.eye(4)[[1]], np.zeros(1))
     fingerprint = Fingerprint("llama", 1, 4, 4, "ab" * 32, "tiny")
     cartridge = Cartridge(Metadata("t"), fingerprint, (layer_map,))
-    return TuneResult(cartridge, trials[0], tuple(trials), Scores(**ends))
+    return TuneResult(
+        cartridge, trials[0], tuple(trials), Scores(**ends), Measured(72, 0, 15), Measured(40, 0, 9)
+    )
 
 
 def trials(candidates: list[Candidate], shortfall: float = 0.0) -> list[Trial]:
@@ -101,6 +103,10 @@ def test_what_all_trials_share_is_said_once() -> None:
 
 def test_the_winner_has_every_figure_on_both_plans() -> None:
     text = "\n".join(rendered(winner_table(result(trials(CANDIDATES)))))
+    assert (
+        "chosen on 72 prompts, 15 neutral texts; tested on others: 40 prompts, 9 neutral texts"
+        in " ".join(text.split())
+    )
     for value in FIGURES.values():
         test = f"{value + 0.1:.3f} [{value - 1.25:.3f}, {value + 1.25:.3f}]"
         assert re.search(rf" {value:.3f} +{re.escape(test)}", text)

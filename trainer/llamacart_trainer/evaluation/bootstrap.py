@@ -1,11 +1,13 @@
-"""Confidence intervals by resampling prompts."""
+"""Confidence intervals over prompts: Wilson's for shares, by resampling for other figures."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from scipy.stats import binomtest
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -13,7 +15,8 @@ if TYPE_CHECKING:
 RESAMPLES = 2000
 LEVEL = 0.95
 
-Statistic = Literal["mean", "median"]
+Statistic = Literal["mean", "median", "share"]
+"""A share is the mean of outcomes that are 0 or 1."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +59,23 @@ def estimate(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Estimate:
-    """Percentile bootstrap of a mean or median; prompts are drawn with replacement.
+    """A mean or median with its interval by the percentile bootstrap, or a share with Wilson's.
+
+    Prompts are drawn with replacement. Where all of 20 outcomes are 1 every resample is too: the
+    bootstrap of a share has no width where it needs it most, and Wilson's interval has.
 
     Args:
         values: One number a prompt, [N]; N ≥ 1, finite.
         weights: Weight of each, e.g. its tokens; a resample's mean is weighted by those drawn.
-        statistic: `mean` or `median` (which knows no weights).
+        statistic: `mean`, `median` or `share`; the last two know no weights.
         seed: Of the resampling; equal seeds and N draw the same prompts, so that two cartridges
             are compared on equal resamples.
         resamples: Number of resamples.
 
     Source: Efron and Tibshirani (1993), chapter 13.
+
+    Raises:
+        ValueError: There is no value, one is not finite, or one of a share is neither 0 nor 1.
     """
     x = np.asarray(values, np.float64)
     w = np.ones_like(x) if weights is None else np.asarray(weights, np.float64)
@@ -74,9 +83,13 @@ def estimate(
         raise ValueError(f"values of shape {x.shape}; at least one finite number is needed")
     if not w.sum() > 0:
         raise ValueError("the weights sum to 0")
-    samples = _resampled(x, w, statistic, seed, resamples)
-    samples = samples[np.isfinite(samples)]
-    low, high = _interval(samples)
+    if statistic == "share":
+        if weights is not None or not is_binary(x):
+            raise ValueError("a share needs outcomes of 0 and 1, without weights")
+        low, high = wilson(int(x.sum()), len(x))
+    else:
+        samples = _resampled(x, w, statistic, seed, resamples)
+        low, high = _interval(samples[np.isfinite(samples)])
     return Estimate(
         value=_centre(x, w, statistic),
         low=low,
@@ -86,6 +99,20 @@ def estimate(
         weights=() if weights is None else tuple(w.tolist()),
         statistic=statistic,
     )
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share of `n` outcomes.
+
+    Source: Wilson (1927), "Probable inference, the law of succession, and statistical inference".
+    """
+    found = binomtest(successes, n).proportion_ci(LEVEL, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def is_binary(values: ArrayLike) -> bool:
+    """Whether every value is 0 or 1."""
+    return bool(np.isin(np.asarray(values), (0.0, 1.0)).all())
 
 
 def difference(
@@ -110,7 +137,9 @@ def difference(
     Source: Efron and Tibshirani (1993), chapter 8; for two systems on one test set, Koehn (2004),
     "Statistical significance tests for machine translation evaluation".
     """
-    if not one.values or len(one.values) != len(other.values) or one.statistic != other.statistic:
+    if not one.values or len(one.values) != len(other.values):
+        return None
+    if (one.statistic == "median") != (other.statistic == "median"):
         return None
     sides = [
         (np.array(side.values), np.array(side.weights or np.ones(len(side.values))))
@@ -134,7 +163,7 @@ def _resampled(
     resamples: int,
 ) -> NDArray[np.float64]:
     """The statistic of each resample; NaN where all that was drawn weighs nothing."""
-    drawn = np.random.default_rng(seed).integers(0, len(x), (resamples, len(x)))
+    drawn = _drawn(len(x), seed, resamples)
     if statistic == "median":
         medians: NDArray[np.float64] = np.median(x[drawn], axis=1)
         return medians
@@ -143,6 +172,12 @@ def _resampled(
     means = np.full(resamples, np.nan)
     np.divide(sums, mass, out=means, where=mass > 0)
     return means
+
+
+@lru_cache(maxsize=8)
+def _drawn(n: int, seed: int, resamples: int) -> NDArray[np.int64]:
+    """Prompts of each resample, [R, N]: the same for every figure over N prompts."""
+    return np.random.default_rng(seed).integers(0, n, (resamples, n))
 
 
 def _interval(samples: NDArray[np.float64]) -> tuple[float, float]:

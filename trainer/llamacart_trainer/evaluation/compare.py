@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING
 
 from llamacart import __version__
 from llamacart.cartridge import Cartridge
-from llamacart_trainer.evaluation.bootstrap import difference
-from llamacart_trainer.evaluation.evaluator import Evaluator, sweep
+from llamacart.errors import InputError
+from llamacart_trainer.evaluation.evaluator import sweep
 from llamacart_trainer.evaluation.heldout import HeldOutEvaluator
 from llamacart_trainer.evaluation.objective import best_alphas, frontier
 from llamacart_trainer.evaluation.results import CartridgeFacts, Difference, Evaluation
+from llamacart_trainer.evaluation.significance import contrast, corrected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from llamacart.model import Model
     from llamacart_trainer.evaluation.evaluator import Contender
     from llamacart_trainer.evaluation.plan import EvaluationPlan
-    from llamacart_trainer.evaluation.results import Point
+    from llamacart_trainer.evaluation.results import Point, Scores
+    from llamacart_trainer.evaluation.significance import Contrast
     from llamacart_trainer.pairing import PairedRows
 
 
@@ -29,42 +31,62 @@ def compare(
     contenders: Sequence[Contender],
     plan: EvaluationPlan,
     *,
+    validation: EvaluationPlan | None = None,
     alphas: Sequence[float] | None = None,
     samples: Sequence[PairedRows] = (),
-    evaluator: Evaluator | None = None,
     on_point: Callable[[Point], None] = lambda _point: None,
     n_threads: int | None = None,
 ) -> Evaluation:
-    """Sweep all contenders, rank their points, and look at the cartridges' held-out rows.
+    """Choose each contender's α, test it there, and look at the cartridges' held-out rows.
+
+    What α is chosen on is not what is tested: the best of five would look better than it is on
+    the prompts that it was chosen on, and be called better than an equal.
 
     Args:
         model: The model.
         contenders: Cartridges and control vectors.
-        plan: What is measured.
+        plan: What is tested.
+        validation: What α is chosen on; None where there is one.
         alphas: Strengths; the plan's without.
         samples: Held-out paired rows; none for no figures on them.
-        evaluator: Brings what earlier points of the plan have in common.
         on_point: Called with each point, for progress.
         n_threads: Threads for llama.cpp.
+
+    Raises:
+        InputError: There are several strengths and nothing to choose on, or a prompt is shared.
     """
     labels = unique_labels([contender.name for contender in contenders])
-    judge = evaluator or Evaluator(model, plan, n_threads)
-    points = sweep(
-        model,
-        contenders,
-        list(plan.alphas) if alphas is None else alphas,
-        plan,
-        labels=labels,
-        evaluator=judge,
-        on_point=on_point,
-    )
+    strengths = sorted(set(plan.alphas if alphas is None else alphas))
+
+    def measure(on: EvaluationPlan, each: Sequence[Sequence[float]], *, whole: bool) -> list[Point]:
+        return sweep(
+            model,
+            contenders,
+            each,
+            on,
+            labels=labels,
+            on_point=on_point,
+            n_threads=n_threads,
+            with_perplexity=whole,
+        )
+
+    if validation is None:
+        if len(strengths) > 1:
+            raise InputError(f"there is nothing to choose one of {len(strengths)} α on")
+        tests = points = measure(plan, [strengths] * len(labels), whole=True)
+        best = best_alphas(points, plan.objective)
+    else:
+        _check_apart(validation, plan)
+        points = measure(validation, [strengths] * len(labels), whole=False)
+        best = best_alphas(points, validation.objective)
+        tests = measure(plan, [[best[label]] for label in labels], whole=True)
+        best = {point.label: point.alpha for point in tests}
     heldout = HeldOutEvaluator(model, samples, n_threads) if samples else None
     facts = [
         _facts(label, contender, heldout)
         for label, contender in zip(labels, contenders, strict=True)
         if isinstance(contender, Cartridge)
     ]
-    best = best_alphas(points, plan.objective)
     return Evaluation(
         recipe=plan.name,
         model=str(model.fingerprint),
@@ -73,10 +95,13 @@ def compare(
         prompts=tuple(prompt.text for prompt in plan.prompts),
         references=tuple(prompt.reference for prompt in plan.prompts),
         points=tuple(points),
+        tests=tuple(tests),
         best=best,
         frontier=tuple((point.label, point.alpha) for point in frontier(points)),
         cartridges=tuple(facts),
-        differences=differences(points, labels, best, seed=plan.seed),
+        tested_on=plan.measured,
+        chosen_on=None if validation is None else validation.measured,
+        differences=differences(tests, labels, seed=plan.seed),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         tool_version=__version__,
     )
@@ -97,28 +122,51 @@ COMPARED = (
 
 
 def differences(
-    points: Sequence[Point], labels: Sequence[str], best: Mapping[str, float], *, seed: int = 0
+    tests: Sequence[Point], labels: Sequence[str], *, seed: int = 0
 ) -> tuple[Difference, ...]:
     """The first contender against each of the others, on the same prompts.
 
+    All figures of all of them are one family: a table of equals holds a false verdict as seldom
+    as `significance.LEVEL` says.
+
     Args:
-        points: Every contender at every strength.
+        tests: Every contender at its α, on prompts that have not chosen it.
         labels: The contenders.
-        best: For each label the α at which it takes part.
         seed: Of the resampling.
     """
-    at = {(point.label, point.alpha): point.scores for point in points}
-    first, *others = ((label, best[label]) for label in labels)
-    found = []
-    for other in others:
-        figures = {}
-        for field in COMPARED:
-            one, two = getattr(at[first], field), getattr(at[other], field)
-            apart = difference(one, two, seed=seed) if one and two else None
-            if apart is not None:
-                figures[field] = apart
-        found.append(Difference(*first, *other, figures))
-    return tuple(found)
+    at = {point.label: point for point in tests}
+    first, *others = labels
+    family = {
+        (other, field): apart
+        for other in others
+        for field in COMPARED
+        if (apart := _contrast(at[first].scores, at[other].scores, field, seed)) is not None
+    }
+    family = corrected(family)
+    return tuple(
+        Difference(
+            first,
+            at[first].alpha,
+            other,
+            at[other].alpha,
+            {field: family[other, field] for field in COMPARED if (other, field) in family},
+        )
+        for other in others
+    )
+
+
+def _contrast(one: Scores, other: Scores, field: str, seed: int) -> Contrast | None:
+    """The difference in a field; None where it was not measured for both."""
+    a, b = getattr(one, field), getattr(other, field)
+    return contrast(a, b, seed=seed) if a and b else None
+
+
+def _check_apart(validation: EvaluationPlan, test: EvaluationPlan) -> None:
+    """Refuse plans that share a prompt or an answer."""
+    shared = {p.text for p in validation.prompts} & {p.text for p in test.prompts}
+    shared |= {a.prompt for a in validation.answers} & {a.prompt for a in test.answers}
+    if shared:
+        raise InputError(f"{min(shared)!r} is both to choose α on and to test it on")
 
 
 def unique_labels(names: Sequence[str]) -> list[str]:

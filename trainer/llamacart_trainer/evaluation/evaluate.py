@@ -23,17 +23,19 @@ def evaluate(
     contenders: Sequence[Contender],
     plan: EvaluationPlan,
     *,
+    validation: EvaluationPlan | None = None,
     task: Task | None = None,
     alphas: Sequence[float] | None = None,
     on_point: Callable[[Point], None] = lambda _point: None,
     n_threads: int | None = None,
 ) -> Evaluation:
-    """Measure contenders and the unsteered model at every strength, and rank them.
+    """Choose each contender's strength on the validation plan, and measure it there on the other.
 
     Args:
         model: The model.
         contenders: Cartridges and control vectors.
-        plan: What is measured.
+        plan: What is tested.
+        validation: What α is chosen on, of other prompts; needed for several strengths.
         task: Ties the plan's held-out pairs as its recipe says; without it the cartridges' maps
             are not measured on them.
         alphas: Strengths; the plan's without.
@@ -41,6 +43,7 @@ def evaluate(
         n_threads: Threads for llama.cpp.
 
     Raises:
+        InputError: There are several strengths and nothing to choose on, or a prompt is shared.
         RecipeError: A held-out pair does not suit the recipe's pairing.
     """
     samples = []
@@ -51,6 +54,7 @@ def evaluate(
         model,
         contenders,
         plan,
+        validation=validation,
         alphas=alphas,
         samples=samples,
         on_point=on_point,

@@ -14,7 +14,7 @@ from llamacart.generate import greedy
 from llamacart.scoring import Reference, log_likelihoods, reference, score_texts
 from llamacart.steering import UNSTEERED, Dose
 from llamacart_trainer.evaluation import scorers
-from llamacart_trainer.evaluation.bootstrap import Estimate, estimate
+from llamacart_trainer.evaluation.bootstrap import Estimate, estimate, is_binary
 from llamacart_trainer.evaluation.fluency import LEAST_TOKENS, distinct, repetition
 from llamacart_trainer.evaluation.plan import fixed_text
 from llamacart_trainer.evaluation.results import Point, Scores
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from llamacart.cartridge import Cartridge
     from llamacart.model import Model
     from llamacart.steering import Steering
+    from llamacart_trainer.evaluation.bootstrap import Statistic
     from llamacart_trainer.evaluation.plan import EvaluationPlan
     from llamacart_trainer.evaluation.results import Kind
 
@@ -80,7 +81,7 @@ class Evaluator:
         return Scores(
             behaviour=self._behaviour(texts, written, odds[~neutral]),
             **self._fluency(self._prompts, out),
-            written=self._estimate(written),
+            written=self._share(written),
             kl=kl,
             perplexity_english=english,
             perplexity_french=french,
@@ -109,7 +110,7 @@ class Evaluator:
         return Scores(
             behaviour=self._scored([p.text for p in chosen], texts, written),
             **self._fluency(prompts, out),
-            written=self._estimate(written),
+            written=self._share(written),
             nll_switched=self._per_token([-scores for scores in switched]),
             texts=tuple(texts),
             seconds=time.perf_counter() - started,
@@ -169,7 +170,7 @@ class Evaluator:
     ) -> Estimate | None:
         if self.plan.scorer is not None and texts:
             return self._scored([prompt.text for prompt in self.plan.prompts], texts, written)
-        return self._estimate((odds > 0).astype(np.float64))
+        return self._share((odds > 0).astype(np.float64))
 
     def _scored(
         self, prompts: Sequence[str], texts: Sequence[str], written: NDArray[np.float64]
@@ -178,7 +179,7 @@ class Evaluator:
         if self.plan.scorer is None:
             return None
         scores = np.array(scorers.run(self.plan.scorer, prompts, texts))
-        return self._estimate(np.where(written > 0, scores, np.minimum(scores, 0.0)))
+        return self._share(np.where(written > 0, scores, np.minimum(scores, 0.0)))
 
     def _fluency(
         self, prompts: Sequence[Sequence[int]], out: Sequence[Sequence[int]]
@@ -253,38 +254,42 @@ class Evaluator:
         means = [v.mean() if len(v) else 0.0 for v in values]
         return estimate(means, [len(v) for v in values], seed=self.plan.seed)
 
+    def _share(self, values: NDArray[np.float64]) -> Estimate | None:
+        """Of outcomes that are 0 or 1; the mean where a user's own scorer gives other numbers."""
+        return self._estimate(values, "share" if is_binary(values) else "mean")
+
     def _estimate(
-        self, values: Sequence[float] | NDArray[np.float64], statistic: str = "mean"
+        self, values: Sequence[float] | NDArray[np.float64], statistic: Statistic = "mean"
     ) -> Estimate | None:
         if len(values) == 0 or not np.isfinite(values).all():
             return None
-        if statistic == "median":
-            return estimate(values, statistic="median", seed=self.plan.seed)
-        return estimate(values, seed=self.plan.seed)
+        return estimate(values, statistic=statistic, seed=self.plan.seed)
 
 
 def sweep(
     model: Model,
     cartridges: Sequence[Contender],
-    alphas: Sequence[float],
+    alphas: Sequence[Sequence[float]],
     plan: EvaluationPlan,
     *,
     labels: Sequence[str] | None = None,
-    evaluator: Evaluator | None = None,
     on_point: Callable[[Point], None] = lambda _point: None,
+    n_threads: int | None = None,
+    with_perplexity: bool = True,
 ) -> list[Point]:
-    """The unsteered model, the ceiling where there are references, and every contender at every α.
+    """The unsteered model, the ceiling where there are references, and every contender at its αs.
 
     Args:
         model: The model.
         cartridges: Cartridges and control vectors.
-        alphas: Strengths.
+        alphas: Strengths of each contender.
         plan: What is measured.
         labels: Names of the contenders; their own without.
-        evaluator: Brings what earlier points of the plan have in common.
         on_point: Called with each point, for progress.
+        n_threads: Threads for llama.cpp.
+        with_perplexity: See `Evaluator`.
     """
-    judge = evaluator or Evaluator(model, plan)
+    judge = Evaluator(model, plan, n_threads, with_perplexity)
     names = list(labels) if labels is not None else [c.name for c in cartridges]
     points: list[Point] = []
 
@@ -296,9 +301,9 @@ def sweep(
     ceiling = judge.ceiling()
     if ceiling is not None:
         add(Point("ceiling", "ceiling", 0.0, ceiling))
-    for name, contender in zip(names, cartridges, strict=True):
+    for name, contender, strengths in zip(names, cartridges, alphas, strict=True):
         kind: Kind = "control-vector" if isinstance(contender, ControlVector) else "cartridge"
-        for alpha in alphas:
+        for alpha in strengths:
             add(Point(name, kind, alpha, judge.score(contender, alpha)))
     return points
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from llamacart.errors import RecipeError
 from llamacart_trainer.evaluation import scorers
 from llamacart_trainer.evaluation.fluency import LEAST_TOKENS
 from llamacart_trainer.evaluation.objective import Objective
+from llamacart_trainer.evaluation.results import Measured
 from llamacart_trainer.evaluation.settings import DEFAULT_ALPHAS, EvaluationSettings
 from llamacart_trainer.recipe import load_task
 from llamacart_trainer.records import (
@@ -23,10 +24,13 @@ from llamacart_trainer.records import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from llamacart_trainer.evaluation.scorers import Scorer
     from llamacart_trainer.recipe import TextPair
+
+Item = TypeVar("Item")
 
 VALIDATION_SHARE = 0.35
 """Share of a held-out source text's words that makes a validation prompt."""
@@ -91,6 +95,11 @@ class EvaluationPlan:
         if not self.prompts and not self.answers:
             raise RecipeError(f"recipe {self.name!r} has neither prompts nor answers to evaluate")
 
+    @property
+    def measured(self) -> Measured:
+        """How many prompts, answers and neutral texts there are."""
+        return Measured(len(self.prompts), len(self.answers), len(self.neutral))
+
     def first(self, n: int) -> EvaluationPlan:
         """The plan with `n` prompts, and `n` answers of each kind, alone."""
         wanted = [a for a in self.answers if not a.neutral][:n]
@@ -143,18 +152,23 @@ def _measurable(plan: EvaluationPlan) -> EvaluationPlan:
     return replace(plan, objective=objective)
 
 
-def validation_plan(folder: Path, settings: EvaluationSettings | None = None) -> EvaluationPlan:
-    """The plan that `llamacart tune` chooses by: none of its prompts is in the test plan.
+def split_plans(
+    folder: Path, settings: EvaluationSettings | None = None
+) -> tuple[EvaluationPlan, EvaluationPlan]:
+    """The plan that `tune` and `eval` choose by, and the one that what was chosen is tested on.
 
-    Prompts come from the file `[evaluation] validation`, or are the beginnings of the held-out
-    source texts. Of the answers, every second serves validation and `final_plan` the others.
+    They share no prompt, no answer and no neutral text. Validation prompts come from the file
+    `[evaluation] validation`, else they are the beginnings of the held-out source texts; a text
+    that is a prompt of the test is left out. Where neither gives any, every second prompt, from
+    the first on, serves validation, and the test has the others. So it is with the answers, of
+    either kind apart, and with the neutral texts (one alone serves both: no test rests on it).
 
     Args:
         folder: The recipe's.
         settings: In place of the recipe's `[evaluation]` table.
 
     Raises:
-        RecipeError: There is nothing to validate on.
+        RecipeError: There is nothing to validate on, or nothing left to test on.
     """
     settings = settings or load_task(folder).recipe.evaluation
     plan = load_plan(folder, settings)
@@ -162,27 +176,54 @@ def validation_plan(folder: Path, settings: EvaluationSettings | None = None) ->
         prompts = _prompts(folder / settings.validation)
     else:
         prompts = tuple(Prompt(_beginning(pair.source)) for pair in plan.heldout)
-    tested = {prompt.text for prompt in plan.prompts}
-    prompts = tuple(prompt for prompt in dict.fromkeys(prompts) if prompt.text not in tested)
-    if not prompts and len(plan.answers) < 2:
+    tested = {_folded(prompt.text) for prompt in plan.prompts}
+    fresh = {_folded(p.text): p for p in reversed(prompts) if _folded(p.text) not in tested}
+    chosen, left = tuple(reversed(fresh.values())), plan.prompts
+    if not chosen and left:
+        chosen, left = _halves(left, lambda prompt: prompt.text)
+    wanted, kept = (
+        _halves([a for a in plan.answers if a.neutral is neutral], lambda answer: answer.prompt)
+        for neutral in (False, True)
+    )
+    texts = _halves(plan.neutral, str)
+    if not all(texts):
+        texts = plan.neutral, plan.neutral
+    if (plan.prompts and not (chosen and left)) or (plan.answers and not all(wanted)):
         raise RecipeError(
             f"recipe {plan.name!r} has nothing to validate on: name a file in [evaluation] "
-            "validation, or held-out pairs"
+            "validation, or held-out pairs, or give two prompts and two answers at least"
         )
-    return replace(plan, prompts=prompts, answers=_halves(plan.answers)[0])
+    validation, test = (
+        replace(plan, prompts=p, answers=(*wanted[i], *kept[i]), neutral=texts[i])
+        for i, p in enumerate((chosen, left))
+    )
+    return _measurable(validation), _measurable(test)
+
+
+def validation_plan(folder: Path, settings: EvaluationSettings | None = None) -> EvaluationPlan:
+    """The first of `split_plans`."""
+    return split_plans(folder, settings)[0]
 
 
 def final_plan(folder: Path, settings: EvaluationSettings | None = None) -> EvaluationPlan:
-    """The test plan without the answers that `validation_plan` has used."""
-    plan = load_plan(folder, settings)
-    return replace(plan, answers=_halves(plan.answers)[1])
+    """The second of `split_plans`."""
+    return split_plans(folder, settings)[1]
 
 
-def _halves(answers: tuple[Answer, ...]) -> tuple[tuple[Answer, ...], tuple[Answer, ...]]:
-    """Every second answer and the others, of those that are neutral and those that are not."""
-    groups = [[a for a in answers if a.neutral is neutral] for neutral in (False, True)]
-    first, second = ([a for g in groups for a in g[start::2]] for start in (0, 1))
-    return tuple(first), tuple(second)
+def _halves(
+    items: Sequence[Item], key: Callable[[Item], str]
+) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """Every second item from the first on, and the others; equal texts go the same way."""
+    places = {text: n for n, text in enumerate(dict.fromkeys(_folded(key(i)) for i in items))}
+    first, second = (
+        tuple(item for item in items if places[_folded(key(item))] % 2 == odd) for odd in (0, 1)
+    )
+    return first, second
+
+
+def _folded(text: str) -> str:
+    """A text without what makes no other prompt of it: case and the number of blanks."""
+    return " ".join(text.casefold().split())
 
 
 def _scorer(settings: EvaluationSettings, folder: Path) -> Scorer | None:

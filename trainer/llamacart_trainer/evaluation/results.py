@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from llamacart.errors import InputError
 from llamacart_trainer.evaluation.bootstrap import Estimate  # noqa: TC001 (pydantic reads it)
+from llamacart_trainer.evaluation.significance import Contrast  # noqa: TC001 (the same)
 from llamacart_trainer.validation import InvalidValue
 
 Kind = Literal["unsteered", "ceiling", "cartridge", "control-vector"]
@@ -77,23 +78,40 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """How much of each kind figures were taken over."""
+
+    prompts: int
+    answers: int
+    neutral: int
+
+    def __str__(self) -> str:
+        counts = {
+            "prompts": self.prompts,
+            "answers": self.answers,
+            "neutral texts": self.neutral,
+        }
+        return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+@dataclass(frozen=True)
 class Difference:
-    """What sets one contender apart from another on the same prompts, each at its best α.
+    """What sets one contender apart from another on the test prompts, each at its best α.
 
     Attributes:
         label: The one.
         alpha: Its α.
         other: The other.
         other_alpha: Its α.
-        figures: Field of `Scores` → figure of the one minus that of the other, with the interval
-            of the paired bootstrap; an interval without 0 tells the two apart.
+        figures: Field of `Scores` → figure of the one minus that of the other; p is corrected
+            over all figures of all differences of the evaluation.
     """
 
     label: str
     alpha: float
     other: str
     other_alpha: float
-    figures: dict[str, Estimate]
+    figures: dict[str, Contrast]
 
 
 @dataclass(frozen=True)
@@ -187,11 +205,16 @@ class Evaluation:
         model: Name and fingerprint of the model.
         behaviour: What the behaviour score is, for people.
         objective: How points are ranked, for people.
-        prompts: Texts that were continued.
+        prompts: Texts of the test that were continued.
         references: Their references, None where one is missing.
-        points: Every contender at every strength.
-        best: For each label the α that the objective prefers.
+        points: Every contender at every strength, on what α was chosen on.
+        tests: Every contender at its α, on the test alone; the same points where there was
+            nothing to choose.
+        best: For each label the α that the objective prefers among `points`.
         frontier: (label, α) of the points that none beats in everything.
+        tested_on: What `tests` were taken over.
+        chosen_on: What `points` were taken over, which shares no prompt, answer or neutral text
+            with the test; None where there was one α and so nothing to choose.
         cartridges: Facts of each cartridge.
         differences: The first contender against each of the others.
         created: ISO 8601 time, UTC.
@@ -205,9 +228,12 @@ class Evaluation:
     prompts: tuple[str, ...]
     references: tuple[str | None, ...]
     points: tuple[Point, ...]
+    tests: tuple[Point, ...]
     best: dict[str, float]
     frontier: tuple[tuple[str, float], ...]
     cartridges: tuple[CartridgeFacts, ...]
+    tested_on: Measured
+    chosen_on: Measured | None = None
     differences: tuple[Difference, ...] = ()
     created: str = ""
     tool_version: str = ""
@@ -231,8 +257,27 @@ class Evaluation:
             raise InputError(f"no evaluation: {where}: {first.message}") from error
 
     def best_point(self, label: str) -> Point:
-        """The point of `label` at its best α."""
-        return next(p for p in self.points if p.label == label and p.alpha == self.best[label])
+        """The test of `label`, at its best α."""
+        return next(p for p in self.tests if p.label == label)
+
+    def is_best(self, point: Point) -> bool:
+        """Whether the point is to be shown as its contender's best.
+
+        A strength at which the behaviour is never seen is nobody's best, even where all of them
+        are like that.
+        """
+        if point.kind in ("unsteered", "ceiling") or self.best[point.label] != point.alpha:
+            return False
+        measured = any(each.scores.behaviour is not None for each in self.points)
+        behaviour = point.scores.behaviour
+        return not measured or (behaviour is not None and behaviour.value > 0)
+
+    @property
+    def provenance(self) -> str:
+        """What α was chosen on and what was tested, for captions."""
+        if self.chosen_on is None:
+            return f"One α, so nothing was chosen; tested on {self.tested_on}."
+        return f"α chosen on {self.chosen_on}; tested on others: {self.tested_on}."
 
 
 _ADAPTER = TypeAdapter(Evaluation)

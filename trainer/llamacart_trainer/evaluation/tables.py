@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import JustifyMethod
 
     from llamacart_trainer.evaluation.bootstrap import Estimate
-    from llamacart_trainer.evaluation.results import CartridgeFacts, Evaluation, Scores
+    from llamacart_trainer.evaluation.results import CartridgeFacts, Evaluation, Point, Scores
+    from llamacart_trainer.evaluation.significance import Contrast
 
 COLUMNS: dict[str, str] = {
     "behaviour": "behaviour ↑",
@@ -34,12 +37,20 @@ MAIN = ("behaviour", "log_odds", "p_leaked", "nll", "nll_settled", "distinct", "
 """Fields that are shown in a terminal; the others are in the JSON and in the report."""
 
 
-def measured_columns(evaluation: Evaluation) -> dict[str, str]:
+VERDICTS = (
+    "By a paired test on the same prompts: McNemar's exact test for shares, else swaps at random. "
+    "Holm's correction over all {count} comparisons keeps the chance of one false verdict or more "
+    "at 5 %. Intervals: 95 %, of one difference each, not corrected."
+)
+"""What a table of differences says of its verdicts, for captions."""
+
+
+def measured_columns(points: Sequence[Point]) -> dict[str, str]:
     """The columns that any point has a figure for."""
     return {
         field: heading
         for field, heading in COLUMNS.items()
-        if any(figure(point.scores, field) is not None for point in evaluation.points)
+        if any(figure(point.scores, field) is not None for point in points)
     }
 
 
@@ -51,11 +62,13 @@ def figure(scores: Scores, field: str) -> Estimate | None:
 
 def points_table(evaluation: Evaluation) -> Table:
     """One row a point, values alone; `*` marks the best α, `P` the Pareto frontier."""
-    columns = _main_columns(evaluation)
-    table = _table("", "α", *columns.values(), title="every strength; P: on the frontier")
+    columns = _main_columns(evaluation.points)
+    where = "" if evaluation.chosen_on is None else f", on {evaluation.chosen_on} to choose by"
+    table = _table("", "α", *columns.values(), title=f"every strength{where}")
+    table.caption = "* best, P on the frontier of behaviour, NLL and KL"
     front = set(evaluation.frontier)
     for point in evaluation.points:
-        best = evaluation.best[point.label] == point.alpha
+        best = evaluation.is_best(point)
         marks = ("*" if best else "") + ("P" if (point.label, point.alpha) in front else "")
         cells = [figure(point.scores, field) for field in columns]
         table.add_row(
@@ -69,13 +82,13 @@ def points_table(evaluation: Evaluation) -> Table:
 
 def best_table(evaluation: Evaluation) -> Table:
     """One row a contender at its best α: the main figures, below each its 95 % interval."""
-    columns = _main_columns(evaluation)
+    columns = _main_columns(evaluation.tests)
     table = _table("", "α", *columns.values(), title=f"best: {evaluation.objective}")
-    for label in evaluation.best:
-        point = evaluation.best_point(label)
+    table.caption = f"{evaluation.provenance} 95 % intervals."
+    for point in evaluation.tests:
         cells = [figure(point.scores, field) for field in columns]
         table.add_row(
-            label,
+            point.label,
             f"{point.alpha:g}",
             *(
                 "–" if cell is None else f"{cell.value:.2f}\n{cell.low:.2f} {cell.high:.2f}"
@@ -100,7 +113,7 @@ def differences_table(evaluation: Evaluation) -> Table | None:
         *(COLUMNS[field] for field in fields),
         title=f"{first.label} (α {first.alpha:g}) minus each other, on the same prompts",
     )
-    table.caption = "+ better, - worse, by an interval of the paired bootstrap that leaves out 0"
+    table.caption = f"+ better, - worse. {verdicts_caption(evaluation)}"
     for row in evaluation.differences:
         cells = (difference_cell(field, row.figures.get(field)) for field in fields)
         table.add_row(
@@ -111,7 +124,13 @@ def differences_table(evaluation: Evaluation) -> Table | None:
     return table
 
 
-def difference_cell(field: str, value: Estimate | None) -> tuple[str, str, str]:
+def verdicts_caption(evaluation: Evaluation) -> str:
+    """How the differences were tested, on what, and on what α was chosen."""
+    count = sum(len(row.figures) for row in evaluation.differences)
+    return f"{VERDICTS.format(count=count)} {evaluation.provenance}"
+
+
+def difference_cell(field: str, value: Contrast | None) -> tuple[str, str, str]:
     """(verdict, value, interval): `+` where the first contender is better, `-` where it is worse.
 
     Args:
@@ -120,9 +139,8 @@ def difference_cell(field: str, value: Estimate | None) -> tuple[str, str, str]:
     """
     if value is None:
         return "", "–", ""
-    verdict = ""
-    if value.low > 0 or value.high < 0:
-        verdict = "+" if (value.value > 0) == COLUMNS[field].endswith("↑") else "-"
+    better = value.sign if COLUMNS[field].endswith("↑") else -value.sign
+    verdict = {1: "+", -1: "-", 0: ""}[better]
     return verdict, f"{value.value:+.2f}", f"{value.low:+.2f} {value.high:+.2f}"
 
 
@@ -135,9 +153,9 @@ def _table(*headings: str, title: str) -> Table:
     return table
 
 
-def _main_columns(evaluation: Evaluation) -> dict[str, str]:
+def _main_columns(points: Sequence[Point]) -> dict[str, str]:
     """The columns of `MAIN` that any point has a figure for."""
-    return {k: v for k, v in measured_columns(evaluation).items() if k in MAIN}
+    return {k: v for k, v in measured_columns(points).items() if k in MAIN}
 
 
 def held_out_table(facts: CartridgeFacts) -> Table | None:

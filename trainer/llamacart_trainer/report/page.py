@@ -15,6 +15,7 @@ from llamacart_trainer.evaluation.tables import (
     difference_cell,
     figure,
     measured_columns,
+    verdicts_caption,
 )
 from llamacart_trainer.report import plots
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llamacart_trainer.evaluation.bootstrap import Estimate
-    from llamacart_trainer.evaluation.results import CartridgeFacts, Evaluation
+    from llamacart_trainer.evaluation.results import CartridgeFacts, Evaluation, Point
 
 MAX_TEXTS = 20
 """Prompts shown side by side."""
@@ -67,13 +68,16 @@ def render(evaluation: Evaluation) -> str:
     )
     with rc_context(plots.STYLE):
         figures = {name: Markup(svg) for name, svg in _figures(evaluation).items()}  # noqa: S704
-    columns = measured_columns(evaluation)
+    columns, swept = measured_columns(evaluation.tests), measured_columns(evaluation.points)
     return environment.get_template("template.html").render(
         evaluation=evaluation,
         sections=SECTIONS,
         figures=figures,
         columns=list(columns.values()),
-        rows=_rows(evaluation, columns),
+        rows=_rows(evaluation, evaluation.tests, columns),
+        strengths=_rows(evaluation, evaluation.points, swept),
+        swept=list(swept.values()),
+        verdicts=verdicts_caption(evaluation),
         fixed=("unsteered", "ceiling"),
         differences=_differences(evaluation),
         texts=_texts(evaluation),
@@ -108,16 +112,16 @@ def _spectra(facts: CartridgeFacts) -> list[tuple[int, Sequence[float]]]:
     ]
 
 
-def _rows(evaluation: Evaluation, columns: dict[str, str]) -> list[Row]:
+def _rows(evaluation: Evaluation, points: Sequence[Point], columns: dict[str, str]) -> list[Row]:
     front = set(evaluation.frontier)
     rows = []
-    for point in evaluation.points:
+    for point in points:
         cells = [figure(point.scores, field) for field in columns]
         rows.append(
             Row(
                 label=point.label,
                 alpha=f"{point.alpha:g}",
-                best=evaluation.best[point.label] == point.alpha,
+                best=evaluation.is_best(point),
                 frontier=(point.label, point.alpha) in front,
                 cells=tuple(_cell(cell) for cell in cells),
             )
@@ -153,12 +157,11 @@ def _cell(value: Estimate | None) -> tuple[str, str]:
 
 def _texts(evaluation: Evaluation) -> list[dict[str, Any]]:
     """For each prompt what every contender writes at its best α."""
-    best = [evaluation.best_point(label) for label in evaluation.best]
     with_reference = [i for i, text in enumerate(evaluation.references) if text is not None]
     shown = []
     for i, prompt in enumerate(evaluation.prompts[:MAX_TEXTS]):
         written = []
-        for point in best:
+        for point in evaluation.tests:
             # The ceiling has continued the references alone.
             place = i if point.kind != "ceiling" else _place(with_reference, i)
             if place is not None and place < len(point.scores.texts):

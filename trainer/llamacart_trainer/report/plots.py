@@ -106,7 +106,7 @@ def projection_plot(projection: Projection) -> str:
 
 def sweep_plot(evaluation: Evaluation) -> str:
     """Every figure against α, a line a contender with its 95 % interval."""
-    columns = measured_columns(evaluation)
+    columns = measured_columns(evaluation.points)
     series = _series(evaluation)
     swept = [point for points in series.values() for point in points]
     panels = [
@@ -158,7 +158,7 @@ def frontier_plot(evaluation: Evaluation) -> str:
     measures = [
         (field, heading)
         for field, heading in (("nll", "NLL, nats/token ↓"), ("kl", "KL, nats/token ↓"))
-        if field in measured_columns(evaluation)
+        if field in measured_columns(evaluation.points)
     ]
     picture = _figure(PAGE_WIDTH, 4.2)
     grid = picture.subplots(1, max(1, len(measures)), squeeze=False)[0]

@@ -69,6 +69,10 @@ def texts(trials: Sequence[PaperTrial], prompts: Sequence[str], count: int = 4) 
 def verdicts(found: Sequence[Verdict]) -> Table:
     """Claims with what became of them."""
     table = Table("claim", "reproduces", "figures", title="what reproduces", show_lines=True)
+    table.caption = (
+        "Against a bar: by the 95 % interval. Between fits: by paired tests on the same prompts, p "
+        "after Holm's correction over the experiment. α is the paper's; nothing was chosen here."
+    )
     for verdict in found:
         table.add_row(escape(verdict.claim), _ANSWERS[verdict.holds], escape(verdict.evidence))
     return table

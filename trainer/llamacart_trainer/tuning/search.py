@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from llamacart.cartridge import Cartridge
     from llamacart.model import Model
     from llamacart_trainer.evaluation.plan import EvaluationPlan
-    from llamacart_trainer.evaluation.results import Scores
+    from llamacart_trainer.evaluation.results import Measured, Scores
     from llamacart_trainer.identity import Facts
     from llamacart_trainer.recipe import Task
     from llamacart_trainer.tuning.space import Candidate
@@ -60,12 +60,16 @@ class TuneResult:
         chosen: The trial it won by.
         trials: Every trial, those of earlier runs of the search too.
         test: The cartridge on the test plan.
+        chosen_on: What the trials of the last rung were taken over.
+        tested_on: What `test` was taken over.
     """
 
     cartridge: Cartridge
     chosen: Trial
     trials: tuple[Trial, ...]
     test: Scores
+    chosen_on: Measured
+    tested_on: Measured
 
 
 @dataclass
@@ -173,6 +177,7 @@ class Search:
 
     def _finish(self, best: Trial) -> TuneResult:
         fitted = self._fit(best.candidate)
+        chosen_on = self._judge(best.rung).plan.measured
         self._judges.clear()
         scores = Evaluator(self.model, self.test, self.n_threads).score(fitted, best.alpha)
         metadata = replace(
@@ -180,7 +185,14 @@ class Search:
             default_alpha=best.alpha,
             diagnostics={**fitted.metadata.diagnostics, "tune": self._evidence(best, scores)},
         )
-        return TuneResult(replace(fitted, metadata=metadata), best, tuple(self.table.all()), scores)
+        return TuneResult(
+            replace(fitted, metadata=metadata),
+            best,
+            tuple(self.table.all()),
+            scores,
+            chosen_on,
+            self.test.measured,
+        )
 
     def _evidence(self, best: Trial, scores: Scores) -> dict[str, Any]:
         """What a cartridge keeps of the search: a JSON object."""
