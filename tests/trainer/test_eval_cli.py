@@ -13,7 +13,7 @@ from llamacart.errors import LlamacartError
 from llamacart.reader import read_cartridge
 from llamacart_trainer import cli, eval_cli, tune_cli
 from llamacart_trainer.evaluation import evaluator, plan
-from llamacart_trainer.evaluation.results import Evaluation
+from llamacart_trainer.evaluation.results import Evaluation, Measured
 
 
 @pytest.fixture(autouse=True)
@@ -69,14 +69,31 @@ def test_eval_writes_json_and_html_and_prints(
     found = Evaluation.from_json((tmp_path / "e.json").read_text(encoding="utf-8"))
     assert set(found.best) == {"unsteered", "ceiling", "mine", "ridge", "control-vector"}
     assert {p.alpha for p in found.points if p.label == "mine"} == {0.5, 1.0}
+    assert [p.label for p in found.tests].count("mine") == 1
+    # Held-out beginnings choose α; the recipe's own prompts are the test.
+    assert (found.chosen_on, found.tested_on) == (Measured(2, 0, 1), Measured(2, 0, 1))
+    assert found.prompts == ("item 0", "item 1")
     assert len(found.prompts) == 2
     facts = found.cartridges[0]
     assert facts.content_hash == read_cartridge(tmp_path / "mine.gguf").content_hash
     assert facts.heldout
     assert "<h2" in (tmp_path / "e.html").read_text()
     text = capsys.readouterr().out
-    for word in ("distinct-2", "control-vector", "held-out rows", "R²"):
+    for word in ("distinct-2", "control-vector", "held-out rows", "R²", "α chosen on 2 prompts"):
         assert word in text
+
+
+def test_eval_at_one_strength_chooses_nothing_and_tests_on_everything(
+    tiny_path: Callable[..., Path], recipe: Path, tmp_path: Path
+) -> None:
+    run(
+        "eval", "--recipe", recipe, "--model", tiny_path(), "--alphas", "0.5",
+        "--baselines", "control-vector", "--json", tmp_path / "e.json",
+    )  # fmt: skip
+    found = read_evaluation(tmp_path / "e.json")
+    assert found.chosen_on is None
+    assert found.tested_on == Measured(3, 0, 2)
+    assert found.points == found.tests
 
 
 def test_tune_writes_a_cartridge_and_goes_on(

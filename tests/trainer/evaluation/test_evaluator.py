@@ -27,11 +27,12 @@ from llamacart_trainer.evaluation.baselines import (
     variant,
 )
 from llamacart_trainer.evaluation.compare import compare, unique_labels
-from llamacart_trainer.evaluation.evaluator import SETTLING, Evaluator, sweep
+from llamacart_trainer.evaluation.evaluator import SETTLING, Evaluator
 from llamacart_trainer.evaluation.heldout import HeldOutEvaluator
 from llamacart_trainer.evaluation.objective import Objective
 from llamacart_trainer.evaluation.plan import Answer, EvaluationPlan, Prompt
 from llamacart_trainer.evaluation.results import Evaluation, Measured, Point
+from llamacart_trainer.evaluation.sweep import sweep
 from llamacart_trainer.evaluation.tables import differences_table
 from llamacart_trainer.pairing import tie_positions
 from llamacart_trainer.recipe import Recipe, Task, TextPair

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from llamacart import __version__
 from llamacart.cartridge import Cartridge
 from llamacart.errors import InputError
-from llamacart_trainer.evaluation.evaluator import sweep
 from llamacart_trainer.evaluation.heldout import HeldOutEvaluator
 from llamacart_trainer.evaluation.objective import best_alphas, frontier
 from llamacart_trainer.evaluation.results import CartridgeFacts, Difference, Evaluation
 from llamacart_trainer.evaluation.significance import contrast, corrected
+from llamacart_trainer.evaluation.sweep import sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

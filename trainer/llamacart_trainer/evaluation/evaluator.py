@@ -17,11 +17,11 @@ from llamacart_trainer.evaluation import scorers
 from llamacart_trainer.evaluation.bootstrap import Estimate, estimate, is_binary
 from llamacart_trainer.evaluation.fluency import LEAST_TOKENS, distinct, repetition
 from llamacart_trainer.evaluation.plan import fixed_text
-from llamacart_trainer.evaluation.results import Point, Scores
+from llamacart_trainer.evaluation.results import Scores
 from llamacart_trainer.lengths import check_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from llamacart.steering import Steering
     from llamacart_trainer.evaluation.bootstrap import Statistic
     from llamacart_trainer.evaluation.plan import EvaluationPlan
-    from llamacart_trainer.evaluation.results import Kind
 
     Contender = Cartridge | ControlVector
 
@@ -264,48 +263,6 @@ class Evaluator:
         if len(values) == 0 or not np.isfinite(values).all():
             return None
         return estimate(values, statistic=statistic, seed=self.plan.seed)
-
-
-def sweep(
-    model: Model,
-    cartridges: Sequence[Contender],
-    alphas: Sequence[Sequence[float]],
-    plan: EvaluationPlan,
-    *,
-    labels: Sequence[str] | None = None,
-    on_point: Callable[[Point], None] = lambda _point: None,
-    n_threads: int | None = None,
-    with_perplexity: bool = True,
-) -> list[Point]:
-    """The unsteered model, the ceiling where there are references, and every contender at its αs.
-
-    Args:
-        model: The model.
-        cartridges: Cartridges and control vectors.
-        alphas: Strengths of each contender.
-        plan: What is measured.
-        labels: Names of the contenders; their own without.
-        on_point: Called with each point, for progress.
-        n_threads: Threads for llama.cpp.
-        with_perplexity: See `Evaluator`.
-    """
-    judge = Evaluator(model, plan, n_threads, with_perplexity)
-    names = list(labels) if labels is not None else [c.name for c in cartridges]
-    points: list[Point] = []
-
-    def add(point: Point) -> None:
-        points.append(point)
-        on_point(point)
-
-    add(Point("unsteered", "unsteered", 0.0, judge.score(None, 0.0)))
-    ceiling = judge.ceiling()
-    if ceiling is not None:
-        add(Point("ceiling", "ceiling", 0.0, ceiling))
-    for name, contender, strengths in zip(names, cartridges, alphas, strict=True):
-        kind: Kind = "control-vector" if isinstance(contender, ControlVector) else "cartridge"
-        for alpha in strengths:
-            add(Point(name, kind, alpha, judge.score(contender, alpha)))
-    return points
 
 
 def _exponential(value: Estimate | None) -> Estimate | None:

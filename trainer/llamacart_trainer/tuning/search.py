@@ -23,7 +23,7 @@ from llamacart_trainer.identity import fit_facts, of_function
 from llamacart_trainer.memory import MAX_MEMORY
 from llamacart_trainer.solvers import SOLVERS
 from llamacart_trainer.training import train
-from llamacart_trainer.tuning.space import candidates
+from llamacart_trainer.tuning.space import candidates, coarse_alphas, refined
 from llamacart_trainer.tuning.trials import FAILED, Trial, TrialTable, scored
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ KEEP = 3
 FIRST_PROMPTS = 8
 MAX_PROMPTS = 72
 NEUTRAL_TEXTS = 6
-ALPHA_STEP = 0.1
 SHARES = (0.5, 0.75, 0.95)
 """Share of the time that is spent when each rung ends."""
 
@@ -112,7 +111,9 @@ class Search:
         self._started = self.clock()
         space = list(self.space) or candidates(self.task.recipe, list(SOLVERS))
         survivors = [
-            (candidate, alpha) for candidate in space for alpha in _coarse(self.validation.alphas)
+            (candidate, alpha)
+            for candidate in space
+            for alpha in coarse_alphas(self.validation.alphas)
         ]
         best: Trial | None = None
         for rung, _ in enumerate(SHARES):
@@ -121,7 +122,7 @@ class Search:
                 break
             best = done[0]
             kept = done[: max(1, len(done) // KEEP)]
-            survivors = _refined([(t.candidate, t.alpha) for t in kept], finer=rung == 0)
+            survivors = refined([(t.candidate, t.alpha) for t in kept], finer=rung == 0)
         if best is None:
             faults = [trial.error for trial in self.table.all() if trial.error]
             reason = f": {faults[0]}" if faults else " within the time given"
@@ -281,29 +282,6 @@ def search_facts(
         ],
         "objective": [asdict(validation.objective), list(validation.alphas)],
     }
-
-
-def _coarse(alphas: Sequence[float]) -> list[float]:
-    """The middle α and those a third in from both ends, at most three."""
-    ordered = sorted(set(alphas))
-    if len(ordered) <= 3:
-        return ordered
-    n = len(ordered)
-    return [ordered[n // 6], ordered[n // 2], ordered[-1 - n // 6]]
-
-
-def _refined(
-    pairs: Sequence[tuple[Candidate, float]], *, finer: bool
-) -> list[tuple[Candidate, float]]:
-    """The pairs, and where `finer` their neighbours in α, each once and fits together."""
-    out: dict[tuple[Candidate, float], None] = {}
-    for candidate, alpha in pairs:
-        out[candidate, alpha] = None
-        if finer:
-            for near in (alpha - ALPHA_STEP, alpha + ALPHA_STEP):
-                if near > 0:
-                    out.setdefault((candidate, round(near, 3)), None)
-    return list(out)
 
 
 def _summary(trial: Trial) -> dict[str, Any]:

@@ -19,6 +19,7 @@ PENALTIES: tuple[float | Literal["auto"], ...] = (3.0, 10.0, 30.0, 100.0, 300.0,
 THRESHOLDS = (0.02, 0.03, 0.05)
 SKIPPED: tuple[tuple[int, ...], ...] = ((), (-1,))
 PAIRINGS: tuple[tuple[str, ...], ...] = (("handover", "identity"), ("position",))
+ALPHA_STEP = 0.1
 PENALISED = ("ridge", "ridge-identity")
 """Solvers whose λ and neutral texts are searched: the others have no λ, or choose it themselves,
 and neutral texts count in regressions alone."""
@@ -105,6 +106,29 @@ def candidates(recipe: Recipe, solvers: Sequence[str], *, seed: int = 0) -> list
     far = [c for c in grid if _differences(c, own) > 1]
     order = np.random.default_rng(seed).permutation(len(far))
     return [own, *near, *(far[i] for i in order)]
+
+
+def coarse_alphas(alphas: Sequence[float]) -> list[float]:
+    """The middle α and those a third in from both ends, at most three."""
+    ordered = sorted(set(alphas))
+    if len(ordered) <= 3:
+        return ordered
+    n = len(ordered)
+    return [ordered[n // 6], ordered[n // 2], ordered[-1 - n // 6]]
+
+
+def refined(
+    pairs: Sequence[tuple[Candidate, float]], *, finer: bool
+) -> list[tuple[Candidate, float]]:
+    """The pairs, and where `finer` their neighbours in α, each once and fits together."""
+    out: dict[tuple[Candidate, float], None] = {}
+    for candidate, alpha in pairs:
+        out[candidate, alpha] = None
+        if finer:
+            for near in (alpha - ALPHA_STEP, alpha + ALPHA_STEP):
+                if near > 0:
+                    out.setdefault((candidate, round(near, 3)), None)
+    return list(out)
 
 
 def _with(own: Any, values: Sequence[Any]) -> list[Any]:

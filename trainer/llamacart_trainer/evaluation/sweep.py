@@ -1,0 +1,69 @@
+"""Scores over a range of strengths, beside the unsteered model and the ceiling."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llamacart.control_vector import ControlVector
+from llamacart_trainer.evaluation.evaluator import Evaluator
+from llamacart_trainer.evaluation.results import Point
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llamacart.model import Model
+    from llamacart_trainer.evaluation.evaluator import Contender
+    from llamacart_trainer.evaluation.plan import EvaluationPlan
+    from llamacart_trainer.evaluation.results import Kind, Scores
+
+
+def evaluate(
+    model: Model,
+    cartridge: Contender | None,
+    alpha: float,
+    plan: EvaluationPlan,
+) -> Scores:
+    """Scores of one point; an `Evaluator` keeps what several points have in common."""
+    return Evaluator(model, plan).score(cartridge, alpha)
+
+
+def sweep(
+    model: Model,
+    cartridges: Sequence[Contender],
+    alphas: Sequence[Sequence[float]],
+    plan: EvaluationPlan,
+    *,
+    labels: Sequence[str] | None = None,
+    on_point: Callable[[Point], None] = lambda _point: None,
+    n_threads: int | None = None,
+    with_perplexity: bool = True,
+) -> list[Point]:
+    """The unsteered model, the ceiling where there are references, and every contender at its αs.
+
+    Args:
+        model: The model.
+        cartridges: Cartridges and control vectors.
+        alphas: Strengths of each contender.
+        plan: What is measured.
+        labels: Names of the contenders; their own without.
+        on_point: Called with each point, for progress.
+        n_threads: Threads for llama.cpp.
+        with_perplexity: See `Evaluator`.
+    """
+    judge = Evaluator(model, plan, n_threads, with_perplexity)
+    names = list(labels) if labels is not None else [c.name for c in cartridges]
+    points: list[Point] = []
+
+    def add(point: Point) -> None:
+        points.append(point)
+        on_point(point)
+
+    add(Point("unsteered", "unsteered", 0.0, judge.score(None, 0.0)))
+    ceiling = judge.ceiling()
+    if ceiling is not None:
+        add(Point("ceiling", "ceiling", 0.0, ceiling))
+    for name, contender, strengths in zip(names, cartridges, alphas, strict=True):
+        kind: Kind = "control-vector" if isinstance(contender, ControlVector) else "cartridge"
+        for alpha in strengths:
+            add(Point(name, kind, alpha, judge.score(contender, alpha)))
+    return points
