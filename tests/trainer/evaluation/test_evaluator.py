@@ -339,7 +339,7 @@ def test_compare_holds_everything(tiny_model: Model) -> None:
     assert {len(p.scores.texts) for p in found.points} == {2}
     assert (found.chosen_on, found.tested_on) == (Measured(2, 0, 1), Measured(3, 0, 2))
     assert found.provenance == (
-        "α chosen on 2 prompts, 1 neutral texts; tested on others: 3 prompts, 2 neutral texts."
+        "α chosen on 2 prompts, 1 neutral text; tested on others: 3 prompts, 2 neutral texts."
     )
     assert [f.name for f in found.cartridges] == ["ridge", "ridge-identity", "ridge (2)"]
     assert set(found.best) == {

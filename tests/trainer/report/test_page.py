@@ -103,7 +103,7 @@ def test_terminal_page_and_json_give_one_verdict(evaluation: Evaluation, page: s
     assert page.count("all 3 comparisons") == 1
     provenance = (
         "α chosen on 4 prompts, 5 answers, 6 neutral texts; "
-        "tested on others: 1 prompts, 2 answers, 3 neutral texts."
+        "tested on others: 1 prompt, 2 answers, 3 neutral texts."
     )
     assert evaluation.provenance == provenance
     assert page.count(provenance) == 3

@@ -91,7 +91,11 @@ class Measured:
             "answers": self.answers,
             "neutral texts": self.neutral,
         }
-        return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        return ", ".join(
+            f"{count} {name if count > 1 else name.removesuffix('s')}"
+            for name, count in counts.items()
+            if count
+        )
 
 
 @dataclass(frozen=True)
