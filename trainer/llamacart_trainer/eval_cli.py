@@ -49,13 +49,14 @@ def evaluate_cartridges(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report, one HTML page.")] = None,
     prompts: Annotated[
-        int | None, typer.Option(min=1, help="Take only so many prompts and answers.")
+        int | None,
+        typer.Option(min=1, help="Take only so many prompts and answers, to choose and to test."),
     ] = None,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
     threads: ThreadsOption = None,
     nice: NiceOption = LOWEST,
 ) -> None:
-    """Measure what cartridges do on held-out prompts, over a range of α."""
+    """Measure what cartridges do, each at the α that other prompts than the test's have chosen."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
     from llamacart.hook import check_fits
     from llamacart.model import Model

@@ -74,11 +74,6 @@ def tune(
         )
     console.print(trials_table(result))
     console.print(winner_table(result))
-    if result.chosen.shortfall:
-        console.print(
-            f"no trial meets the objective; the first falls short by {result.chosen.shortfall:.3f}",
-            highlight=False,
-        )
     size = save_cartridge(result.cartridge, target)
     console.print(
         f"{result.chosen.candidate}, α = {result.chosen.alpha:g}, {size / 1e6:.2f} MB: {target}"

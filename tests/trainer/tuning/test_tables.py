@@ -101,6 +101,14 @@ def test_what_all_trials_share_is_said_once() -> None:
     assert f"all: {OWN}" in " ".join(" ".join(alone).split())
 
 
+def test_a_winner_that_does_not_do_what_was_asked_is_told() -> None:
+    made = trials([OWN])
+    assert "none meets" not in " ".join(rendered(trials_table(result(made))))
+    short = [replace(trial, shortfall=0.95) for trial in made]
+    text = " ".join(" ".join(rendered(trials_table(result(short)))).split())
+    assert f"all: {OWN}; none meets the objective; the first is 0.950 short" in text
+
+
 def test_the_winner_has_every_figure_on_both_plans() -> None:
     text = "\n".join(rendered(winner_table(result(trials(CANDIDATES)))))
     assert (

@@ -30,9 +30,11 @@ class EvaluationSettings(BaseModel):
             (prompts, continuations), it returns a number for each.
         tokens: Greedy tokens a prompt.
         neutral: File of `{"text"}` that steering should leave alone; KL is measured on it. A
-            fixed English text that ships with the package without it.
-        validation: File of `{"prompt", "reference"?}` for `llamacart tune`; without it the
-            beginnings of the held-out pairs' source texts.
+            fixed English text that ships with the package without it. Every second text serves
+            the choice, the others the test.
+        validation: File of `{"prompt", "reference"?}` that `llamacart tune` and, for α,
+            `llamacart eval` choose by; without it the beginnings of the held-out pairs' source
+            texts, and without those every second prompt.
         alphas: Strengths of a sweep.
         target: Least behaviour that `llamacart tune` asks for.
         kl_weight: What a nat of KL costs `llamacart tune` in nats of NLL.

@@ -29,9 +29,12 @@ def trials_table(result: TuneResult) -> Table:
     shared = [part for part in parts[0] if all(part in each for each in parts)]
     rows = [_numbers(trial) for trial in ranked]
     headings = [h for h in rows[0] if h != "short" or any(row[h] for row in rows)]
+    notes = [f"all: {' '.join(shared)}"] if shared else []
+    if result.chosen.shortfall:
+        notes.append(f"none meets the objective; the first is {result.chosen.shortfall:.3f} short")
     table = _table(
         title=f"{len(result.trials)} trials; validation, best first",
-        caption=escape(f"all: {' '.join(shared)}") if shared else None,
+        caption=escape("; ".join(notes)) or None,
     )
     table.add_column("settings")
     for heading in ("α", *headings):
