@@ -382,6 +382,12 @@ def test_nothing_is_chosen_on_what_is_tested(tiny_model: Model) -> None:
     assert alone.provenance.startswith("One α, so nothing was chosen; tested on 3 prompts")
 
 
+def test_no_contender_is_compared_with_nobody(tiny_model: Model) -> None:
+    found = compare(tiny_model, [], plan(), alphas=[1.0])
+    assert [p.label for p in found.tests] == ["unsteered", "ceiling"]
+    assert found.differences == ()
+
+
 def test_labels_are_unique() -> None:
     assert unique_labels(["a", "a", "unsteered", "a (2)"]) == [
         "a", "a (2)", "unsteered (2)", "a (2) (2)",

@@ -157,7 +157,7 @@ def drawn(rng: np.random.Generator, hard: Floats, gain: float) -> Scores:
     )
 
 
-def table(rng: np.random.Generator, gain: float, *, apart: bool = True) -> set[tuple[str, int]]:
+def table(rng: np.random.Generator, gain: float) -> set[tuple[str, int]]:
     """(field, sign) of the verdicts of one comparison; `gain` is the first contender's."""
 
     def points() -> list[Point]:
@@ -168,10 +168,8 @@ def table(rng: np.random.Generator, gain: float, *, apart: bool = True) -> set[t
             for alpha in ALPHAS
         ]
 
-    validation = points()
-    test = points() if apart else validation
-    best = best_alphas(validation, Objective())
-    found = differences([p for p in test if best[p.label] == p.alpha], LABELS)
+    best = best_alphas(points(), Objective())
+    found = differences([p for p in points() if best[p.label] == p.alpha], LABELS)
     return {(name, c.sign) for row in found for name, c in row.figures.items() if c.sign}
 
 
@@ -189,7 +187,7 @@ def no_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_intervals")
 def test_a_table_of_equals_holds_a_false_verdict_as_seldom_as_it_says() -> None:
     rng = np.random.default_rng(11)
-    n = 200
+    n = 300
     false = sum(bool(table(rng, 0.0)) for _ in range(n))
     # Three standard errors of such a simulation.
     assert false / n <= LEVEL + 3 * np.sqrt(LEVEL * (1 - LEVEL) / n)

@@ -134,6 +134,8 @@ def differences(
         labels: The contenders.
         seed: Of the resampling.
     """
+    if not labels:
+        return ()
     at = {point.label: point for point in tests}
     first, *others = labels
     family = {
