@@ -90,7 +90,7 @@ def test_eval_at_one_strength_chooses_nothing_and_tests_on_everything(
         "eval", "--recipe", recipe, "--model", tiny_path(), "--alphas", "0.5",
         "--baselines", "control-vector", "--json", tmp_path / "e.json",
     )  # fmt: skip
-    found = read_evaluation(tmp_path / "e.json")
+    found = Evaluation.from_json((tmp_path / "e.json").read_text(encoding="utf-8"))
     assert found.chosen_on is None
     assert found.tested_on == Measured(3, 0, 2)
     assert found.points == found.tests

@@ -14,17 +14,7 @@ if TYPE_CHECKING:
     from llamacart.model import Model
     from llamacart_trainer.evaluation.evaluator import Contender
     from llamacart_trainer.evaluation.plan import EvaluationPlan
-    from llamacart_trainer.evaluation.results import Kind, Scores
-
-
-def evaluate(
-    model: Model,
-    cartridge: Contender | None,
-    alpha: float,
-    plan: EvaluationPlan,
-) -> Scores:
-    """Scores of one point; an `Evaluator` keeps what several points have in common."""
-    return Evaluator(model, plan).score(cartridge, alpha)
+    from llamacart_trainer.evaluation.results import Kind
 
 
 def sweep(
