@@ -6,16 +6,16 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from llamacart.cartridge import Cartridge, LayerMap, Metadata
+from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart.embedding import ROWS_PER_STEP, Embedder
-from llamacart.errors import ContextOverflowError, EngineError
+from llamacart.errors import CartridgeMismatchError, ContextOverflowError, EngineError
 from llamacart.steering import Dose
 
 
 def embed(embedder, tokens, steering=()):
-    embedder.begin(tokens, steering)
+    text = embedder.begin(tokens, steering)
     for _ in range(100):
-        vector = embedder.advance()
+        vector = text.advance()
         if vector is not None:
             return vector
     raise AssertionError("no end")
@@ -73,9 +73,34 @@ def test_steering_changes_it_and_then_is_gone(embedder, cartridge):
 
 def test_a_text_that_was_dropped_leaves_nothing(embedder, cartridge):
     alone = embed(embedder, [5, 6, 7])
-    embedder.begin(list(range(5, 75)), (Dose(cartridge, 1.0),))
-    assert embedder.advance() is None
+    text = embedder.begin(list(range(5, 75)), (Dose(cartridge, 1.0),))
+    assert text.advance() is None
+    text.drop()
+    text.drop()
     np.testing.assert_array_equal(embed(embedder, [5, 6, 7]), alone)
+
+
+def test_a_text_that_another_replaced_adds_nothing_to_it(embedder, cartridge):
+    dose = (Dose(cartridge, 1.0),)
+    tokens = list(range(5, 75))
+    alone = embed(embedder, tokens, dose)
+    old = embedder.begin(tokens[::-1], dose)
+    assert old.advance() is None
+    new = embedder.begin(tokens, dose)
+    assert new.advance() is None
+    with pytest.raises(EngineError, match="given up before"):
+        old.advance()
+    old.drop()  # the cartridge of the new one stays
+    new.advance()
+    np.testing.assert_array_equal(new.advance(), alone)
+
+
+def test_an_error_lets_go_of_the_cartridges(embedder, cartridge):
+    other = Cartridge(Metadata("other"), Fingerprint("llama", 9, 9, 9, "00"), cartridge.layers)
+    text = embedder.begin([5, 6], (Dose(cartridge, 1.0), Dose(other, 1.0)))
+    with pytest.raises(CartridgeMismatchError):
+        text.advance()
+    assert not embedder._hook._residents
 
 
 def test_what_cannot_be_embedded(embedder):
