@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -86,35 +86,46 @@ class Performed:
         failed: Reuses that could not be, at most one a sequence.
         saved: Rows and states that came to host memory.
         emptied: Slots that lost their rows when they were to be moved.
+        unknown: What was raised where it is not known any more what the slots hold; the
+            actions after that were not done.
     """
 
     failed: list[Reuse] = field(default_factory=list)
     saved: list[tuple[Rows, bytes]] = field(default_factory=list)
     emptied: list[int] = field(default_factory=list)
+    unknown: Exception | None = None
 
 
 def perform(actions: Iterable[Action], runner: Runner) -> Performed:
-    """Do what a scheduler asked for.
+    """Do what a scheduler asked for; raises nothing.
 
-    Only freeing a slot may raise. A reuse that raises has failed, and its slot is freed; rows
-    that cannot be saved are not saved.
+    A reuse that raises has failed, and its slot is freed; rows that cannot be saved are not
+    saved. Where freeing or compacting raises, all that is known is that nothing is known.
     """
     done = Performed()
     for action in actions:
-        match action:
-            case Free(slot):
-                runner.free(slot)
-            case Save(slot, rows):
-                state = _save(runner, slot)
-                if state is not None:
-                    done.saved.append((rows, state))
-            case Compact(slots):
-                done.emptied.extend(runner.compact(slots))
-            case _:
-                is_lost = any(action.sequence is failure.sequence for failure in done.failed)
-                if not is_lost and not _reuse(runner, action):
-                    done.failed.append(action)
+        try:
+            _do(action, runner, done)
+        except Exception as error:
+            logger.exception("what the slots hold is not known any more")
+            return replace(done, unknown=error)
     return done
+
+
+def _do(action: Action, runner: Runner, done: Performed) -> None:
+    match action:
+        case Free(slot):
+            runner.free(slot)
+        case Save(slot, rows):
+            state = _save(runner, slot)
+            if state is not None:
+                done.saved.append((rows, state))
+        case Compact(slots):
+            done.emptied.extend(runner.compact(slots))
+        case _:
+            is_lost = any(action.sequence is failure.sequence for failure in done.failed)
+            if not is_lost and not _reuse(runner, action):
+                done.failed.append(action)
 
 
 def _save(runner: Runner, slot: int) -> bytes | None:

@@ -85,7 +85,7 @@ def create_app(
     for module in (chat, completions, responses_api, models, cartridges, tokens, health, metrics):
         app.include_router(module.router(service))
     if embedder is not None:
-        lane = embeddings.EmbeddingLane(embedder, engine.call, settings.max_queued)
+        lane = embeddings.EmbeddingLane(embedder, engine, settings.max_queued)
         app.include_router(embeddings.router(service, lane))
     add_error_handlers(app)
     described = Description(model.id, bool(keys), settings.admin_key is not None)

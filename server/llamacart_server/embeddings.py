@@ -27,58 +27,46 @@ from llamacart_server.selection import select
 from llamacart_server.sse import CLIENT_CLOSED_REQUEST, ClientGoneError, while_connected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from llamacart.steering import Steering
+    from llamacart_server.engine_api import EngineLike
+    from llamacart_server.jobs import Work
     from llamacart_server.service import Service
 
     Vector = NDArray[np.float32]
 
 
 class EmbedderLike(Protocol):
-    """Embeds one text at a time; `llamacart.embedding.Embedder` does."""
+    """Makes works that embed one text each; `llamacart.embedding.Embedder` does."""
 
     @property
     def n_ctx(self) -> int:
         """Most tokens of a text."""
         ...
 
-    def begin(self, tokens: Sequence[int], steering: Steering) -> None:
-        """Start on a text."""
-        ...
-
-    def advance(self) -> Vector | None:
-        """Compute some rows; returns the vector after the last ones."""
-        ...
-
-    def drop(self) -> None:
-        """Give up the text that was begun, if there is one."""
+    def begin(self, tokens: Sequence[int], steering: Steering) -> Work[Vector]:
+        """The work of embedding a text; nothing is computed yet. For any thread."""
         ...
 
 
 class EmbeddingLane:
-    """Lets texts be embedded one after the other, between the steps of the engine.
+    """Has texts embedded one after the other, between the steps of the engine.
 
     Args:
-        embedder: Used on the engine's thread, where it does not compete for processors.
-        call: Runs a function on that thread and waits for it.
+        embedder: Makes the works.
+        engine: Its thread does them, where they do not compete for processors.
         max_waiting: Texts that may wait.
     """
 
-    def __init__(
-        self,
-        embedder: EmbedderLike,
-        call: Callable[[Callable[[], Vector | None]], Vector | None],
-        max_waiting: int,
-    ) -> None:
+    def __init__(self, embedder: EmbedderLike, engine: EngineLike, max_waiting: int) -> None:
         self._embedder = embedder
-        self._call = call
+        self._engine = engine
         self._max_waiting = max_waiting
         self._n_waiting = 0
-        self._turn = asyncio.Lock()
 
     @property
     def n_ctx(self) -> int:
@@ -86,10 +74,10 @@ class EmbeddingLane:
         return self._embedder.n_ctx
 
     async def embed(self, texts: Sequence[Sequence[int]], steering: Steering) -> list[Vector]:
-        """The vectors of some texts.
+        """The vectors of some texts. Cancelled, it gives up the one under way.
 
         Raises:
-            OverloadedError: Too many wait.
+            OverloadedError: Too many wait, or the engine has stopped.
         """
         if self._n_waiting + len(texts) > self._max_waiting:
             raise OverloadedError(f"{self._n_waiting} texts wait to be embedded already")
@@ -100,15 +88,8 @@ class EmbeddingLane:
             self._n_waiting -= len(texts)
 
     async def _one(self, tokens: Sequence[int], steering: Steering) -> Vector:
-        async with self._turn:
-            self._embedder.begin(tokens, steering)
-            try:
-                while True:
-                    vector = await run_in_threadpool(self._call, self._embedder.advance)
-                    if vector is not None:
-                        return vector
-            finally:
-                self._embedder.drop()
+        work = self._embedder.begin(tokens, steering)
+        return await asyncio.wrap_future(self._engine.begin(work))
 
 
 def router(service: Service, lane: EmbeddingLane) -> APIRouter:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
-from concurrent.futures import Future
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from llamacart.cartridge import check_alpha
 from llamacart.errors import EngineError, LlamacartError, OverloadedError
 from llamacart_server.actions import perform
 from llamacart_server.engine_stats import Counters, EngineStats
 from llamacart_server.generation import Generation
-from llamacart_server.postprocess import Live, Postprocessor, engine_error
+from llamacart_server.jobs import Jobs, fresh
+from llamacart_server.postprocess import End, Live, Postprocessor, engine_error
 from llamacart_server.residents import Residents
 from llamacart_server.scheduler import Scheduler
 from llamacart_server.scheduler_config import SchedulerConfig
@@ -22,12 +21,14 @@ from llamacart_server.sequence import Sequence, SequenceState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from concurrent.futures import Future
     from types import TracebackType
     from typing import Self
 
     from llamacart.cartridge import Cartridge
-    from llamacart_server.actions import Action, Reuse
+    from llamacart_server.actions import Action
     from llamacart_server.generation import Ending
+    from llamacart_server.jobs import Work
     from llamacart_server.plan import Plan
     from llamacart_server.postprocess import Outcome
     from llamacart_server.request import GenerationRequest, TokenEvent
@@ -44,11 +45,16 @@ class Engine:
     """Continuous batching over a runner, cartridges chosen per request, prefixes shared.
 
     `start` runs steps in a thread of its own until `stop`. Without it, whoever calls `step`
-    is the engine thread, which is how tests drive it. `submit`, `load`, `unload`, `stats` and
-    a generation's `cancel` and `finish` may be called from any thread.
+    is the engine thread, which is how tests drive it. `submit`, `load`, `unload`, `call`, `begin`,
+    `stats`, `failure` and a generation's `cancel` and `finish` may be called from any thread.
 
     A finished sequence's rows stay in its slot for later requests that begin alike under the
     same steering, as far as the runner has more slots than sequences.
+
+    What the runner raises ends the generations it concerns. Where it is not known any more what
+    the KV cache holds, it is cleared and the running generations are computed again. Where it
+    cannot be cleared, or the books do not agree, the engine has failed: all that is open is told
+    so, nothing more is taken, and `failure` says why.
 
     Args:
         runner: Used by the engine thread only; stays the caller's, who closes it.
@@ -87,11 +93,13 @@ class Engine:
         self._changed = threading.Condition()
         self._live: dict[Sequence, Live] = {}
         self._leaving: list[tuple[Sequence, Ending]] = []
-        self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._jobs = Jobs()
         self._counters = Counters()
         self._postprocessor = Postprocessor(runner, self._counters)
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._failure: LlamacartError | None = None
+        self._on_failure: Callable[[], object] | None = None
 
     # --- life -------------------------------------------------------------------------------
 
@@ -111,6 +119,19 @@ class Engine:
             self._thread.join()
         else:
             self._abandon(OverloadedError("the engine has stopped"))
+
+    @property
+    def failure(self) -> LlamacartError | None:
+        """Why the engine has failed; None where it has not."""
+        return self._failure
+
+    def when_failed(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called, by any thread, when the engine has failed: at once if it has."""
+        with self._changed:
+            self._on_failure = callback
+            failed = self._failure is not None
+        if failed:
+            callback()
 
     def __enter__(self) -> Self:
         self.start()
@@ -188,10 +209,24 @@ class Engine:
             self._check_open()
             future: Future[T] | None = None
             if self._thread not in (None, threading.current_thread()):
-                future = Future()
-                self._jobs.append((job, future))
+                future = self._jobs.call(job)
                 self._changed.notify_all()
         return job() if future is None else future.result()
+
+    def begin(self, work: Work[T]) -> Future[T]:
+        """Have `work` done on the engine thread, a step of it between two of the engine's.
+
+        Works are done one after the other. Cancelling the future gives the work up: the engine
+        thread drops it.
+
+        Raises:
+            OverloadedError: The engine has stopped.
+        """
+        with self._changed:
+            self._check_open()
+            future = self._jobs.begin(work)
+            self._changed.notify_all()
+        return future
 
     def stats(self) -> EngineStats:
         """A consistent snapshot."""
@@ -211,6 +246,8 @@ class Engine:
 
     def _leave(self, sequence: Sequence, ending: Ending) -> None:
         with self._changed:
+            if sequence not in self._live:
+                return
             if sequence.state is SequenceState.WAITING:
                 self._scheduler.remove(sequence)
                 self._retire(sequence, ending)
@@ -219,6 +256,8 @@ class Engine:
             self._changed.notify_all()
 
     def _check_open(self) -> None:
+        if self._failure is not None:
+            raise OverloadedError(f"the engine has failed: {self._failure.message}")
         if self._stopping:
             raise OverloadedError("the engine has stopped")
 
@@ -227,34 +266,30 @@ class Engine:
     def step(self) -> bool:
         """Do what waits, then compute one batch; false where there was nothing to compute."""
         self._housekeeping()
+        n_resets = self._counters.cache_resets
         planned = self._schedule()
         plan = planned.still_running()
         if not plan.chunks:
-            return bool(planned.chunks)
+            return bool(planned.chunks) or self._counters.cache_resets > n_resets
         for chunk in plan.chunks:
             self._live[chunk.sequence].tally.begin()
-        try:
-            report = self._runner.run(plan.batch())
-        except Exception as error:
-            logger.exception("a step of %d rows failed", plan.n_rows)
-            for chunk in plan.chunks:
-                self._end(chunk.sequence, "failed", engine_error(error))
-        else:
-            for sequence, outcome, last in self._postprocessor.process(plan, report, self._live):
-                self._end(sequence, outcome, last)
+        for sequence, outcome, last in self._compute(plan):
+            self._end(sequence, outcome, last)
         return True
 
+    def _compute(self, plan: Plan) -> list[End]:
+        """Run the rows and deliver the tokens; returns who is over."""
+        try:
+            report = self._runner.run(plan.batch())
+            return self._postprocessor.process(plan, report, self._live)
+        except Exception as error:
+            logger.exception("a step of %d rows failed", plan.n_rows)
+            return [End(chunk.sequence, "failed", engine_error(error)) for chunk in plan.chunks]
+
     def _housekeeping(self) -> None:
+        self._jobs.run()
         with self._changed:
-            jobs, self._jobs = self._jobs, deque()
             leaving, self._leaving = self._leaving, []
-        for job, future in jobs:
-            try:
-                result = job()
-            except Exception as error:  # it belongs to the caller, who waits
-                future.set_exception(error)
-            else:
-                future.set_result(result)
         for sequence, ending in leaving:
             self._end(sequence, ending)
         self._residents.drop_unused()
@@ -263,28 +298,36 @@ class Engine:
         """Admit who can run, and plan the step once it is known what they could reuse."""
         with self._changed:
             actions = self._scheduler.admit()
-        failed = self._perform(actions)
+        self._perform(actions)
         with self._changed:
-            for action in failed:
-                self._scheduler.lost(action)
             plan = self._scheduler.plan()
             self._counters.steps += bool(plan.chunks)
         self._perform(plan.actions)
         return plan
 
-    def _perform(self, actions: Iterable[Action]) -> list[Reuse]:
-        """Do them; returns those that failed."""
+    def _perform(self, actions: Iterable[Action]) -> None:
         performed = perform(actions, self._runner)
-        if performed.saved:
-            with self._changed:
-                for rows, state in performed.saved:
-                    self._scheduler.saved(rows, state)
-        if performed.emptied:
-            with self._changed:
-                lost = self._scheduler.running_in(performed.emptied)
-            for sequence in lost:
-                self._end(sequence, "failed", EngineError("its rows in the KV cache were lost"))
-        return performed.failed
+        with self._changed:
+            for rows, state in performed.saved:
+                self._scheduler.saved(rows, state)
+        if performed.unknown is not None:
+            self._reset()
+            return
+        with self._changed:
+            for action in performed.failed:
+                self._scheduler.lost(action)
+            lost = self._scheduler.emptied(performed.emptied)
+        for sequence in lost:
+            self._end(sequence, "failed", EngineError("its rows in the KV cache were lost"))
+
+    def _reset(self) -> None:
+        """Clear the KV cache, of which it is not known what it holds, and compute again."""
+        self._runner.clear()
+        with self._changed:
+            self._counters.cache_resets += 1
+            given_up = self._scheduler.reset()
+        for sequence in given_up:
+            self._end(sequence, "failed", EngineError("its rows in the KV cache were lost again"))
 
     def _end(
         self, sequence: Sequence, outcome: Outcome, last: TokenEvent | LlamacartError | None = None
@@ -308,20 +351,21 @@ class Engine:
         live = self._live.pop(sequence)
         self._residents.release(sequence.cartridges)
         setattr(self._counters, outcome, getattr(self._counters, outcome) + 1)
-        live.sampler.close()
+        try:
+            live.sampler.close()
+        except Exception:
+            logger.exception("a sampler keeps its memory")
 
     # --- the thread -------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        reason: LlamacartError = OverloadedError("the engine has stopped")
         try:
             while self._wait_for_work():
                 self.step()
-        except Exception as error:
-            logger.exception("the engine thread failed")
-            reason = engine_error(error)
-        finally:
-            self._abandon(reason)
+        except BaseException as error:
+            self._fail(error)
+        else:
+            self._abandon(OverloadedError("the engine has stopped"))
 
     def _wait_for_work(self) -> bool:
         with self._changed:
@@ -329,27 +373,34 @@ class Engine:
             return not self._stopping
 
     def _has_work(self) -> bool:
-        waiting = self._jobs or self._leaving or self._scheduler.has_work
+        waiting = self._jobs.waiting or self._leaving or self._scheduler.has_work
         return bool(waiting or self._residents.has_unused or self._stopping)
 
+    def _fail(self, error: BaseException) -> None:
+        """Nothing is sure any more: tell everybody, and whoever watches over the engine."""
+        logger.critical("the engine has failed", exc_info=error)
+        with self._changed:
+            self._failure = engine_error(error)
+        self._abandon(self._failure)
+        with self._changed:
+            callback = self._on_failure
+        if callback is not None:
+            callback()
+
     def _abandon(self, reason: LlamacartError) -> None:
-        """Let nobody wait for what will not come."""
-        actions: list[Action] = []
+        """Let nobody wait for what will not come, then let go of what is held."""
         with self._changed:
             self._stopping = True
             lives = list(self._live.values())
-            for live in lives:
-                actions += self._scheduler.remove(live.sequence)
-                self._retire(live.sequence, "failed")
-            actions += self._scheduler.clear_cache()
-            jobs, self._jobs = self._jobs, deque()
         for live in lives:
-            live.generation.deliver(_copy(reason))
-        for _, future in jobs:
-            future.set_exception(_copy(reason))
-        self._perform(actions)
-
-
-def _copy(error: LlamacartError) -> LlamacartError:
-    # Raised in several threads, one object would gather all their tracebacks.
-    return type(error)(error.message)
+            live.generation.deliver(fresh(reason))
+        self._jobs.close(reason)
+        try:
+            with self._changed:
+                for live in [live for live in lives if live.sequence in self._live]:
+                    self._scheduler.remove(live.sequence)
+                    self._retire(live.sequence, "failed")
+                self._scheduler.clear_cache()
+            self._runner.clear()
+        except Exception:
+            logger.exception("not all that the engine held is free")

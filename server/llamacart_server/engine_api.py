@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
+    from concurrent.futures import Future
 
     from llamacart.cartridge import Cartridge
+    from llamacart.errors import LlamacartError
     from llamacart_server.engine_stats import EngineStats
+    from llamacart_server.jobs import Work
     from llamacart_server.request import GenerationReport, GenerationRequest, TokenEvent
 
 T = TypeVar("T")
@@ -69,8 +72,17 @@ class EngineLike(Submitter, Protocol):
         """
         ...
 
-    def call(self, job: Callable[[], T]) -> T:
-        """Run `job` where nothing else computes, and wait for it."""
+    @property
+    def failure(self) -> LlamacartError | None:
+        """Why it has failed for good; None where it has not."""
+        ...
+
+    def begin(self, work: Work[T]) -> Future[T]:
+        """Have `work` done step by step where nothing else computes; cancelling gives it up.
+
+        Raises:
+            OverloadedError: The engine has stopped.
+        """
         ...
 
     def stats(self) -> EngineStats:

@@ -18,6 +18,8 @@ class Counters:
         cached_tokens: Those of them that the prefix cache had.
         generated_tokens: Tokens sampled, the one that ends a generation not counted.
         capped_rows: Rows at which the dose limit made a delta smaller.
+        cache_resets: Times that the KV cache was cleared because its state was not known.
+        overruns: Generations that were ended because choosing a token took too long.
     """
 
     steps: int = 0
@@ -28,6 +30,8 @@ class Counters:
     cached_tokens: int = 0
     generated_tokens: int = 0
     capped_rows: int = 0
+    cache_resets: int = 0
+    overruns: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class EngineStats:
         cached_tokens: Those of them that the prefix cache had.
         generated_tokens: Tokens sampled, the one that ends a generation not counted.
         capped_rows: Rows at which the dose limit made a delta smaller.
+        cache_resets: Times that the KV cache was cleared because its state was not known.
+        overruns: Generations that were ended because choosing a token took too long.
     """
 
     running: int
@@ -69,3 +75,5 @@ class EngineStats:
     cached_tokens: int
     generated_tokens: int
     capped_rows: int
+    cache_resets: int
+    overruns: int

@@ -33,6 +33,8 @@ _COUNTERS = {
     "prompt_tokens_cached": ("cached_tokens", "Prompt tokens that the prefix cache had."),
     "generated_tokens": ("generated_tokens", "Tokens generated."),
     "dose_capped_rows": ("capped_rows", "Rows where the dose limit made a delta smaller."),
+    "kv_cache_resets": ("cache_resets", "Times that the KV cache was cleared after a failure."),
+    "requests_overrun": ("overruns", "Requests ended because choosing a token took too long."),
 }
 _OUTCOMES = ("finished", "cancelled", "failed")
 

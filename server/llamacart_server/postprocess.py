@@ -207,6 +207,6 @@ class _Reading:
         return asks
 
 
-def engine_error(error: Exception) -> EngineError:
+def engine_error(error: BaseException) -> EngineError:
     """What a generation ends with where something else than itself failed."""
     return EngineError(str(error) or type(error).__name__)

@@ -222,6 +222,20 @@ class PrefixCache:
         held = [slot for slot in range(self._n_slots) if self.ledger.n_rows(slot)]
         self._actions.append(Compact(tuple(held)))
 
+    def forget(self, slots: set[int]) -> None:
+        """Drop the idle entries among `slots`, whose rows the runner has lost."""
+        for slot in slots & self._idle.keys():
+            del self._idle[slot]
+            self.ledger.clear(slot)
+            heapq.heappush(self._free_slots, slot)
+
+    def reset(self) -> None:
+        """Begin anew with empty slots, as the runner does; what is in host memory stays."""
+        self.ledger = CellLedger(self.ledger.n_cells, ordered=self.ledger.ordered)
+        self._idle.clear()
+        self._free_slots = list(range(self._n_slots))
+        self._actions.clear()
+
     def clear(self) -> None:
         """Drop all idle entries, those in host memory too."""
         for slot in list(self._idle):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
     from llamacart.cartridge import Cartridge
     from llamacart_server.runner import Runner
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -53,13 +56,20 @@ class Residents:
         self.drop_unused()
 
     def drop_unused(self) -> None:
-        """Take out of the runner what was unloaded and is in use no more."""
+        """Take out of the runner what was unloaded and is in use no more.
+
+        What the runner cannot let go of harms nobody: requests do not find it here, and loading
+        it again finds it there.
+        """
         with self._lock:
             dropped = [r for r in self._residents.values() if r.unused]
             for resident in dropped:
                 del self._residents[resident.cartridge.content_hash]
         for resident in dropped:
-            self._runner.unload(resident.cartridge)
+            try:
+                self._runner.unload(resident.cartridge)
+            except Exception:
+                logger.exception("cartridge %s keeps its memory", resident.cartridge.name)
 
     @property
     def has_unused(self) -> bool:

@@ -86,6 +86,10 @@ class Runner(Protocol):
         """Drop all rows of a slot."""
         ...
 
+    def clear(self) -> None:
+        """Drop all rows of all slots, whatever state they are in."""
+        ...
+
     def compact(self, slots: Sequence[int]) -> list[int]:
         """Move the rows of `slots` to the first cells, each to its own, and drop all others.
 

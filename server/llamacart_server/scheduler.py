@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 HEADROOM = 32
 """Generated tokens for which a sequence must find cells when it is admitted."""
 
+MAX_RESETS = 3
+"""Times that a sequence is computed again after all rows were lost; then it is given up, so that
+a runner that always fails keeps nobody waiting."""
+
 MIN_AWAITED_ROWS = 32
 """Rows that must be saved by waiting for a sequence that is about to compute them."""
 
@@ -155,10 +159,23 @@ class Scheduler:
         sequence.state = SequenceState.FINISHED
         return self._cache.take_actions()
 
-    def running_in(self, slots: Iterable[int]) -> list[Sequence]:
-        """The running sequences whose slots are among `slots`."""
+    def emptied(self, slots: Iterable[int]) -> list[Sequence]:
+        """Forget what was in slots that have lost their rows; returns whose rows those were."""
         wanted = set(slots)
-        return [sequence for sequence in self._running if sequence.slot in wanted]
+        self._cache.forget(wanted)
+        return [s for s in self._running if s.slot in wanted and s.n_computed]
+
+    def reset(self) -> list[Sequence]:
+        """All rows of all slots are gone: whoever runs waits again, to be computed anew.
+
+        Returns:
+            Those for whom it was once too often; they are still to be removed.
+        """
+        self._cache.reset()
+        for sequence in list(self._running):
+            self._requeue(sequence)
+            sequence.n_resets += 1
+        return [sequence for sequence in self._waiting if sequence.n_resets > MAX_RESETS]
 
     def clear_cache(self) -> tuple[Action, ...]:
         """Drop every idle entry."""
@@ -302,13 +319,16 @@ class Scheduler:
         return len(decoding) + bool(prefilling)
 
     def _preempt(self, sequence: Sequence) -> None:
-        self._running.remove(sequence)
         self._cache.expel(_slot(sequence), _computed(sequence))
+        self._requeue(sequence)
+        self.n_preempted += 1
+
+    def _requeue(self, sequence: Sequence) -> None:
+        self._running.remove(sequence)
         sequence.slot = None
         sequence.n_computed = sequence.n_cached = 0
         sequence.state = SequenceState.WAITING
         insort(self._waiting, sequence, key=lambda s: s.arrival)
-        self.n_preempted += 1
 
     def _prefill_budget(self, n_decoding: int) -> int:
         config = self._config

@@ -45,6 +45,7 @@ class Sequence:
         n_scored: Leading rows whose logits have been read for the prompt's log-probabilities.
         arrival: Its place in the order of arrival, set by the scheduler.
         counted: Whether it counts against the caps of the queue.
+        n_resets: Times that its rows were lost with all others.
         state: Changed by the scheduler and by `append`.
         slot: Sequence id in the runner while PREFILL or DECODING.
         prompt_steering: What acts on rows of prompt tokens.
@@ -62,6 +63,7 @@ class Sequence:
     n_scored: int = 0
     arrival: int = -1
     counted: bool = False
+    n_resets: int = 0
     state: SequenceState = SequenceState.WAITING
     slot: int | None = None
     prompt_steering: Steering = field(init=False)

@@ -190,6 +190,11 @@ class FakeRunner:
         self.kv.pop(slot, None)
         self.forgets.discard(slot)
 
+    def clear(self) -> None:
+        self.calls.append(("clear",))
+        self.kv, self.n_taken = {}, 0
+        self.forgets.clear()
+
     def save(self, slot: int) -> bytes:
         self._called("save", slot)
         assert self.kv[slot]

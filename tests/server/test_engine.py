@@ -663,66 +663,6 @@ class TestCartridges:
         assert list(runner.resident) == [cartridge.content_hash]
 
 
-class TestFailure:
-    @pytest.mark.parametrize("failure", [EngineError("decode failed"), ValueError("odd")])
-    def test_a_failed_step_ends_its_batch_and_the_engine_goes_on(self, fakes, failure):
-        runner = fakes.Runner(n_sequences=2)
-        engine = Engine(runner)
-        requests = [fakes.request(3, 9, first=i) for i in range(3)]
-        hit = [engine.submit(request) for request in requests[:2]]
-        queued = engine.submit(requests[2])
-        engine.step()
-        runner.fail = failure
-        engine.step()
-        assert not runner.kv
-        drive(engine)
-        assert tokens(queued) == fakes.alone(requests[2])
-        for generation in hit:
-            events = generation.events()
-            assert next(events).finish_reason is None
-            with pytest.raises(EngineError, match=str(failure)):
-                next(events)
-        assert (engine.stats().failed, engine.stats().finished) == (2, 1)
-        assert engine.stats().cached_entries == 1
-
-    def test_failed_sampling_ends_one_sequence(self, engine, runner, fakes):
-        bad = engine.submit(fakes.request(3, 9, seed=1))
-        request = fakes.request(3, 9, seed=2)
-        good = engine.submit(request)
-        runner.samplers[0].broken = True
-        drive(engine)
-        with pytest.raises(EngineError):
-            tokens(bad)
-        assert tokens(good) == fakes.alone(request)
-
-    def test_failed_sampling_names_what_acted(self, engine, runner, fakes):
-        cartridge = fakes.cartridge("wild")
-        engine.load(cartridge)
-        bad = engine.submit(fakes.request(3, 9, (cartridge, 0.5, "all")))
-        runner.samplers[0].broken = True
-        drive(engine)
-        with pytest.raises(EngineError, match=r"broken; what acted: 'wild' at alpha 0\.5"):
-            tokens(bad)
-
-    def test_a_broken_thread_leaves_nobody_waiting(self, fakes):
-        runner = fakes.Runner(n_cached=0)
-        engine = Engine(runner)
-        generation = engine.submit(fakes.request(3, 9))
-
-        def broken(slot):
-            runner.free = lambda _: None
-            raise RuntimeError("cannot free")
-
-        runner.free = broken
-        with engine:
-            with pytest.raises(EngineError, match="cannot free"):
-                tokens(generation)
-            with pytest.raises(OverloadedError):
-                engine.submit(fakes.request(3, 9))
-            with pytest.raises(OverloadedError):
-                engine.load(fakes.cartridge("french"))
-
-
 class TestLife:
     def test_stop_ends_what_is_open(self, fakes):
         runner = fakes.Runner(n_sequences=1)

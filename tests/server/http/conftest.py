@@ -9,7 +9,8 @@ import re
 import socket
 import threading
 import time
-from dataclasses import fields
+from concurrent.futures import Future
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import httpx
@@ -18,7 +19,7 @@ import pytest
 import uvicorn
 
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
-from llamacart.errors import InputError, NotFoundError
+from llamacart.errors import InputError, LlamacartError, NotFoundError
 from llamacart.hook import check_fits
 from llamacart_server.app import create_app
 from llamacart_server.engine_stats import EngineStats
@@ -115,7 +116,7 @@ class FakeEngine:
         self.generations: list[FakeGeneration] = []
         self.refusals: list[Exception | None] = []
         self.hangs = False
-        self.calls = 0
+        self.failure: LlamacartError | None = None
         self.report = GenerationReport()
         self.figures = {field.name: 0 for field in fields(EngineStats)}
         self.say("hello")
@@ -123,9 +124,13 @@ class FakeEngine:
     def stats(self) -> EngineStats:
         return EngineStats(**self.figures)
 
-    def call(self, job: Callable[[], object]) -> object:
-        self.calls += 1
-        return job()
+    def begin(self, work: FakeText) -> Future[np.ndarray]:
+        future: Future[np.ndarray] = Future()
+        while (vector := work.advance()) is None:
+            pass
+        work.drop()
+        future.set_result(vector)
+        return future
 
     def load(self, cartridge: Cartridge) -> None:
         check_fits(cartridge, FINGERPRINT)
@@ -164,18 +169,27 @@ class FakeEmbedder:
     def __init__(self) -> None:
         self.log: list[str] = []
 
-    def begin(self, tokens: Sequence[int], steering: Steering) -> None:
+    def begin(self, tokens: Sequence[int], steering: Steering) -> FakeText:
         self.log.append("begin")
-        self._left = len(tokens)
-        self._vector = np.array([len(tokens), sum(d.alpha for d in steering), 0.5], np.float32)
+        alphas = sum(d.alpha for d in steering)
+        return FakeText(self, len(tokens), np.array([len(tokens), alphas, 0.5], np.float32))
+
+
+@dataclass
+class FakeText:
+    """The work of embedding one text, four tokens a step."""
+
+    embedder: FakeEmbedder
+    left: int
+    vector: np.ndarray
 
     def advance(self) -> np.ndarray | None:
-        self.log.append("advance")
-        self._left -= 4
-        return self._vector if self._left <= 0 else None
+        self.embedder.log.append("advance")
+        self.left -= 4
+        return self.vector if self.left <= 0 else None
 
     def drop(self) -> None:
-        self.log.append("drop")
+        self.embedder.log.append("drop")
 
 
 def make_cartridge(name: str, default_alpha: float = 1.0) -> Cartridge:
