@@ -300,6 +300,9 @@ class Context(Closing):
         Raises:
             EngineError: llama.cpp failed.
         """
+        return self._state(sequence).tobytes()
+
+    def _state(self, sequence: int) -> NDArray[np.uint8]:
         self._check(sequence)
         size = int(llama_cpp.llama_state_seq_get_size(self._handle, sequence))
         state = np.empty(size, np.uint8)
@@ -307,7 +310,29 @@ class Context(Closing):
         written = int(llama_cpp.llama_state_seq_get_data(self._handle, pointer, size, sequence))
         if not 0 < written == size:
             raise EngineError(f"the state of sequence {sequence} cannot be saved")
-        return state.tobytes()
+        return state
+
+    def move(self, sequence: int) -> bool:
+        """Put a sequence's rows into the first free cells, its own among them.
+
+        Its cells come in the order of its rows, if no cell before the first free one is free. Its
+        state is in host memory once meanwhile: as many bytes as its rows take in the KV cache.
+
+        Returns:
+            False where llama.cpp cannot; the sequence is then empty.
+        """
+        try:
+            state = self._state(sequence)
+        except EngineError:
+            self.remove(sequence)
+            return False
+        return self._put(sequence, state.ctypes.data, len(state))
+
+    def has_masked_rows(self, sequence: int) -> bool:
+        """Whether some rows of a sequence lie behind the sliding window of its next one."""
+        self._check(sequence)
+        last = int(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence))
+        return 0 < self._n_swa <= last + 1
 
     def restore(self, sequence: int, state: bytes) -> bool:
         """Make `sequence` what was saved in `state`.
@@ -315,10 +340,14 @@ class Context(Closing):
         Returns:
             False where llama.cpp finds no room or no sense in it; the sequence is then empty.
         """
+        address = ctypes.cast(ctypes.c_char_p(state), ctypes.c_void_p).value or 0
+        return self._put(sequence, address, len(state))
+
+    def _put(self, sequence: int, address: int, size: int) -> bool:
         self.remove(sequence)
-        pointer = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
-        read = llama_cpp.llama_state_seq_set_data(self._handle, pointer, len(state), sequence)
-        if not 0 < read == len(state):
+        pointer = ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8))
+        read = llama_cpp.llama_state_seq_set_data(self._handle, pointer, size, sequence)
+        if not 0 < read == size:
             # With a sliding window there are two caches, and the first may have been filled.
             self.remove(sequence)
             return False

@@ -14,6 +14,7 @@
     │   └── UnsupportedModelError        its rows cannot be steered, or not be followed
     ├── OverloadedError            503: queue caps are reached, or the server drains
     ├── EngineError                500: llama.cpp failed or the hook lost track of rows
+    │   └── HostWorkError          a request's own work for a token took too long
     ├── OutputError                exit 2: what a command prints cannot be written
     └── StoppedError               exit 130: Ctrl-C
 
@@ -132,6 +133,12 @@ class EngineError(LlamacartError):
     """llama.cpp failed, or the hook and the batch disagree about rows."""
 
     code = "engine_error"
+
+
+class HostWorkError(EngineError):
+    """What a request wants done for a token beside the model's work took longer than it may."""
+
+    code = "token_timeout"
 
 
 class OutputError(LlamacartError):

@@ -143,6 +143,16 @@ class Candidates:
         """Ids of the candidates."""
         return self._data["id"][: self._array.size]
 
+    def warm_up(self) -> None:
+        """Compile every pass, or load it, so that no choice has to wait for that."""
+        logits = np.zeros(len(self._data), np.float32)
+        logits[0] = 1
+        self.scan(logits)
+        self.log_sum_exp()
+        self.narrow(0.5, np.zeros(1, np.int32))
+        self.narrow(-np.inf)
+        self.drop_impossible()
+
     def scan(self, logits: NDArray[np.float32]) -> bool:
         """Look at a row [n_vocab], which must stay as it is until the choice is made.
 

@@ -148,6 +148,7 @@ def build(
             n_threads=settings.threads,
             dose_limit=settings.dose_limit,
             force=settings.force,
+            token_seconds=settings.token_seconds or None,
         )
     )
     embedder = owned.enter_context(

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from llamacart.errors import EngineError, LlamacartError
+from llamacart.errors import EngineError, HostWorkError, LlamacartError
 from llamacart.steering import effective
 from llamacart_server.request import TokenEvent
 from llamacart_server.tally import Tally
@@ -130,6 +130,9 @@ class Postprocessor:
         """Take what was read of one sequence and hand over its next token, unless the last."""
         live, sequence, token = reading.live, reading.live.sequence, reading.token
         if reading.error is not None:
+            if isinstance(reading.error, HostWorkError):
+                self._counters.overruns += 1
+                logger.warning("a generation was ended: %s", reading.error.message)
             return End(sequence, "failed", _with_suspects(reading.error, sequence))
         n_scored = len(reading.chunk.scored)
         live.tally.prompt_logprobs += tuple(reading.scores[:n_scored])
@@ -163,7 +166,7 @@ def _with_suspects(error: LlamacartError, sequence: Sequence) -> LlamacartError:
         f"{dose.cartridge.name!r} at alpha {dose.alpha:g}"
         for dose in effective(tuple(placed.dose for placed in sequence.request.doses))
     ]
-    if not acting:
+    if not acting or isinstance(error, HostWorkError):
         return error
     return EngineError(f"{error.message}; what acted: {', '.join(acting)}")
 

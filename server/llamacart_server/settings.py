@@ -154,6 +154,10 @@ class ServeSettings(BaseSettings):
     request_timeout: Annotated[
         Seconds, Option(LIMITS, "Seconds an answer may take, waiting included; 0: no limit.")
     ] = 600.0
+    token_seconds: Annotated[
+        Seconds,
+        Option(LIMITS, "Seconds of a processor that choosing one token may take; 0: no limit."),
+    ] = 1.0
     max_body_bytes: Annotated[Positive, Option(LIMITS, "Largest request body.")] = 16 * 2**20
     max_upload_bytes: Annotated[
         Positive, Option(LIMITS, "Largest cartridge file that may be uploaded.")

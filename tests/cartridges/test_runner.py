@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 from llamacart.cartridge import Cartridge, LayerMap, Metadata
-from llamacart.errors import ContextOverflowError, EngineError, InputError, LlamacartError
+from llamacart.errors import (
+    ContextOverflowError,
+    EngineError,
+    HostWorkError,
+    InputError,
+    LlamacartError,
+)
 from llamacart.model import Model
 from llamacart.runner import LlamaRunner, RunBatch
 from llamacart.sampling import Sampler, SamplingParams
@@ -91,6 +102,100 @@ class TestSlots:
         assert not runner.trim(3, 1)
 
 
+class TestCompact:
+    """Rows that move keep their order, so that results stay what they are alone, to the bit."""
+
+    @pytest.fixture(params=["llama", "gemma3"])
+    def model(self, request: pytest.FixtureRequest, tiny_path) -> Iterator[Model]:
+        with Model(str(tiny_path(architecture=request.param)), batch_invariant=True) as model:
+            yield model
+
+    def runner(self, model: Model) -> LlamaRunner:
+        return LlamaRunner(model, n_ctx=420, n_batch=64, n_sequences=8, n_cached=2, n_threads=1)
+
+    def next_logits(self, runner: LlamaRunner, slot: int, seed: int, n: int) -> np.ndarray:
+        runner.run(rows(1, start=n, slot=slot, seed=seed))
+        return runner._context.logits(0).copy()
+
+    def unmoved(self, model: Model) -> dict[int, np.ndarray]:
+        """What the next row of each slot gives where nothing was moved."""
+        with self.runner(model) as runner:
+            held = self.fill(runner)
+            return {slot: self.next_logits(runner, slot, *of) for slot, of in held.items()}
+
+    def fill(self, runner: LlamaRunner) -> dict[int, tuple[int, int]]:
+        """Slots with interleaved, shared and dead cells: slot → (seed, rows)."""
+        for start in range(0, 90, 6):  # beyond gemma's window of 64
+            parts = [rows(6, start=start, slot=slot, seed=slot) for slot in (0, 1, 2, 3)]
+            runner.run(
+                RunBatch(
+                    *(
+                        [value for part in parts for value in getattr(part, name)]
+                        for name in ("tokens", "positions", "sequences", "outputs", "steerings")
+                    )
+                )
+            )
+        runner.free(1)
+        assert runner.copy(0, 4, 30) == runner._context.holds(0, 30)
+        shared = 30 if runner._context.holds(4, 30) else 0
+        if shared:
+            runner.run(rows(10, start=30, slot=4, seed=0))
+        assert runner.trim(3, 89)
+        held = {0: (0, 90), 2: (2, 90), 3: (3, 89)}
+        return held | ({4: (0, 40)} if shared else {})
+
+    def test_results_and_room(self, model: Model) -> None:
+        expected = self.unmoved(model)
+        with self.runner(model) as runner:
+            assert runner.ordered
+            held = self.fill(runner)
+            for _ in range(2):
+                assert runner.compact(sorted(held)) == []
+            for slot, of in held.items():
+                got = self.next_logits(runner, slot, *of)
+                np.testing.assert_array_equal(got, expected[slot])
+            left = runner.n_ctx - sum(n + 1 for _, n in held.values())
+            for start in range(0, left, 60):
+                runner.run(rows(min(60, left - start), start=start, slot=9))
+            with pytest.raises(ContextOverflowError):
+                runner.run(rows(1, slot=1))
+
+    def test_the_rows_of_one_slot_at_a_time(self, model: Model, monkeypatch) -> None:
+        with self.runner(model) as runner:
+            held = self.fill(runner)
+            sizes = [len(runner.save(slot)) for slot in sorted(held)]
+            alive: list[weakref.ref[np.ndarray]] = []
+            seen: list[int] = []
+            state = runner._context._state
+
+            def counted(slot: int) -> np.ndarray:
+                assert not [one for one in alive if one() is not None], "two states at once"
+                out = state(slot)
+                alive.append(weakref.ref(out))
+                seen.append(len(out))
+                return out
+
+            monkeypatch.setattr(runner._context, "_state", counted)
+            assert runner.compact(sorted(held)) == []
+            assert seen == sizes
+
+    def test_one_that_cannot_be_saved_is_lost_alone(self, model: Model, monkeypatch) -> None:
+        with self.runner(model) as runner:
+            held = self.fill(runner)
+            state, last = runner._context._state, max(held)
+
+            def broken(slot: int) -> np.ndarray:
+                if slot == last:
+                    raise EngineError("cannot be saved")
+                return state(slot)
+
+            monkeypatch.setattr(runner._context, "_state", broken)
+            assert runner.compact(sorted(held)) == [last]
+            assert not runner.trim(last, 1)
+            got = self.next_logits(runner, 0, *held[0])
+            np.testing.assert_array_equal(got, self.unmoved(model)[0])
+
+
 class TestReport:
     @pytest.fixture
     def dose(self, tiny_model: Model) -> Dose:
@@ -167,6 +272,69 @@ class TestSample:
     def fresh(self, runner: LlamaRunner) -> Sampler:
         return runner.sampler(SamplingParams(seed=8))
 
+    def wide(self, action: Callable[[], object] = lambda: None) -> Any:
+        """What `sample` takes for a sampler whose draws are worth a thread."""
+
+        class Wide:
+            is_wide = True
+
+            def choose(self, *_: object) -> int:
+                action()
+                return 7
+
+        return Wide()
+
+    def test_no_part_is_left_working_when_another_ends_badly(self, runner: LlamaRunner) -> None:
+        runner.run(rows(40, outputs=16))
+        interrupted, worked = threading.Event(), threading.Event()
+
+        def interrupt() -> None:
+            interrupted.set()
+            raise KeyboardInterrupt
+
+        def work() -> None:
+            assert interrupted.wait(10)
+            time.sleep(0.05)
+            worked.set()
+
+        actions = [interrupt, work]  # the first pick is this thread's, the second another's
+        picks = [(self.wide(action), 24 + i) for i, action in enumerate(actions)]
+        picks += [(self.wide(), 26 + i) for i in range(14)]
+        with pytest.raises(KeyboardInterrupt):
+            runner.sample(picks)
+        assert worked.is_set()
+
+    def test_an_error_that_nobody_foresaw_is_its_own_picks_alone(self, runner: LlamaRunner) -> None:
+        runner.run(rows(40, outputs=16))
+
+        def fail() -> None:
+            raise RuntimeError("odd")
+
+        picks = [(self.wide(fail if i == 5 else lambda: None), 24 + i) for i in range(16)]
+        got = runner.sample(picks)
+        assert isinstance(got[5], EngineError)
+        assert got[:5] + got[6:] == [7] * 15
+
+    def test_a_choice_that_takes_long_is_the_last_of_its_own(self, tiny_model: Model) -> None:
+        def burn() -> None:
+            begun = time.thread_time()
+            while time.thread_time() - begun < 0.3:
+                pass
+
+        with LlamaRunner(tiny_model, n_ctx=256, n_threads=2, token_seconds=0.25) as runner:
+            runner.run(rows(40, outputs=16))
+            picks = [(self.wide(burn if i == 3 else lambda: None), 24 + i) for i in range(16)]
+            got = runner.sample(picks)
+            assert isinstance(got[3], HostWorkError)
+            assert re.search(r"took 0\.\d\d s .* 0\.25 s are allowed", got[3].message)
+            assert got[:3] + got[4:] == [7] * 15
+
+    def test_log_probabilities_are_bounded_too(self, tiny_model: Model) -> None:
+        with LlamaRunner(tiny_model, n_ctx=256, n_threads=2, token_seconds=1e-9) as runner:
+            runner.run(rows(10))
+            (got,) = runner.score([(9, 5, 3)])
+            assert isinstance(got, HostWorkError)
+
     def test_log_probabilities_of_many_rows(self, runner: LlamaRunner) -> None:
         runner.run(rows(40, outputs=15))
         asks = [(row, (row * 3) % 200, row % 4) for row in range(25, 40)]
@@ -186,8 +354,6 @@ class TestSample:
         assert isinstance(bad, EngineError)
 
     def test_closing_ends_the_threads(self, tiny_model: Model) -> None:
-        import threading
-
         before = set(threading.enumerate())
         runner = LlamaRunner(tiny_model, n_ctx=256, n_threads=2)
         runner.run(rows(40, outputs=16))

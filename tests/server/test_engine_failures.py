@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from llamacart.errors import EngineError, OverloadedError
+from llamacart.errors import EngineError, HostWorkError, OverloadedError
 from llamacart_server.actions import Compact, Copy
 from llamacart_server.engine import Engine
 
@@ -123,6 +123,32 @@ class TestOneOfMany:
         drive(engine)
         assert [tokens(g) for g in generations] == [fakes.alone(r) for r in requests]
         close()
+
+
+class TestHostWork:
+    def test_a_generation_whose_token_took_too_long_ends_alone(self, engine, runner, fakes, caplog):
+        requests = [fakes.request(3, 9, first=i, ignore_eos=True) for i in (1, 50)]
+        generations = [engine.submit(request) for request in requests]
+        engine.step()
+        slow, sample = runner.samplers[0], runner.sample
+
+        def sample_slowly(picks):
+            got = sample(picks)
+            return [
+                HostWorkError("took 4.50 s of work") if sampler is slow else token
+                for (sampler, _), token in zip(picks, got, strict=True)
+            ]
+
+        runner.sample = sample_slowly
+        drive(engine)
+        with pytest.raises(HostWorkError, match=r"took 4\.50 s of work"):
+            tokens(generations[0])
+        assert tokens(generations[1]) == fakes.alone(requests[1])
+        stats = engine.stats()
+        assert (stats.overruns, stats.failed, stats.finished) == (1, 1, 1)
+        assert [r.getMessage() for r in caplog.records] == [
+            "a generation was ended: took 4.50 s of work"
+        ]
 
 
 class TestUnknownCache:
