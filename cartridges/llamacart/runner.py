@@ -238,7 +238,15 @@ class LlamaRunner(Closing):
                 self._context.remove(slot)
         if self._graveyard is not None:
             self._context.remove(self._graveyard)
-        return [slot for slot in slots if not self._move(slot, kept - {slot})]
+        lost: list[int] = []
+        while True:
+            failed = [slot for slot in slots if not self._move(slot, kept - {slot})]
+            lost += failed
+            slots = [slot for slot in slots if slot not in failed]
+            # A slot that is lost leaves cells behind that nobody has taken: once more.
+            if not failed or not slots:
+                return lost
+            kept = set(slots)
 
     def _move(self, slot: int, others: set[int]) -> bool:
         """Put the rows of a slot into the first free cells."""
