@@ -27,7 +27,7 @@ from llamacart_server.auth import ApiKeyMiddleware, read_keys
 from llamacart_server.errors import add_error_handlers
 from llamacart_server.keepalive import KeepAliveMiddleware
 from llamacart_server.lifecycle import DrainMiddleware, Lifecycle
-from llamacart_server.middleware import RequestMiddleware
+from llamacart_server.middleware import HeadMiddleware, RequestMiddleware
 from llamacart_server.openapi import Description, failures
 from llamacart_server.service import Service
 
@@ -58,7 +58,7 @@ def create_app(
         embedder: For embeddings, used on the engine's thread; None leaves them out.
 
     Returns:
-        The app; `app.state.lifecycle` lets its owner drain it.
+        The app; `app.state.lifecycle` lets its owner drain it, `app.state.engine` is `engine`.
 
     Raises:
         InputError: There is something wrong with the keys.
@@ -91,7 +91,9 @@ def create_app(
     described = Description(model.id, bool(keys), settings.admin_key is not None)
     app.openapi = cache(partial(described.document, app))  # type: ignore[method-assign]
     app.state.lifecycle = lifecycle
+    app.state.engine = engine
     # The last one added is the outermost.
+    app.add_middleware(HeadMiddleware)
     if settings.keep_alive:
         app.add_middleware(KeepAliveMiddleware, seconds=settings.keep_alive)
     if keys:

@@ -4,12 +4,11 @@
 """
 
 import json
-from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
@@ -36,6 +35,7 @@ from llamacart_server.errors import (
 from llamacart_server.openapi import failures
 from llamacart_server.service import Service
 from llamacart_server.sse import CLIENT_CLOSED_REQUEST
+from llamacart_server.threads import in_thread
 
 PATH = "/v1/cartridges"
 JSON, BINARY = "application/json", "application/octet-stream"
@@ -96,11 +96,11 @@ def _admin_routes(service: Service, store: CartridgeStore) -> APIRouter:
                 body = await _json_body(request, service.settings.max_body_bytes)
                 if cartridge_id is not None:
                     raise InputError("'id' belongs in the JSON body, not in the URL", param="id")
-                entry, again = await run_in_threadpool(store.add_file, body.path, body.id)
+                entry, again = await in_thread(store.add_file, body.path, body.id)
             elif kind == BINARY:
                 with store.upload_path() as path:
                     await _save_body(request, path)
-                    entry, again = await run_in_threadpool(store.add_upload, path, cartridge_id)
+                    entry, again = await in_thread(store.add_upload, path, cartridge_id)
             else:
                 raise UnsupportedMediaTypeError(
                     f"Content-Type is {kind!r}; the bytes of a file as {BINARY}, or {JSON} "
@@ -114,35 +114,51 @@ def _admin_routes(service: Service, store: CartridgeStore) -> APIRouter:
 
     @routes.delete(f"{PATH}/{{cartridge_id}}")
     async def delete_cartridge(cartridge_id: str, delete_file: bool = False) -> CartridgeDeleted:
-        deleted = await run_in_threadpool(store.remove, cartridge_id, delete_file=delete_file)
+        remove = partial(store.remove, delete_file=delete_file)
+        deleted = await in_thread(remove, cartridge_id)
         return CartridgeDeleted(id=cartridge_id, file_deleted=deleted)
 
     @routes.post("/v1/load_lora_adapter", response_class=PlainTextResponse)
     async def load_lora_adapter(body: LoadLoraBody) -> str:
-        await run_in_threadpool(
-            store.add_file,
-            body.lora_path,
-            body.lora_name,
-            replaces=bool(body.load_inplace),
-            param="lora_path",
-        )
+        add = partial(store.add_file, replaces=bool(body.load_inplace), param="lora_path")
+        await in_thread(add, body.lora_path, body.lora_name)
         return f"Success: LoRA adapter '{body.lora_name}' added successfully."
 
     @routes.post("/v1/unload_lora_adapter", response_class=PlainTextResponse)
     async def unload_lora_adapter(body: UnloadLoraBody) -> str:
-        await run_in_threadpool(store.remove, body.lora_name)
+        await in_thread(store.remove, body.lora_name)
         return f"Success: LoRA adapter '{body.lora_name}' removed successfully."
 
     return routes
 
 
 async def _save_body(request: Request, path: Path) -> None:
+    upload = _Upload(path)
     try:
-        with closing(await run_in_threadpool(path.open, "xb")) as file:
+        try:
             async for piece in request.stream():
-                await run_in_threadpool(file.write, piece)
+                await in_thread(upload.write, piece)
+        finally:
+            await in_thread(upload.close)
     except OSError as error:
         raise StorageError(f"cannot store the upload: {error.strerror or error}") from error
+
+
+class _Upload:
+    """A new file; what opens it also keeps it, so that a cancel in between loses nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+
+    def write(self, piece: bytes) -> None:
+        if self._file is None:
+            self._file = self._path.open("xb")
+        self._file.write(piece)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 async def _json_body(request: Request, max_bytes: int) -> LoadBody:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FILE = "Configuration file"
+FAILED = 70
+"""Exit code of a server whose engine has failed (`EX_SOFTWARE`): whoever supervises it starts it
+anew."""
 
 
 def serve(*, config: Path | None = None, print_config: bool = False, **given: Any) -> None:
@@ -54,7 +57,8 @@ def run(settings: ServeSettings) -> None:
 
     Raises:
         LlamacartError: What is to be served cannot be.
-        typer.Exit: A second signal has cut answers short; the exit code is 1.
+        typer.Exit: A second signal has cut answers short, exit code 1; or the engine has failed,
+            exit code 70.
     """
     configure_logging(settings.log_format)
     for warning in unknown_variables(os.environ):
@@ -83,7 +87,11 @@ def run(settings: ServeSettings) -> None:
         url = f"http://{shown}:{listener.getsockname()[1]}"
         greeting = f"listening on {url}/v1, models: {', '.join(ids)}"
         server = DrainingServer(config, app.state.lifecycle, settings.shutdown_seconds, greeting)
+        app.state.engine.when_failed(server.fail)
         server.run([listener])
+    if server.failed:
+        logger.critical("the server ends because its engine has failed")
+        raise typer.Exit(FAILED)
     if server.force_exit:
         raise typer.Exit(1)  # answers may have been cut
 

@@ -1,14 +1,19 @@
-"""A uvicorn server that answers while it drains, and stops at once when told twice."""
+"""A uvicorn server that answers while it drains, and stops at once when told twice.
+
+It also stops by itself when what it serves has failed.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import typer
 import uvicorn
+
+from llamacart_server.lifecycle import LAST_WORDS_SECONDS
 
 if TYPE_CHECKING:
     import socket
@@ -33,6 +38,9 @@ class DrainingServer(uvicorn.Server):
         lifecycle: What is drained.
         grace_seconds: How long open answers may go on.
         greeting: Printed once it listens.
+
+    Attributes:
+        failed: Whether `fail` was called.
     """
 
     def __init__(
@@ -44,6 +52,7 @@ class DrainingServer(uvicorn.Server):
         self._greeting = greeting
         self._loop: asyncio.AbstractEventLoop | None = None
         self._drain: asyncio.Task[None] | None = None
+        self.failed = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say so."""
@@ -79,13 +88,26 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = self.force_exit = True
             self._loop.call_soon_threadsafe(self._cut)
 
+    def fail(self) -> None:
+        """What is served has failed: say so to whoever is there, and stop. For any thread."""
+        self.failed = True
+        self._lifecycle.close()
+        if self._loop is None:
+            self.should_exit = True
+            return
+        with suppress(RuntimeError):  # the loop is closed already
+            self._loop.call_soon_threadsafe(self._give_up)
+
+    def _give_up(self) -> None:
+        self._drain = asyncio.ensure_future(self._drain_and_exit(LAST_WORDS_SECONDS))
+
     def _begin(self) -> None:
-        self._drain = asyncio.ensure_future(self._drain_and_exit())
+        self._drain = asyncio.ensure_future(self._drain_and_exit(self._grace_seconds))
 
     def _cut(self) -> None:
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 
-    async def _drain_and_exit(self) -> None:
-        await self._lifecycle.drain(self._grace_seconds)
+    async def _drain_and_exit(self, grace_seconds: float) -> None:
+        await self._lifecycle.drain(grace_seconds)
         self.should_exit = True

@@ -168,13 +168,16 @@ def add_error_handlers(app: FastAPI) -> None:
 def _methods_of(request: Request) -> list[str]:
     """The methods that a request's path has; Starlette tells those of one route only."""
     routes = request.app.routes
-    return [
+    found = {
         method
         for method in _METHODS
         if any(
             route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes
         )
-    ]
+    }
+    if "GET" in found:
+        found.add("HEAD")  # `HeadMiddleware` makes one of the other
+    return sorted(found)
 
 
 def from_validation(errors: Sequence[Any], body: Any) -> InputError:

@@ -1,4 +1,4 @@
-"""Probes: `GET /health` says that the process answers, `GET /ready` that requests are welcome."""
+"""Probes: `GET /health` says that the process can work, `GET /ready` that requests are welcome."""
 
 from fastapi import APIRouter
 
@@ -10,14 +10,21 @@ from llamacart_server.service import Service
 
 def router(service: Service) -> APIRouter:
     """The routes, bound to what they work with."""
-    routes = APIRouter()
+    routes = APIRouter(responses=failures(OverloadedError))
+
+    def check_engine() -> None:
+        failure = service.engine.failure
+        if failure is not None:
+            raise OverloadedError(f"the engine has failed: {failure.message}")
 
     @routes.get("/health")
     async def health() -> Status:
+        check_engine()
         return Status()
 
-    @routes.get("/ready", responses=failures(OverloadedError))
+    @routes.get("/ready")
     async def ready() -> Status:
+        check_engine()
         if not service.lifecycle.ready:
             raise OverloadedError("the server is starting or stopping")
         return Status()

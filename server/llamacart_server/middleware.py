@@ -20,6 +20,30 @@ if TYPE_CHECKING:
 _CLIENT_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
+class HeadMiddleware:
+    """Answers HEAD as GET, without the body; innermost, so that others see what was asked.
+
+    Args:
+        app: What is surrounded.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_head)
+
+
 class RequestMiddleware:
     """Outermost layer of the app, but for CORS and the log of requests.
 

@@ -13,6 +13,16 @@ import httpx
 import pytest
 
 COMMAND = [sys.executable, "-c", "import typer, llamacart_server.cli as c; typer.run(c.serve)"]
+BROKEN = """
+import typer, llamacart_server.cli as c
+from llamacart.runner import LlamaRunner
+
+def broken(self, *slots):
+    raise RuntimeError("the cache is gone")
+
+LlamaRunner.free = LlamaRunner.clear = broken
+typer.run(c.serve)
+"""
 LONG = 200_000
 """Tokens that no machine generates within a test."""
 
@@ -46,12 +56,12 @@ class Process:
 
 
 @contextmanager
-def served(tiny_path, *options):
+def served(tiny_path, *options, command=COMMAND):
     settings = ["--model", str(tiny_path()), "--port", "0", "--ctx", "262144", "--threads", "1"]
     settings += ["--max-tokens", str(LONG), "--log-format", "json", "--parallel", "4"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(  # noqa: S603
-        [*COMMAND, *settings, *options],
+        [*command, *settings, *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -157,6 +167,24 @@ def test_a_second_signal_stops_at_once(tiny_path):
         assert not stream.is_alive()
         assert "[DONE]" not in stream.events
         assert not [record for record in process.log if record["level"] == "error"]
+
+
+def test_a_failed_engine_ends_the_process(tiny_path):
+    command = [sys.executable, "-c", BROKEN]
+    with served(tiny_path, "--prefix-cache", "0", command=command) as process:
+        (long,) = start_streams(process, LONG)
+        short = httpx.post(
+            f"{process.url}/v1/completions", json=body(3) | {"stream": False}, timeout=30
+        )
+        assert short.status_code == 500
+        assert short.json()["error"]["message"] == "the cache is gone"
+        assert long.ended()[-1]["error"]["message"] == "the cache is gone"
+        assert process.wait() == 70
+        messages = [r["message"] for r in process.log if r["level"] == "critical"]
+        assert messages == [
+            "the engine has failed",
+            "the server ends because its engine has failed",
+        ]
 
 
 def test_without_requests_it_stops_at_once(tiny_path):

@@ -70,7 +70,7 @@ def test_every_error_has_the_shape_of_openai(client, document):
             [200, 201, 400, 401, 403, 404, 409, 413, 415, 429, 500, 503],
         ),
         ("/ready", "get", [200, 500, 503]),
-        ("/health", "get", [200, 500]),
+        ("/health", "get", [200, 500, 503]),
         ("/metrics", "get", [200, 401, 500]),
     ],
 )
@@ -115,8 +115,8 @@ def test_keys_are_declared_where_they_are_asked_for(client, serve, engine):
 @pytest.mark.parametrize(
     ("path", "methods"),
     [
-        ("/v1/cartridges", "GET, POST"),
-        ("/v1/cartridges/french", "DELETE, GET"),
+        ("/v1/cartridges", "GET, HEAD, POST"),
+        ("/v1/cartridges/french", "DELETE, GET, HEAD"),
         ("/v1/completions", "POST"),
     ],
 )
