@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from llamacart.cartridge import ALPHA_LIMIT
-from llamacart_server.schemas import Body
+from llamacart_server.fields import Body
 
 if TYPE_CHECKING:
     from typing import Self
@@ -35,6 +36,8 @@ class LoadLoraBody(Body):
         json_schema_extra={"examples": [{"lora_name": "french", "lora_path": "french.gguf"}]}
     )
 
+    harmless: ClassVar[Collection[str]] = ("base_model_name", "lora_int_id")
+
     lora_name: CartridgeId
     lora_path: FilePath
     load_inplace: Annotated[bool, Field(strict=True)] | None = None
@@ -44,6 +47,8 @@ class UnloadLoraBody(Body):
     """Body of `POST /v1/unload_lora_adapter`, as vLLM has it."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"lora_name": "french"}]})
+
+    harmless: ClassVar[Collection[str]] = ("lora_int_id",)
 
     lora_name: str
 

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from llamacart.errors import EngineError, InputError, LlamacartError, NotFoundError, OverloadedError
+from llamacart_server.fields import UNKNOWN_FIELD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -223,6 +224,8 @@ def _place(error: Any, body: Any) -> tuple[str | int, ...]:
         else:
             continue
         path.append(part)
+    if error["type"] == UNKNOWN_FIELD:
+        path.append(error["ctx"]["field"])
     return tuple(path)
 
 

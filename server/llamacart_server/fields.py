@@ -1,14 +1,58 @@
-"""Types of the fields of a body: as strict as JSON, where pydantic would convert."""
+"""What bodies are made of: their base, and types as strict as JSON where pydantic would convert."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Collection  # pydantic reads the annotations
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError, core_schema
+
+from llamacart_server.foreign import refusal
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
+
+UNKNOWN_FIELD = "unknown_field"
+"""Type of pydantic's error for a field that a body does not have; `ctx["field"]` names it."""
+
+
+class Body(BaseModel):
+    """Base of request bodies and of the objects in them; refuses a field that it does not have.
+
+    Attributes:
+        harmless: Fields that are accepted and ignored, because they change nothing.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    harmless: ClassVar[Collection[str]] = ()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _has_known_fields(cls, given: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        # First: of a part of another type, that type is to be told, not what comes with it.
+        out = check(given)
+        if isinstance(given, dict):
+            known = {field.alias or name for name, field in cls.model_fields.items()}
+            for name in given:
+                reason = None if name in known else cls.refusal(name, given, known)
+                if reason is not None:
+                    raise PydanticCustomError(
+                        UNKNOWN_FIELD, "{reason}", {"field": name, "reason": reason}
+                    )
+        return out
+
+    @classmethod
+    def refusal(cls, name: str, given: dict[str, Any], known: Collection[str]) -> str | None:
+        """Why `given` cannot have a field that is not among the `known` ones; None if it can."""
+        return refusal(name, given, known, cls.harmless)
 
 
 def _check_number(value: object) -> object:

@@ -16,6 +16,7 @@ from llamacart.errors import EngineError, InputError, LlamacartError, Overloaded
 from llamacart_server.admin_auth import PermissionDeniedError
 from llamacart_server.auth import OPEN_PATHS, UNCOUNTED_PATHS
 from llamacart_server.errors import AuthenticationError, BodyTooLargeError, RateLimitError
+from llamacart_server.foreign import described
 from llamacart_server.lifecycle import ALWAYS_OPEN
 
 if TYPE_CHECKING:
@@ -84,7 +85,9 @@ class Description:
 
     def document(self, app: FastAPI) -> Document:
         """The document of an app."""
-        out = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        out = get_openapi(
+            title=app.title, version=app.version, description=described(), routes=app.routes
+        )
         schemas = out["components"]["schemas"]
         for name in _FASTAPI_SCHEMAS:
             schemas.pop(name, None)

@@ -4,14 +4,15 @@ The Responses API writes a chat as a list of items: messages, calls and what the
 kept between requests, so whatever would need an earlier response is refused.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Collection
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticSerializationError, to_json
 
 from llamacart_server.examples import RESPONSES
-from llamacart_server.fields import Empty, Flag, Off, Only, WholeNumber
-from llamacart_server.schemas import Body, GenerationBody, StreamOptions
+from llamacart_server.fields import Body, Empty, Flag, Off, Only, WholeNumber
+from llamacart_server.schemas import GenerationBody
 from llamacart_server.tools import FunctionName
 
 
@@ -54,6 +55,8 @@ RepeatedSchema = Annotated[dict[str, Any], AfterValidator(_can_be_repeated)]
 class ContentPart(Body):
     """A part of a message, or of what a call gave."""
 
+    harmless: ClassVar[Collection[str]] = ("annotations", "cache_control", "logprobs")
+
     type: Literal["input_text", "output_text"]
     text: str
 
@@ -64,6 +67,8 @@ Content = str | list[ContentPart]
 class MessageItem(Body):
     """A message of the past; also one of an earlier response's output."""
 
+    harmless: ClassVar[Collection[str]] = ("id", "name", "phase", "status")
+
     type: Literal["message"] | None = None
     role: Literal["system", "developer", "user", "assistant"]
     content: Content
@@ -71,6 +76,8 @@ class MessageItem(Body):
 
 class FunctionCallItem(Body):
     """A call that the model asked for."""
+
+    harmless: ClassVar[Collection[str]] = ("id", "status")
 
     type: Literal["function_call"]
     call_id: str
@@ -80,6 +87,8 @@ class FunctionCallItem(Body):
 
 class FunctionOutputItem(Body):
     """What a call gave."""
+
+    harmless: ClassVar[Collection[str]] = ("id", "name", "status")
 
     type: Literal["function_call_output"]
     call_id: str | None = None
@@ -115,6 +124,8 @@ InputItem = Annotated[
 
 class FunctionTool(Body):
     """An item of `tools`; its schema is always kept, `strict` or not."""
+
+    harmless: ClassVar[Collection[str]] = ("cache_control",)
 
     type: Literal["function"]
     name: FunctionName
@@ -156,13 +167,9 @@ class TextOptions(Body):
 class ReasoningOptions(Body):
     """`reasoning`, of which there is none."""
 
+    harmless: ClassVar[Collection[str]] = ("generate_summary", "summary")
+
     effort: Literal["none"] | None = None
-
-
-class EventOptions(StreamOptions):
-    """`stream_options`."""
-
-    include_obfuscation: Off = None
 
 
 # --- the body ------------------------------------------------------------------------------------
@@ -197,7 +204,6 @@ class ResponsesBody(GenerationBody):
         None, description="What would be added to reasoning, of which there is none."
     )
     reasoning: ReasoningOptions | None = None
-    stream_options: EventOptions | None = None
     top_logprobs: Annotated[Any, Only(0)] = None
 
     background: Off = None

@@ -1,16 +1,16 @@
 """Request bodies: every field that the server knows, declared once.
 
-Unknown fields are ignored and null means absent. A field of the OpenAI protocol, or of
-another server's, that would change the answer and is not supported is declared too, with
-`Only`: it is refused unless its value asks for nothing.
+Null means absent. A field of the OpenAI protocol that would change the answer and is not
+supported is declared too, with `Only`: it is refused unless its value asks for nothing. What
+becomes of fields that are not declared is said in `foreign`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Collection
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     ValidationInfo,
@@ -20,7 +20,8 @@ from pydantic_core import PydanticCustomError
 
 from llamacart.sampling import SEED_LIMIT, SamplingParams
 from llamacart_server.examples import CHATS, COMPLETIONS
-from llamacart_server.fields import Empty, Flag, Number, Off, Only, WholeNumber
+from llamacart_server.fields import Body, Empty, Flag, Number, Off, Only, WholeNumber
+from llamacart_server.foreign import refusal_in_request
 from llamacart_server.logprobs import MAX_TOP_LOGPROBS
 from llamacart_server.request import ApplyTo
 from llamacart_server.selection import Choice, SteeringFields
@@ -32,12 +33,6 @@ MAX_STOPS = 16
 TokenId = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 TopCount = Annotated[int, Field(strict=True, ge=0, le=MAX_TOP_LOGPROBS)]
 StopString = Annotated[str, Field(min_length=1)]
-
-
-class Body(BaseModel):
-    """Base of request bodies."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class CartridgeField(Body):
@@ -52,6 +47,8 @@ class StreamOptions(Body):
     """`stream_options`."""
 
     include_usage: Flag | None = None
+    include_obfuscation: Off = None
+    continuous_usage_stats: Off = None
 
 
 TextOrTokens = str | list[str] | list[TokenId] | list[list[TokenId]]
@@ -74,6 +71,11 @@ class SteeredBody(Body):
     cartridges: list[CartridgeField] | None = None
     cartridge: str | None = None
     alpha: Number | None = None
+
+    @classmethod
+    def refusal(cls, name: str, given: dict[str, Any], known: Collection[str]) -> str | None:
+        """See `Body`; other servers' fields are known."""
+        return refusal_in_request(name, given, known, cls.harmless)
 
     @property
     def steering(self) -> SteeringFields:
@@ -194,6 +196,7 @@ class CompletionBody(GenerationBody):
         "bias, penalties, temperature and cuts.",
     )
     suffix: Empty = None
+    add_special_tokens: Annotated[Any, Only(True)] = None
 
     @property
     def n_top_logprobs(self) -> int | None:
@@ -214,12 +217,27 @@ class CompletionBody(GenerationBody):
 class TextPart(Body):
     """A part of a message."""
 
+    harmless: ClassVar[Collection[str]] = ("annotations", "cache_control")
+
     type: Literal["text"]
     text: str
 
 
 class Message(Body):
-    """A chat message."""
+    """A chat message; what an answer said beside its text may be sent back with it."""
+
+    harmless: ClassVar[Collection[str]] = (
+        "annotations",
+        "cache_control",
+        "id",
+        "name",
+        "provider_specific_fields",
+        "reasoning",
+        "reasoning_content",
+        "reasoning_details",
+        "refusal",
+        "thinking_blocks",
+    )
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     tool_calls: list[PastCall] | None = None
@@ -275,6 +293,8 @@ class ChatBody(GenerationBody):
     chat_template_kwargs: Empty = None
     add_generation_prompt: Annotated[Any, Only(True)] = None
     continue_final_message: Off = None
+    add_special_tokens: Off = None
+    echo: Off = None
 
     @property
     def token_limit(self) -> int | None:
@@ -299,16 +319,22 @@ class TokenizeBody(Body):
         }
     )
 
+    harmless: ClassVar[Collection[str]] = ("model",)
+
     content: str | None = None
     prompt: str | None = None
     add_special: Flag | None = None
     add_special_tokens: Flag | None = None
     parse_special: Flag | None = None
+    with_pieces: Off = None
+    return_token_strs: Off = None
 
 
 class DetokenizeBody(Body):
     """Body of `POST /detokenize`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"tokens": [10, 11]}]})
+
+    harmless: ClassVar[Collection[str]] = ("model",)
 
     tokens: list[TokenId]

@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llamacart.errors import InputError
 from llamacart.json_schema import object_grammar, schema_grammar
-from llamacart_server.fields import Flag
+from llamacart_server.fields import Body, Flag
 
 if TYPE_CHECKING:
     from llamacart_server.schemas import GenerationBody
 
 
-class JsonSchemaFormat(BaseModel):
+class JsonSchemaFormat(Body):
     """`response_format.json_schema`; what it says is always kept, `strict` or not."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     json_schema: Any = Field(alias="schema")
     name: str | None = None
@@ -26,20 +24,16 @@ class JsonSchemaFormat(BaseModel):
     strict: Flag | None = None
 
 
-class ResponseFormat(BaseModel):
+class ResponseFormat(Body):
     """`response_format`; `schema` beside `json_object` is llama-server's."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
     bare_schema: Any = Field(None, alias="schema")
 
 
-class StructuredOutputs(BaseModel):
+class StructuredOutputs(Body):
     """vLLM's `structured_outputs`, of which JSON alone is supported."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     json_schema: Any = Field(None, alias="json")
     json_object: Flag | None = None

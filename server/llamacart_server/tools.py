@@ -12,14 +12,15 @@ nothing. Where it must call, it writes calls alone.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llamacart.errors import InputError
 from llamacart.json_schema import grammar_text, literal, schema_rules
-from llamacart_server.fields import Flag
+from llamacart_server.fields import Body, Flag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,12 +33,10 @@ MAX_TOOLS = 128
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class FunctionSpec(_Part):
+class FunctionSpec(Body):
     """`function` of a tool; its schema is always kept, `strict` or not."""
+
+    harmless: ClassVar[Collection[str]] = ("return",)
 
     name: FunctionName
     description: str | None = None
@@ -45,20 +44,22 @@ class FunctionSpec(_Part):
     strict: Flag | None = None
 
 
-class Tool(_Part):
+class Tool(Body):
     """An item of `tools`."""
+
+    harmless: ClassVar[Collection[str]] = ("cache_control",)
 
     type: Literal["function"]
     function: FunctionSpec
 
 
-class FunctionChoice(_Part):
+class FunctionChoice(Body):
     """`function` of a `tool_choice`."""
 
     name: str
 
 
-class NamedTool(_Part):
+class NamedTool(Body):
     """A `tool_choice` of one function."""
 
     type: Literal["function"]
@@ -68,15 +69,17 @@ class NamedTool(_Part):
 ToolChoice = Literal["none", "auto", "required"] | NamedTool
 
 
-class CalledFunction(_Part):
+class CalledFunction(Body):
     """What an assistant called, in a message of the past."""
 
     name: str
     arguments: str
 
 
-class PastCall(_Part):
+class PastCall(Body):
     """An item of `tool_calls` in a message of the past."""
+
+    harmless: ClassVar[Collection[str]] = ("extra_content", "index")
 
     id: str | None = None
     type: Literal["function"] = "function"

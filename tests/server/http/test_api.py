@@ -190,14 +190,14 @@ def test_sampling_parameters_reach_the_engine(client, engine):
     assert request.ignore_eos
 
 
-def test_nulls_and_unknown_fields_are_tolerated(client, engine):
+def test_nulls_are_tolerated(client, engine):
     names = [
         "cartridges", "cartridge", "alpha", "max_tokens", "temperature", "top_p", "top_k", "min_p",
         "presence_penalty", "frequency_penalty", "logit_bias", "seed", "ignore_eos", "stop",
         "stream", "stream_options", "user", "n", "response_format", "best_of", "echo", "suffix",
         "logprobs",
     ]  # fmt: skip
-    assert complete(client, **dict.fromkeys(names), frobnicate={"x": 1}).status_code == 200
+    assert complete(client, **dict.fromkeys(names), frobnicate=None).status_code == 200
     names += ["tools", "tool_choice", "top_logprobs", "functions", "function_call", "audio"]
     assert chat(client, **dict.fromkeys(names), max_completion_tokens=None).status_code == 200
     assert complete(client).status_code == 200

@@ -516,8 +516,11 @@ def test_paths_that_lead_elsewhere(admin, engine, traps, tmp_path, path):
     before = state(admin, engine, tmp_path)
     path = path.replace("{tmp}", str(tmp_path))
     # As bytes: httpx refuses to send a lone surrogate.
-    for url, name in ((URL, "path"), ("/v1/load_lora_adapter", "lora_path")):
-        content = json.dumps({name: path, "lora_name": "x"})
+    for url, name, more in (
+        (URL, "path", {}),
+        ("/v1/load_lora_adapter", "lora_path", {"lora_name": "x"}),
+    ):
+        content = json.dumps({name: path, **more})
         response = admin.post(url, content=content, headers={"Content-Type": "application/json"})
         error = failure(response, 400, name)
         if path.isprintable():  # pydantic refuses a lone surrogate before
