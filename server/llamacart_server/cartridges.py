@@ -30,9 +30,9 @@ from llamacart_server.errors import (
     ConflictError,
     StorageError,
     UnsupportedMediaTypeError,
-    from_validation,
 )
 from llamacart_server.openapi import failures
+from llamacart_server.refusals import from_validation, unreadable
 from llamacart_server.service import Service
 from llamacart_server.sse import CLIENT_CLOSED_REQUEST
 from llamacart_server.threads import in_thread
@@ -170,7 +170,7 @@ async def _json_body(request: Request, max_bytes: int) -> LoadBody:
     try:
         body: Any = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"the body is not valid JSON: {error}") from None
+        raise unreadable(error) from None
     try:
         return LoadBody.model_validate(body)
     except ValidationError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -12,11 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from llamacart.errors import EngineError, InputError, LlamacartError, NotFoundError, OverloadedError
-from llamacart_server.fields import UNKNOWN_FIELD
+from llamacart_server.refusals import from_validation, unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from fastapi import FastAPI, Request
 
 logger = logging.getLogger(__name__)
@@ -149,7 +147,9 @@ def add_error_handlers(app: FastAPI) -> None:
         return error_response(error)
 
     @app.exception_handler(RequestValidationError)
-    async def on_invalid(_request: Request, error: RequestValidationError) -> Response:
+    async def on_invalid(request: Request, error: RequestValidationError) -> Response:
+        if isinstance(error.body, bytes):
+            return error_response(_of_other_type(request))
         return error_response(from_validation(error.errors(), error.body))
 
     @app.exception_handler(HTTPException)
@@ -158,12 +158,19 @@ def add_error_handlers(app: FastAPI) -> None:
             return error_response(error.__cause__)
         kind = _ROUTING_ERRORS.get(error.status_code)
         if kind is None:
-            return error_response(InputError(f"the body cannot be read: {error.detail}"))
+            return error_response(unreadable(error.__cause__))
         response = error_response(kind(f"{error.detail}: {request.method} {request.url.path}"))
         response.headers.update(error.headers or {})
         if error.status_code == MethodNotAllowedError.status:
             response.headers["Allow"] = ", ".join(_methods_of(request))
         return response
+
+
+def _of_other_type(request: Request) -> UnsupportedMediaTypeError:
+    kind = request.headers.get("content-type", "")
+    return UnsupportedMediaTypeError(
+        f"the body's Content-Type is {kind!r}; Content-Type: application/json is needed"
+    )
 
 
 def _methods_of(request: Request) -> list[str]:
@@ -179,56 +186,3 @@ def _methods_of(request: Request) -> list[str]:
     if "GET" in found:
         found.add("HEAD")  # `HeadMiddleware` makes one of the other
     return sorted(found)
-
-
-def from_validation(errors: Sequence[Any], body: Any) -> InputError:
-    """One error that names the field, from pydantic's list.
-
-    Where a field may have several types, pydantic reports once for each: those of the
-    field that lies deepest are joined.
-    """
-    if errors[0]["type"] == "json_invalid":
-        return InputError(f"the body is not valid JSON: {errors[0]['ctx']['error']}")
-    if errors[0]["loc"][0] in ("path", "query", "header"):
-        name = str(errors[0]["loc"][1])
-        return InputError(f"{name!r}: {_reason(errors[0])}", param=name)
-    if not isinstance(body, dict):
-        return InputError("the body must be a JSON object sent with Content-Type: application/json")
-    places = [_place(error, body) for error in errors]
-    deepest = max(places, key=len)
-    reasons = dict.fromkeys(
-        _reason(error) for error, place in zip(errors, places, strict=True) if place == deepest
-    )
-    param = _dotted(deepest)
-    return InputError(f"{param!r}: {', or '.join(reasons)}", param=param)
-
-
-def _reason(error: Any) -> str:
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    reason = str(error["msg"])
-    return reason[:1].lower() + reason[1:]
-
-
-def _place(error: Any, body: Any) -> tuple[str | int, ...]:
-    """Where in the body an error lies, without the names of types in pydantic's `loc`."""
-    path: list[str | int] = []
-    value = body
-    last = len(error["loc"]) - 1
-    for i, part in enumerate(error["loc"][1:], 1):
-        is_missing = i == last and error["type"] == "missing"
-        if isinstance(value, dict) and (part in value or is_missing):
-            value = value.get(part)
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
-        else:
-            continue
-        path.append(part)
-    if error["type"] == UNKNOWN_FIELD:
-        path.append(error["ctx"]["field"])
-    return tuple(path)
-
-
-def _dotted(path: tuple[str | int, ...]) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return text.removeprefix(".")

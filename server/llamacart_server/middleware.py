@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
-from llamacart_server.errors import BodyTooLargeError, error_response, log_failure, unexpected
+from llamacart.errors import InputError
+from llamacart_server.bodies import BodyReader
+from llamacart_server.errors import error_response, log_failure, unexpected
 from llamacart_server.logs import REQUEST_ID
 
 if TYPE_CHECKING:
@@ -47,8 +49,8 @@ class HeadMiddleware:
 class RequestMiddleware:
     """Outermost layer of the app, but for CORS and the log of requests.
 
-    Gives each answer the `X-Request-Id` that the client sent or a new one, refuses bodies
-    that are too large, and turns an error that nobody else handled into a 500.
+    Gives each answer the `X-Request-Id` that the client sent or a new one, decodes bodies and
+    refuses those that are too large, and turns an error that nobody else handled into a 500.
 
     Args:
         app: What is surrounded.
@@ -75,7 +77,7 @@ class RequestMiddleware:
         max_bytes = self._exceptions.get((scope["method"], scope["path"]), self._max_body_bytes)
         REQUEST_ID.set(request_id)  # the task is this request's own
         started = False
-        n_bytes = 0
+        body = BodyReader(scope, receive, max_bytes)
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
@@ -84,18 +86,15 @@ class RequestMiddleware:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        async def receive_limited() -> Message:
-            nonlocal n_bytes
-            message = await receive()
-            n_bytes += len(message.get("body", b""))
-            if n_bytes > max_bytes:
-                error = BodyTooLargeError(f"the body is larger than {max_bytes} bytes")
+        async def receive_decoded() -> Message:
+            try:
+                return await body.receive()
+            except InputError as error:
                 # FastAPI passes on only this kind of error from where it reads bodies.
                 raise HTTPException(error.status) from error
-            return message
 
         try:
-            await self._app(scope, receive_limited, send_with_id)
+            await self._app(scope, receive_decoded, send_with_id)
         except Exception as error:
             log_failure(error)
             if started:

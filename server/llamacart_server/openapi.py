@@ -15,7 +15,12 @@ from pydantic import BaseModel
 from llamacart.errors import EngineError, InputError, LlamacartError, OverloadedError
 from llamacart_server.admin_auth import PermissionDeniedError
 from llamacart_server.auth import OPEN_PATHS, UNCOUNTED_PATHS
-from llamacart_server.errors import AuthenticationError, BodyTooLargeError, RateLimitError
+from llamacart_server.errors import (
+    AuthenticationError,
+    BodyTooLargeError,
+    RateLimitError,
+    UnsupportedMediaTypeError,
+)
 from llamacart_server.foreign import described
 from llamacart_server.lifecycle import ALWAYS_OPEN
 
@@ -133,5 +138,6 @@ def _from_around(path: str, operation: Mapping[str, Any]) -> Iterator[type[Llama
         yield OverloadedError
     if "requestBody" in operation:
         yield BodyTooLargeError
+        yield UnsupportedMediaTypeError
     if "requestBody" in operation or "parameters" in operation:
         yield InputError

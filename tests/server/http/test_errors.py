@@ -215,23 +215,6 @@ def raw(client, content, kind="application/json"):
     return client.post(COMPLETIONS, content=content, headers={"Content-Type": kind})
 
 
-@pytest.mark.parametrize(
-    "content", [b"{", b"{'model': 1}", b'{"model": "demo"', b"\xff", b"[" * 100_000]
-)
-def test_malformed_json(client, content):
-    assert failure(raw(client, content), 400)["param"] is None
-
-
-@pytest.mark.parametrize("content", [b"[]", b"3", b'"x"', b"null", b""])
-def test_a_body_that_is_no_object(client, content):
-    assert "JSON object" in failure(raw(client, content), 400)["message"]
-
-
-def test_a_body_that_is_not_called_json(client):
-    response = raw(client, json.dumps(BODIES[COMPLETIONS]), "text/plain")
-    assert "Content-Type: application/json" in failure(response, 400)["message"]
-
-
 @pytest.mark.parametrize("literal", ["NaN", "Infinity", "1e999"])
 def test_numbers_that_are_none(client, literal):
     text = json.dumps({**BODIES[COMPLETIONS], "cartridge": "french", "alpha": 777})

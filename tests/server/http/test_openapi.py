@@ -61,7 +61,7 @@ def test_every_error_has_the_shape_of_openai(client, document):
 @pytest.mark.parametrize(
     ("path", "method", "statuses"),
     [
-        ("/v1/chat/completions", "post", [200, 400, 401, 404, 413, 429, 500, 503, 504]),
+        ("/v1/chat/completions", "post", [200, 400, 401, 404, 413, 415, 429, 500, 503, 504]),
         ("/v1/models/{model_id}", "get", [200, 400, 401, 404, 429, 500, 503]),
         ("/v1/models", "get", [200, 401, 429, 500, 503]),
         (
