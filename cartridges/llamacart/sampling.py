@@ -41,7 +41,8 @@ class SamplingParams:
     Attributes:
         temperature: 0 means greedy (the most likely token).
         top_k: Keep the k most likely tokens; 0 keeps all.
-        top_p: Keep the smallest set of tokens with this probability in all; 1 keeps all.
+        top_p: Keep the smallest set of tokens with this probability in all; 1 keeps all, 0 the
+            most likely one.
         min_p: Drop tokens below this share of the most likely one's probability.
         presence_penalty: Subtracted once from the logit of every token already generated.
         frequency_penalty: Subtracted for each time a token was generated.
@@ -67,10 +68,6 @@ class SamplingParams:
         _check("temperature", self.temperature, 0, 100)
         _check("top_k", self.top_k, 0, 2**31 - 1)
         _check("top_p", self.top_p, 0, 1)
-        if self.top_p == 0:
-            raise InputError(
-                f"top_p has value {self.top_p!r}; a number above 0 is needed", param="top_p"
-            )
         _check("min_p", self.min_p, 0, 1)
         _check("presence_penalty", self.presence_penalty, -2, 2)
         _check("frequency_penalty", self.frequency_penalty, -2, 2)
@@ -122,7 +119,7 @@ class Sampler(Closing):
             biases[token] = biases.get(token, 0.0) + bias
         self.seed = secrets.randbelow(SEED_LIMIT) if params.seed is None else params.seed
         self._grammar = None if params.grammar is None else GrammarSampler(params.grammar, model)
-        self._greedy = params.temperature < GREEDY_BELOW
+        self._greedy = params.temperature < GREEDY_BELOW or params.top_p == 0
         self._keep = 1 if self._greedy else params.top_k
         """How many of the largest logits the chain looks at; 0 for all."""
         self._below_best = math.inf
