@@ -149,11 +149,24 @@ class CartridgeInfo(BaseModel):
         )
 
 
+class LeftOutFile(BaseModel):
+    """A file of the cartridges folder that could not be loaded at start-up.
+
+    Attributes:
+        file: Its path in the folder.
+        reason: Why.
+    """
+
+    file: str
+    reason: str
+
+
 class CartridgeList(BaseModel):
     """Answer of `GET /v1/cartridges`."""
 
     object: Literal["list"] = "list"
     data: list[CartridgeInfo]
+    left_out: list[LeftOutFile]
 
 
 class CartridgeDeleted(BaseModel):

@@ -20,6 +20,7 @@ from llamacart_server.cartridge_schemas import (
     CartridgeId,
     CartridgeInfo,
     CartridgeList,
+    LeftOutFile,
     LoadBody,
     LoadLoraBody,
     UnloadLoraBody,
@@ -60,7 +61,11 @@ def router(service: Service) -> APIRouter:
     @routes.get(PATH)
     async def list_cartridges() -> CartridgeList:
         entries = service.library.snapshot
-        return CartridgeList(data=[CartridgeInfo.of(entry, base_id) for entry in entries])
+        left_out = service.library.left_out
+        return CartridgeList(
+            data=[CartridgeInfo.of(entry, base_id) for entry in entries],
+            left_out=[LeftOutFile(file=left.file, reason=left.reason) for left in left_out],
+        )
 
     @routes.get(f"{PATH}/{{cartridge_id}}", responses=failures(NotFoundError))
     async def retrieve_cartridge(cartridge_id: str) -> CartridgeInfo:

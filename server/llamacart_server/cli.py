@@ -83,8 +83,7 @@ def run(settings: ServeSettings) -> None:
             access_log=False,
         )
         ids = [served.id, *(f"{served.id}:{cartridge}" for cartridge in library.ids)]
-        shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-        url = f"http://{shown}:{listener.getsockname()[1]}"
+        url = f"http://{_address(settings.host, listener.getsockname()[1])}"
         greeting = f"listening on {url}/v1, models: {', '.join(ids)}"
         server = DrainingServer(config, app.state.lifecycle, settings.shutdown_seconds, greeting)
         app.state.engine.when_failed(server.fail)
@@ -144,8 +143,10 @@ def build(
     library = CartridgeLibrary()
     if settings.cartridges is not None:
         library = CartridgeLibrary.from_folder(
-            settings.cartridges, model.fingerprint, force=settings.force
+            settings.cartridges, model.fingerprint, force=settings.force, strict=settings.strict
         )
+    for left in library.left_out:
+        logger.warning("cartridges folder: %s is left out: %s", left.file, left.reason)
     runner = owned.enter_context(
         LlamaRunner(
             model,
@@ -183,11 +184,15 @@ def build(
     return create_app(engine, library, served, settings, embedder), served, library
 
 
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise InputError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}", param="port"
+            f"cannot listen on {_address(host, port)}: {error.strerror or error}", param="port"
         ) from None

@@ -15,6 +15,7 @@ from llamacart.errors import (
     CartridgeError,
     CartridgeMismatchError,
     InputError,
+    LlamacartError,
     NotFoundError,
 )
 from llamacart.files import has_suffix
@@ -23,7 +24,7 @@ from llamacart.hook import check_fits
 from llamacart.reader import read_cartridge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from llamacart.cartridge import Cartridge, Fingerprint
@@ -42,6 +43,19 @@ class Entry:
 
     cartridge: Cartridge
     file: str | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file of the cartridges folder that is not on offer.
+
+    Attributes:
+        file: Its path in the folder.
+        reason: Why; it names no other path.
+    """
+
+    file: str
+    reason: str
 
 
 class Snapshot:
@@ -119,47 +133,61 @@ class CartridgeLibrary:
     Args:
         cartridges: Each with a name of its own.
 
+    Attributes:
+        left_out: Files of the folder that could not be used when it was read, and have not been
+            put on offer since.
+
     Raises:
         CartridgeError: Two have one name.
     """
 
     def __init__(self, cartridges: Iterable[Cartridge] = ()) -> None:
         self._snapshot = Snapshot(Entry(cartridge) for cartridge in cartridges)
+        self.left_out: tuple[LeftOut, ...] = ()
         # Guards the leases; reading the snapshot needs no lock.
         self._changed = threading.Condition()
         self._leases: weakref.WeakSet[Lease] = weakref.WeakSet()
 
     @classmethod
     def from_folder(
-        cls, folder: Path, fingerprint: Fingerprint, *, force: bool = False
+        cls, folder: Path, fingerprint: Fingerprint, *, force: bool = False, strict: bool = False
     ) -> CartridgeLibrary:
-        """Read every `*.gguf` file of a folder, `*.GGUF` too.
+        """Read every `*.gguf` file of a folder, `*.GGUF` too; what cannot be used is left out.
 
         Args:
             folder: The folder; folders in it are not entered.
             fingerprint: The model they must have been made for.
             force: Accept cartridges made for other weights of the same shape.
+            strict: Leave nothing out.
 
         Raises:
-            InputError: There is no such folder.
-            CartridgeError: A file is broken, made for another model, or repeats an id; the
-                message names the file.
+            InputError: There is no such folder, or it cannot be listed.
+            LlamacartError: With `strict`: a file is broken, made for another model, or repeats an
+                id; the message names the file.
         """
         if not folder.is_dir():
             raise InputError(f"cartridges folder {str(folder)!r} is not there", param="cartridges")
-        found: dict[str, tuple[Path, Cartridge]] = {}
-        for path in sorted(p for p in folder.iterdir() if has_suffix(p, FILE_SUFFIX)):
-            cartridge = read_cartridge(path)
+        try:
+            paths = sorted(p for p in folder.iterdir() if has_suffix(p, FILE_SUFFIX))
+        except OSError as error:
+            raise InputError(
+                f"cartridges folder {str(folder)!r} cannot be listed: {error.strerror or error}",
+                param="cartridges",
+            ) from None
+        found: dict[str, Entry] = {}
+        left_out = []
+        for path in paths:
             try:
-                check_fits(cartridge, fingerprint, force=force)
-            except CartridgeMismatchError as error:
-                raise CartridgeMismatchError(f"{path}: {error.message}") from None
-            if cartridge.name in found:
-                other = found[cartridge.name][0]
-                raise CartridgeError(f"{path}: id {cartridge.name!r} is also that of {other}")
-            found[cartridge.name] = (path, cartridge)
+                cartridge = _read(path, fingerprint, found, force=force)
+            except LlamacartError as error:
+                if strict:
+                    raise CartridgeError(f"{folder}: {error.message}") from None
+                left_out.append(LeftOut(path.name, error.message))
+            else:
+                found[cartridge.name] = Entry(cartridge, path.name)
         library = cls()
-        library.replace(Snapshot(Entry(c, path.name) for path, c in found.values()))
+        library.replace(Snapshot(found.values()))
+        library.left_out = tuple(left_out)
         return library
 
     def __iter__(self) -> Iterator[Cartridge]:
@@ -184,8 +212,10 @@ class CartridgeLibrary:
 
     def replace(self, snapshot: Snapshot) -> None:
         """Offer what `snapshot` holds from now on."""
+        files = {entry.file for entry in snapshot}
         with self._changed:
             self._snapshot = snapshot
+            self.left_out = tuple(left for left in self.left_out if left.file not in files)
 
     # --- requests on their way to the engine --------------------------------------------------
 
@@ -216,3 +246,18 @@ class CartridgeLibrary:
                 # In short turns: nobody tells of a lease that was dropped.
                 self._changed.wait(min(left, LEASE_CHECK_SECONDS))
         return True
+
+
+def _read(
+    path: Path, fingerprint: Fingerprint, found: Mapping[str, Entry], *, force: bool
+) -> Cartridge:
+    """A file of the folder, checked; errors name it without the folder."""
+    cartridge = read_cartridge(path, label=path.name)
+    try:
+        check_fits(cartridge, fingerprint, force=force)
+    except CartridgeMismatchError as error:
+        raise CartridgeMismatchError(f"{path.name}: {error.message}") from None
+    if cartridge.name in found:
+        other = found[cartridge.name].file
+        raise CartridgeError(f"{path.name}: id {cartridge.name!r} is also that of {other}")
+    return cartridge

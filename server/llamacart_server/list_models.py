@@ -64,8 +64,10 @@ def _from_files(config: Path | None, **given: Any) -> list[dict[str, Any]]:
         library = CartridgeLibrary()
         if settings.cartridges is not None:
             library = CartridgeLibrary.from_folder(
-                settings.cartridges, model.fingerprint, force=settings.force
+                settings.cartridges, model.fingerprint, force=settings.force, strict=settings.strict
             )
+    for left in library.left_out:
+        typer.echo(f"{left.file} is left out: {left.reason}", err=True)
     rows: list[dict[str, Any]] = [{"id": base, "alpha": None, "hash": None, "description": None}]
     for cartridge in library:
         rows.append(

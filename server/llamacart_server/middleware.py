@@ -73,6 +73,8 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # Browsers and clients that join addresses end them with a slash.
+        scope["path"] = scope["path"].rstrip("/") or "/"
         request_id = _request_id(Headers(scope=scope))
         max_bytes = self._exceptions.get((scope["method"], scope["path"]), self._max_body_bytes)
         REQUEST_ID.set(request_id)  # the task is this request's own

@@ -44,9 +44,17 @@ def _check_network(value: str) -> str:
     return value
 
 
+def _without_brackets(value: Any) -> Any:
+    """An IPv6 address may be given as it stands in a URL."""
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        return value[1:-1]
+    return value
+
+
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Host = Annotated[str, BeforeValidator(_without_brackets), Field(min_length=1)]
 Network = Annotated[str, AfterValidator(_check_network)]
 Secret = Annotated[SecretStr, Field(min_length=1)]
 Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
@@ -59,17 +67,23 @@ class ServeSettings(BaseSettings):
     """Settings of `llamacart serve`, each declared here and nowhere else.
 
     The option `--max-tokens` is the variable `LLAMACART_MAX_TOKENS` and the file's key
-    `max_tokens`; the command line beats the environment, which beats the file.
+    `max_tokens`; the command line beats the environment, which beats the file. A variable that is
+    set and empty counts as not set, as compose files have it.
     """
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
+    )
 
     model: Annotated[str, Option(MODEL, "GGUF path, 'demo' or hf:<owner>/<repo>/<file>.")] = DEMO
     cartridges: Annotated[
-        Path | None, Option(MODEL, "Folder of cartridges, all loaded at start-up.")
+        Path | None, Option(MODEL, "Folder of cartridges, loaded at start-up.")
     ] = None
     force: Annotated[
         bool, Option(MODEL, "Accept cartridges made for other weights of the same shape.")
+    ] = False
+    strict: Annotated[
+        bool, Option(MODEL, "Refuse to start where a file of that folder cannot be used.")
     ] = False
     dose_limit: Annotated[
         Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
@@ -83,7 +97,7 @@ class ServeSettings(BaseSettings):
         bool, Option(MODEL, "Rows never depend on their neighbours (CPU; slower prompts).")
     ] = True
 
-    host: Annotated[str, Option(NETWORK, "Address to listen on.")] = "127.0.0.1"
+    host: Annotated[Host, Option(NETWORK, "Address to listen on.")] = "127.0.0.1"
     port: Annotated[
         int, Field(ge=0, le=65535), Option(NETWORK, "Port to listen on; 0 takes a free one.")
     ] = 8080

@@ -217,6 +217,11 @@ def test_a_whole_number_may_have_a_point(client, engine):
     assert (request.max_tokens, request.sampling.top_k, request.sampling.seed) == (3, 5, 7)
 
 
+def test_top_p_may_be_zero(client, engine):
+    assert complete(client, top_p=0).status_code == 200
+    assert engine.requests[0].sampling.top_p == 0
+
+
 @pytest.mark.parametrize(("top_k", "kept"), [(-1, 0), (0, 0), (3, 3)])
 def test_top_k_off(client, engine, top_k, kept):
     complete(client, top_k=top_k)
@@ -362,7 +367,7 @@ def test_one_model(client, asked, found):
     assert client.get(f"/v1/models/{asked}").json()["id"] == found
 
 
-@pytest.mark.parametrize("asked", ["x", "x/y", "fake-1b:dutch", ""])
+@pytest.mark.parametrize("asked", ["x", "x/y", "fake-1b:dutch"])
 def test_no_such_model(client, asked):
     response = client.get(f"/v1/models/{asked}")
     assert response.status_code == 404

@@ -142,6 +142,24 @@ def consistent(client, engine, folder):
 # --- reading -------------------------------------------------------------------------------------
 
 
+def test_what_was_left_out_is_shown_until_it_is_on_offer(start, folder, make, tmp_path):
+    (folder / "new.gguf").write_bytes(b"GGUF")
+    write_cartridge(make("french", 3), folder / "zwei.gguf")
+    admin = start()
+    assert ids(admin) == ["formal", "french"]
+    first, second = admin.get(URL).json()["left_out"]
+    assert (first["file"], second["file"]) == ("new.gguf", "zwei.gguf")
+    assert "ends at byte" in first["reason"]
+    assert "id 'french' is also that of french.gguf" in second["reason"]
+    assert str(tmp_path) not in first["reason"] + second["reason"]
+    write_cartridge(make("new", 4), folder / "new.gguf")
+    assert admin.post(URL, json={"path": "new.gguf"}).status_code == 201
+    assert [left["file"] for left in admin.get(URL).json()["left_out"]] == ["zwei.gguf"]
+    assert admin.post(URL, json={"path": "zwei.gguf", "id": "two"}).status_code == 201
+    assert admin.delete(f"{URL}/two").status_code == 200
+    assert admin.get(URL).json()["left_out"] == []
+
+
 def test_what_is_shown(admin, folder, make):
     french = make("french", 1)
     delta = QuantizedMatrix.quantize(np.ones((2, 32), np.float32))
@@ -534,6 +552,7 @@ def test_paths_that_lead_elsewhere(admin, engine, traps, tmp_path, path):
     ("path", "status"),
     [
         ("missing.gguf", 404),
+        ("missing.GGUF", 404),
         ("dangling.gguf", 404),
         ("sub/missing.gguf", 404),
         ("french.gguf/x.gguf", 400),

@@ -244,11 +244,42 @@ def test_unknown_models_are_404(client, model):
 
 
 def test_unknown_routes(client):
-    for path in ("/", "/v1/nothing", "/health/", "/docs"):
+    for path in ("/", "//", "/v1/nothing", "/v1/nothing/", "/docs"):
         assert failure(client.get(path), 404)["code"] == "not_found"
     response = client.get(CHAT)
     assert failure(response, 405)["code"] == "method_not_allowed"
     assert response.headers["allow"] == "POST"
+
+
+def test_a_slash_at_the_end_changes_nothing(client, engine):
+    for path, route in client.get("/openapi.json").json()["paths"].items():
+        if "get" in route:
+            path = path.replace("{model_id}", "demo").replace("{cartridge_id}", "french")
+            plain, slashed = client.get(path), client.get(f"{path}/")
+            assert plain.status_code == slashed.status_code == 200, path
+    for path, body in BODIES.items():
+        assert client.post(f"{path}/", json=body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gpt%2F4",
+        "%00",
+        "%FF%FE",
+        "%ED%A0%80",
+        "%F0%9F%A6%99",
+        "demo%3Afrench%20",
+        "%2e%2e",
+        "a%0Ab",
+    ],
+)
+def test_a_model_id_of_odd_characters(client, name):
+    for prefix in ("/v1/models", "/v1/cartridges"):
+        response = client.get(f"{prefix}/{name}")
+        assert response.status_code in (400, 404), response.text
+        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    assert client.get("/v1/models/demo%3Afrench%400.6").json()["id"] == "fake-1b:french@0.6"
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,13 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from llamacart.errors import (
     CartridgeError,
-    CartridgeFormatError,
-    CartridgeMismatchError,
     InputError,
     NotFoundError,
 )
@@ -44,10 +43,35 @@ def test_variables_that_are_no_settings():
     assert second.startswith("LLAMACART_SERVICE_HOST is set")
 
 
-def test_an_empty_key_is_no_open_door(monkeypatch):
-    monkeypatch.setenv("LLAMACART_API_KEY", "")
+def test_an_empty_variable_is_not_set(monkeypatch):
+    """Compose files pass variables on whether they have a value or not."""
+    expected = load_settings().model_dump()
+    for name in ServeSettings.model_fields:
+        monkeypatch.setenv(f"LLAMACART_{name.upper()}", "")
+    assert load_settings().model_dump() == expected
+    assert (load_settings().api_key, load_settings().admin_key) == ((), None)
+
+
+def test_a_key_that_is_given_and_empty_is_no_open_door(config):
     with pytest.raises(InputError, match="api_key"):
-        load_settings()
+        load_settings(api_key=[""])
+    for name in ("api_key", "admin_key"):
+        with pytest.raises(InputError, match=name):
+            load_settings(config(f'{name} = ""'))
+
+
+@pytest.mark.parametrize(
+    ("given", "host"), [("[::1]", "::1"), ("::1", "::1"), ("[fe80::1%lo]", "fe80::1%lo")]
+)
+def test_an_address_may_be_in_brackets(given, host):
+    assert load_settings(host=given).host == host
+
+
+def test_addresses_are_printed_as_they_stand_in_a_url():
+    assert cli._address("::1", 8080) == "[::1]:8080"
+    assert cli._address("127.0.0.1", 8080) == "127.0.0.1:8080"
+    with pytest.raises(InputError, match=r"cannot listen on \[2001:db8::1\]:1"):
+        cli._listen("2001:db8::1", 1)
 
 
 def test_a_key_is_not_shown():
@@ -115,6 +139,8 @@ def test_a_file_that_is_not_there(tmp_path):
         ("log_format", "xml"),
         ("request_timeout", float("inf")),
         ("keep_alive", -1),
+        ("host", ""),
+        ("host", "[]"),
     ],
 )
 def test_bad_values_are_refused(name, value):
@@ -210,25 +236,57 @@ def test_an_empty_library_says_so():
         CartridgeLibrary().get("french")
 
 
-def test_library_names_a_broken_file(folder, fingerprint):
+def test_library_leaves_out_what_cannot_be_used(folder, fingerprint, cartridge_named):
+    other = replace(fingerprint, weights_hash="ffffffffffffffff", n_layer=3)
     (folder / "broken.gguf").write_bytes(b"GGUF")
-    with pytest.raises(CartridgeFormatError, match=r"broken\.gguf"):
-        CartridgeLibrary.from_folder(folder, fingerprint)
-
-
-def test_library_names_a_file_for_another_model(folder, fingerprint):
-    other = replace(fingerprint, weights_hash="ffffffffffffffff")
-    with pytest.raises(CartridgeMismatchError, match=r"formal\.gguf: .*weights differ"):
-        CartridgeLibrary.from_folder(folder, other)
-    assert len(CartridgeLibrary.from_folder(folder, other, force=True)) == 2
-    with pytest.raises(CartridgeMismatchError, match="shapes differ"):
-        CartridgeLibrary.from_folder(folder, replace(other, n_layer=3), force=True)
-
-
-def test_library_refuses_two_files_with_one_id(folder, fingerprint, cartridge_named):
+    (folder / "folder.gguf").mkdir()
+    (folder / "gone.gguf").symlink_to(folder / "nothing")
+    write_cartridge(replace(cartridge_named("theirs"), fingerprint=other), folder / "theirs.gguf")
     write_cartridge(cartridge_named("french"), folder / "zwei.gguf")
-    with pytest.raises(CartridgeError, match=r"zwei\.gguf: id 'french' is also that of .*french"):
-        CartridgeLibrary.from_folder(folder, fingerprint)
+    write_cartridge(cartridge_named("loud"), folder / "LOUD.GGUF")
+    writer = gguf.GGUFWriter(folder / "model.gguf", "gemma3")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    library = CartridgeLibrary.from_folder(folder, fingerprint)
+    assert library.ids == ("formal", "french", "loud")
+    reasons = {left.file: left.reason for left in library.left_out}
+    expected = {
+        "broken.gguf": "ends at byte",
+        "folder.gguf": "is not a regular file",
+        "gone.gguf": "no cartridge file",
+        "model.gguf": "",
+        "theirs.gguf": "shapes differ",
+        "zwei.gguf": "id 'french' is also that of french.gguf",
+    }
+    assert reasons.keys() == expected.keys()
+    for name, reason in expected.items():
+        assert reasons[name].startswith(name) or name in reasons[name]
+        assert reason in reasons[name]
+        assert str(folder) not in reasons[name]
+    for name in expected:
+        alone = folder.parent / f"only-{name}"
+        alone.mkdir()
+        (folder / name).rename(alone / name)
+        if name == "zwei.gguf":
+            write_cartridge(cartridge_named("french"), alone / "french.gguf")
+        with pytest.raises(CartridgeError, match=name):
+            CartridgeLibrary.from_folder(alone, fingerprint, strict=True)
+    assert CartridgeLibrary.from_folder(folder, fingerprint, strict=True).left_out == ()
+
+
+def test_library_takes_other_weights_of_the_same_shape_by_force(folder, fingerprint):
+    other = replace(fingerprint, weights_hash="ffffffffffffffff")
+    library = CartridgeLibrary.from_folder(folder, other)
+    assert (library.ids, len(library.left_out)) == ((), 2)
+    assert "weights differ" in library.left_out[0].reason
+    assert len(CartridgeLibrary.from_folder(folder, other, force=True)) == 2
+    other = replace(other, n_layer=3)
+    assert len(CartridgeLibrary.from_folder(folder, other, force=True)) == 0
+
+
+def test_two_cartridges_with_one_name(cartridge_named):
     with pytest.raises(CartridgeError, match="two cartridges"):
         CartridgeLibrary([cartridge_named("a"), cartridge_named("a")])
 
