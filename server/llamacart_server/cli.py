@@ -124,7 +124,7 @@ def build(
 
     Raises:
         ModelError: The model cannot be loaded.
-        CartridgeError: A cartridge file cannot be used.
+        InputError: The folder, a file in it or the chat template cannot be used.
     """
     # Here, so that `llamacart inspect` does not wait for what only a server needs.
     from llamacart.embedding import Embedder
@@ -179,7 +179,7 @@ def build(
     )
     for cartridge in library:
         engine.load(cartridge)
-    served = describe(model, runner.n_ctx)
+    served = describe(model, runner.n_ctx, settings.chat_template)
     logger.info("%s: chat template %s", served.id, served.template.source)
     return create_app(engine, library, served, settings, embedder), served, library
 
@@ -191,7 +191,11 @@ def _address(host: str, port: int) -> str:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+        # For its connections, which inherit it. Otherwise an answer's second packet waits for the
+        # client to acknowledge the first, 40 ms; asyncio does not know such a socket to be TCP.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         raise InputError(
             f"cannot listen on {_address(host, port)}: {error.strerror or error}", param="port"

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import re
-import socket
 import threading
 import time
 from concurrent.futures import Future
@@ -21,6 +20,7 @@ import uvicorn
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart.errors import InputError, LlamacartError, NotFoundError
 from llamacart.hook import check_fits
+from llamacart_server import cli
 from llamacart_server.app import create_app
 from llamacart_server.engine_stats import EngineStats
 from llamacart_server.library import CartridgeLibrary
@@ -237,7 +237,7 @@ def own_log() -> Iterator[None]:
 @contextlib.contextmanager
 def running(app: object) -> Iterator[str]:
     """The URL of `app` on a live uvicorn in a thread."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = cli._listen("127.0.0.1", 0)
     config = uvicorn.Config(
         app, ws="none", log_level="critical", timeout_graceful_shutdown=1, lifespan="on"
     )

@@ -296,6 +296,16 @@ def test_library_wants_a_folder(tmp_path, fingerprint):
         CartridgeLibrary.from_folder(tmp_path / "nowhere", fingerprint)
 
 
+def test_connections_do_not_wait_to_fill_packets():
+    with (
+        cli._listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+    ):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_port_that_is_taken():
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
