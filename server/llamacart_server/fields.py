@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
 
 UNKNOWN_FIELD = "unknown_field"
-"""Type of pydantic's error for a field that a body does not have; `ctx["field"]` names it."""
+"""Type of pydantic's error for a field that a body does not have; `ctx["path"]` leads to it."""
 
 
 class Body(BaseModel):
@@ -44,8 +44,9 @@ class Body(BaseModel):
             for name in given:
                 reason = None if name in known else cls.refusal(name, given, known)
                 if reason is not None:
+                    # In a tuple: pydantic cannot write a lone surrogate.
                     raise PydanticCustomError(
-                        UNKNOWN_FIELD, "{reason}", {"field": name, "reason": reason}
+                        UNKNOWN_FIELD, "{reason}", {"path": (name,), "reason": reason}
                     )
         return out
 

@@ -84,7 +84,7 @@ def _place(error: Any, body: Any) -> tuple[str | int, ...]:
             continue
         path.append(part)
     if error["type"] == UNKNOWN_FIELD:
-        path.append(error["ctx"]["field"])
+        path.extend(error["ctx"]["path"])
     return tuple(path)
 
 

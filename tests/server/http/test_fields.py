@@ -1,5 +1,7 @@
 """Fields that a body does not have: other servers', clients' own, misspelt ones."""
 
+import json
+
 import pytest
 
 from llamacart_server import foreign
@@ -274,6 +276,15 @@ def test_token_routes_follow_the_rule(client, path):
     body = {"content": "a"} if path == "/tokenize" else {"tokens": [107]}
     assert client.post(path, json={**body, "model": "demo"}).status_code == 200
     refused(client.post(path, json={**body, "frobnicate": 1}), "frobnicate")
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize("name", ["\ud800", "str\ud800eam", "\x00", "", "a.b[0]", "{reason}", "é"])
+def test_names_of_odd_characters(client, path, name):
+    content = json.dumps({**BODIES[path], name: 1})
+    response = client.post(path, content=content, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"] == name
 
 
 def test_a_long_name_costs_little(client):
