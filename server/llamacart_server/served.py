@@ -69,17 +69,21 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "model"
 
 
-def describe(model: Model, n_ctx: int) -> ServedModel:
+def describe(model: Model, n_ctx: int, chat_template: str | None = None) -> ServedModel:
     """What is served, read from a loaded model.
 
     Args:
         model: The model; what it was loaded as (`demo`, a path) becomes an alias.
         n_ctx: Most tokens of prompt and answer together.
+        chat_template: A file or the name of a builtin one; None means the model's own.
+
+    Raises:
+        InputError: That chat template cannot be used.
     """
     return ServedModel(
         id=slug(model.name),
         aliases=(model.spec,),
         n_ctx=n_ctx,
         tokenizer=model,
-        template=choose_template(model),
+        template=choose_template(model, chat_template),
     )

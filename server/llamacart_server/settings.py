@@ -76,6 +76,10 @@ class ServeSettings(BaseSettings):
     )
 
     model: Annotated[str, Option(MODEL, "GGUF path, 'demo' or hf:<owner>/<repo>/<file>.")] = DEMO
+    chat_template: Annotated[
+        str | None,
+        Option(MODEL, "Jinja file, or gemma, llama3 or chatml; default: the model's own."),
+    ] = None
     cartridges: Annotated[
         Path | None, Option(MODEL, "Folder of cartridges, loaded at start-up.")
     ] = None

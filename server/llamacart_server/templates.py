@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from dataclasses import dataclass, field
-from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import TemplateSyntaxError
 
-from llamacart.errors import InputError, ModelError
+from llamacart.errors import InputError
 from llamacart_server.builtin_templates import CHATML, GEMMA, LLAMA3
+from llamacart_server.template_environment import ChatEnvironment, bounded_time, joined
 from llamacart_server.tool_messages import for_template, knows_tools, specs
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from llamacart_server.schemas import Message
     from llamacart_server.tools import Tool
+
+logger = logging.getLogger(__name__)
 
 _BUILTIN = {"gemma": GEMMA, "llama3": LLAMA3, "chatml": CHATML}
 _MARKERS = {
@@ -72,17 +74,15 @@ class TemplateOwner(Vocabulary, Protocol):
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A template that is ready to render.
+    """A template that is ready to render, or one that cannot be used and says why.
 
     Attributes:
-        source: `gguf`, or `builtin:<name>` for a model without one.
+        source: `gguf`, `builtin:<name>`, or `file:<name>`.
         text: The Jinja source.
         bos: Text of the beginning-of-sequence token, may be empty.
         eos: Text of the end-of-sequence token, may be empty.
         stops: Strings that end an answer, for a model whose vocabulary has no token for it.
-
-    Raises:
-        ModelError: The source is not valid Jinja.
+        problem: Why it cannot be used; None where it can.
     """
 
     source: str
@@ -90,36 +90,52 @@ class ChatTemplate:
     bos: str = ""
     eos: str = ""
     stops: tuple[str, ...] = ()
-    _template: Template = field(init=False, repr=False, compare=False)
+    problem: str | None = field(init=False, default=None)
+    _template: Template | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
         try:
-            template = _environment().from_string(self.text)
-        except TemplateError as error:
-            raise ModelError(f"chat template ({self.source}) is not valid: {error}") from error
-        object.__setattr__(self, "_template", template)
+            template = ChatEnvironment().from_string(self.text)
+        # Jinja's errors, and Python's for what Jinja makes of a template: it is a program that
+        # came with the model, and nobody else has tried to compile it.
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            if isinstance(error, TemplateSyntaxError):
+                reason = f"{error.message} (line {error.lineno})"
+            object.__setattr__(self, "problem", reason)
+        else:
+            object.__setattr__(self, "_template", template)
 
     def render(self, messages: Sequence[Any], tools: Sequence[Any] = ()) -> str:
-        """The prompt text, up to where the assistant's answer begins.
+        """The prompt text, up to where the assistant's answer begins; in bounded time.
 
         Args:
             messages: As Hugging Face's templates take them.
             tools: Likewise; only for a template that knows what to do with them.
 
         Raises:
-            InputError: The template refuses the messages, e.g. roles out of turn.
+            InputError: The template cannot be used, or refuses the messages, e.g. roles out of
+                turn.
         """
-        try:
-            return self._template.render(
-                messages=messages,
-                add_generation_prompt=True,
-                bos_token=self.bos,
-                eos_token=self.eos,
-                tools=list(tools) or None,
-                documents=None,
+        if self._template is None:
+            raise InputError(
+                f"the chat template ({self.source}) cannot be used: {self.problem}; the server "
+                "must be started with another one (--chat-template)",
+                param="messages",
             )
-        # A template is a program that came with the model: it can fail in any way, on
-        # input that only it knows to be wrong.
+        try:
+            with bounded_time():
+                return joined(
+                    self._template.generate(
+                        messages=messages,
+                        add_generation_prompt=True,
+                        bos_token=self.bos,
+                        eos_token=self.eos,
+                        tools=list(tools) or None,
+                        documents=None,
+                    )
+                )
+        # It can fail in any way, on input that only it knows to be wrong.
         except Exception as error:
             raise InputError(
                 f"the chat template ({self.source}) refuses the messages: {error}",
@@ -184,52 +200,62 @@ def _fenced(value: Any, fence: tuple[str, str], vocabulary: Vocabulary) -> Any:
             return value
 
 
-def choose_template(model: TemplateOwner) -> ChatTemplate:
-    """The template in the model's file, else the known one of its family.
+def choose_template(model: TemplateOwner, wanted: str | None = None) -> ChatTemplate:
+    """The template that is wanted, else the one in the model's file, else that of its family.
 
     The family is told by the architecture (Gemma) or by the turn markers that the
-    vocabulary has; a model with none of them gets ChatML as plain text.
+    vocabulary has; a model with none of them gets ChatML as plain text. One that is in the
+    model's file and cannot be used is chosen all the same, and a warning says so.
+
+    Args:
+        model: What it is for.
+        wanted: A file, or the name of a builtin one.
+
+    Raises:
+        InputError: The wanted one cannot be read, or cannot be used.
     """
     bos, eos = (
         model.token_bytes(t, special=True).decode("utf-8", "replace") if t >= 0 else ""
         for t in (model.bos_token, model.eos_token)
     )
-    if model.chat_template:
-        return ChatTemplate("gguf", model.chat_template, bos, eos)
+    if wanted is not None and wanted not in _BUILTIN:
+        return _from_file(Path(wanted), bos, eos)
+    if wanted is None and model.chat_template:
+        template = ChatTemplate("gguf", model.chat_template, bos, eos)
+        if template.problem is not None:
+            logger.warning(
+                "the model's chat template cannot be used: %s; chats are refused, unless "
+                "--chat-template names another (a file, or %s)",
+                template.problem,
+                ", ".join(_BUILTIN),
+            )
+        return template
 
     def has(marker: str) -> bool:
         return len(model.tokenize(marker, add_special=False, parse_special=True)) == 1
 
-    family = "gemma" if model.architecture.startswith("gemma") else "chatml"
-    if family != "gemma":
+    family = wanted or ("gemma" if model.architecture.startswith("gemma") else "chatml")
+    if wanted is None and family != "gemma":
         family = next((f for f, (start, _) in _MARKERS.items() if has(start)), family)
     end = _MARKERS[family][1]
     stops = () if has(end) else (end,)
     return ChatTemplate(f"builtin:{family}", _BUILTIN[family], bos, eos, stops)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    """The environment that Hugging Face's templates are written for, sandboxed."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    # Jinja's own escapes <, > and & for HTML.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _raise_exception(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().astimezone().strftime(form)
+def _from_file(path: Path, bos: str, eos: str) -> ChatTemplate:
+    setting = f"setting chat_template (LLAMACART_CHAT_TEMPLATE) has value {str(path)!r}"
+    try:
+        text = path.expanduser().read_text("utf-8-sig")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{setting}: neither a file that can be read ({error}) nor one of "
+            f"{', '.join(_BUILTIN)}",
+            param="chat_template",
+        ) from None
+    template = ChatTemplate(f"file:{path.name}", text, bos, eos)
+    if template.problem is not None:
+        raise InputError(f"{setting}: {template.problem}", param="chat_template")
+    return template
 
 
 def _unused_pair(texts: Sequence[str]) -> tuple[str, str]:

@@ -1,10 +1,30 @@
+from contextlib import ExitStack
+
+import httpx
 import pytest
 
-from llamacart.errors import InputError, ModelError
+from llamacart.errors import InputError
+from llamacart_server import template_environment
+from llamacart_server.app import create_app
 from llamacart_server.schemas import Message
+from llamacart_server.served import ServedModel
+from llamacart_server.settings import ServeSettings
 from llamacart_server.templates import ChatTemplate, choose_template
 
+EXPECTED_JSON = '{\n "a": 1,\n "b": "<é>"\n}'
 GEMMA_TURN = "<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n"
+
+
+@pytest.fixture
+def serve_model(engine, library, live):
+    """Function to a client of a server of some model."""
+    with ExitStack() as stack:
+
+        def start(model):
+            url = stack.enter_context(live(create_app(engine, library, model, ServeSettings())))
+            return stack.enter_context(httpx.Client(base_url=url, timeout=10))
+
+        yield start
 
 
 def chat(*turns: tuple[str, str]) -> list[Message]:
@@ -151,9 +171,152 @@ def test_a_template_that_fails_is_the_requests_fault(text):
     assert caught.value.param == "messages"
 
 
-def test_a_template_that_is_no_jinja_stops_the_start():
-    with pytest.raises(ModelError, match="not valid"):
-        ChatTemplate("gguf", "{% for %}")
+BROKEN = [
+    "{% for %}",
+    "{% unknown %}",
+    "{{ messages | no_such_filter }}",
+    "{% break %}",
+    "{% generation %}",
+    "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    "{% if a %}" * 300 + "{% endif %}" * 300,
+]
+
+
+@pytest.mark.parametrize("text", BROKEN, ids=range(len(BROKEN)))
+def test_a_template_that_is_no_jinja_refuses_chats_and_nothing_else(fake_model, text, caplog):
+    class WithTemplate(type(fake_model)):
+        chat_template = text
+
+    template = choose_template(WithTemplate())
+    assert template.source == "gguf"
+    assert "chat template cannot be used" in caplog.text
+    assert "--chat-template" in caplog.text
+    with pytest.raises(InputError, match=r"chat template \(gguf\) cannot be used: ") as caught:
+        template.tokens(chat(("user", "x")), fake_model)
+    assert caught.value.param == "messages"
+    assert template.problem in caught.value.message
+
+
+def test_a_server_whose_template_is_broken(serve_model, engine, fake_model):
+    template = ChatTemplate("gguf", "a\n{% frobnicate %}", "<bos>")
+    client = serve_model(ServedModel("fake-1b", (), 512, fake_model, template))
+    for path, field, param in (
+        ("/v1/chat/completions", "messages", "messages"),
+        ("/v1/responses", "input", "input"),
+    ):
+        body = {"model": "fake-1b", field: [{"role": "user", "content": "Hi"}]}
+        response = client.post(path, json=body)
+        assert response.status_code == 400
+        error = response.json()["error"]
+        assert error["param"] == param
+        assert "unknown tag 'frobnicate'" in error["message"]
+        assert "(line 2)" in error["message"]
+    answer = client.post("/v1/completions", json={"model": "fake-1b", "prompt": "a"})
+    assert answer.status_code == 200
+
+
+def test_a_template_of_a_file_or_by_name(fake_model, tmp_path):
+    class WithTemplate(type(fake_model)):
+        chat_template = "{% broken %}"
+
+    path = tmp_path / "own.jinja"
+    path.write_text("\ufeff{{ messages[0].content }}!", "utf-8")
+    template = choose_template(WithTemplate(), str(path))
+    assert template.source == "file:own.jinja"
+    assert show(template, chat(("user", "Hi")), fake_model) == "[<bos>]Hi!"
+    template = choose_template(WithTemplate(), "chatml")
+    assert (template.source, template.stops) == ("builtin:chatml", ("<|im_end|>",))
+    assert choose_template(WithTemplate(), "gemma").stops == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "neither a file .* nor one of gemma, llama3, chatml"), ("{% x %}", "unknown tag 'x'")],
+)
+def test_a_wanted_template_that_cannot_be_used_stops_the_start(
+    fake_model, tmp_path, content, reason
+):
+    path = tmp_path / "own.jinja"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=rf"chat_template .*own\.jinja.*{reason}") as caught:
+        choose_template(fake_model, str(path))
+    assert caught.value.param == "chat_template"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{% generation %}{{ messages[0].content }}{% endgeneration %}.", "Hi."),
+        ("{%- for m in messages -%}{%- generation -%} a {%- endgeneration -%}{%- endfor -%}", "a"),
+        (
+            ("{% for m in [1, 2, 3] %}{% generation %}{% if m == 2 %}{% break %}{% endif %}"
+            "{{ m }}{% endgeneration %}{% endfor %}"),
+            "1",
+        ),
+        ("{% set l = namespace(v=1) %}{% do [l] %}{{ l.v }}", "1"),
+        ("{{ {'b': '<é>', 'a': 1} | tojson(indent=1, sort_keys=true) }}", EXPECTED_JSON),
+        ("{{ [1, 2] | tojson(separators=(',', ':')) }}", "[1,2]"),
+        ("{{ 'é' | tojson(ensure_ascii=true) }}", '"\\u00e9"'),
+        ("{% for i in range(2) %}{{ loop.index }}/{{ loop.length }}{{ loop.last }} {% endfor %}",
+         "1/2False 2/2True "),
+        ("{% for k, v in {'a': 1}.items() if v %}{{ k ~ v }}{% else %}x{% endfor %}", "a1"),
+        (("{% for i in [[1], [2, [3]]] recursive %}{{ loop(i) if i is iterable else i }}"
+         "{% endfor %}"), "123"),
+        ("{{ '%s-%02d' % ('a', 7) }}", "a-07"),
+        ("{{ 7 % 4 }}{{ 2 ** 10 }}{{ '-' * 3 }}{{ 'a' + 'b' }}", "31024---ab"),
+        ("{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f(1) }}", "<1>"),
+    ],
+)  # fmt: skip
+def test_what_current_models_use(text, expected):
+    assert ChatTemplate("gguf", text).render([{"role": "user", "content": "Hi"}]) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "takes"),
+        ("{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}", ""),
+        (
+            (
+                "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}"
+                "{{ f(60) }}"
+            ),
+            "takes",
+        ),
+        ("{{ 'a' * 10 ** 9 }}", "characters"),
+        ("{{ [0] * 10 ** 9 }}", "characters"),
+        ("{{ 10 ** (10 ** 8) }}", "bits"),
+        ("{{ '%999999999d' % 1 }}", "characters"),
+        (
+            (
+                "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}"
+                "{% endfor %}{{ n.x }}"
+            ),
+            "characters",
+        ),
+        (
+            (
+                "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x + n.x %}"
+                "{% endfor %}{{ n.x }}"
+            ),
+            "characters",
+        ),
+        ("{% for i in range(99999) %}{{ 'a' * 9999 }}{% endfor %}", "characters"),
+    ],
+)
+def test_a_template_without_end_is_ended(monkeypatch, text, reason):
+    monkeypatch.setattr(template_environment, "RENDER_SECONDS", 0.05)
+    monkeypatch.setattr(template_environment, "MAX_CHARACTERS", 10**5)
+    with pytest.raises(InputError, match=rf"refuses the messages: .*{reason}"):
+        ChatTemplate("gguf", text).render(as_dicts(chat(("user", "x"))))
+
+
+def test_many_messages_cannot_hold_a_thread_for_ever(monkeypatch):
+    text = "{% for a in messages %}{% for b in messages %}{% endfor %}{% endfor %}"
+    monkeypatch.setattr(template_environment, "RENDER_SECONDS", 0.05)
+    with pytest.raises(InputError, match="takes longer than"):
+        ChatTemplate("gguf", text).render([{"role": "user", "content": "x"}] * 20_000)
 
 
 def test_parts_are_joined_by_newlines():
