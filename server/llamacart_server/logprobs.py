@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -138,7 +139,8 @@ class Echo:
     """A prompt that is repeated before its completion.
 
     Attributes:
-        text: As the client wrote it, or the text of its tokens.
+        text: As the client wrote it; the text of its tokens where it gave those, or wrote a lone
+            surrogate, which no answer can hold.
         tokens: Token ids.
         offsets: Characters of `text` before each.
     """
@@ -160,7 +162,9 @@ class Echo:
             added = i == 0 and not tokenizer.token_bytes(token) and isinstance(prompt, str)
             if not (added and not str(prompt).startswith(_name(raw))):
                 text += stream.push(raw)
-        text = prompt if isinstance(prompt, str) else text + stream.finish()
+        text += stream.finish()
+        if isinstance(prompt, str) and not _LONE_SURROGATE.search(prompt):
+            text = prompt
         return cls(text, tuple(tokens), tuple(min(offset, len(text)) for offset in offsets))
 
     def logprobs(self, scores: Sequence[TokenLogprobs], tokenizer: Tokenizer) -> CompletionLogprobs:
@@ -169,6 +173,9 @@ class Echo:
         for token, offset, value in zip(self.tokens, self.offsets, (None, *scores), strict=True):
             out.add(token, offset, value, tokenizer)
         return out
+
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _name(raw: bytes) -> str:

@@ -189,6 +189,18 @@ def test_echo_without_logprobs(client, engine, stream):
     assert all(c["logprobs"] is None for c in choices)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_echo_of_half_a_character(client, engine, stream):
+    """JavaScript cuts an emoji in two where it counts characters."""
+    body = {"model": "demo", "prompt": "a\ud83d", "echo": True, "stream": stream}
+    response = client.post(
+        COMPLETIONS, content=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
+    assert response.status_code == 200
+    assert "a\ufffd\ufffd\ufffd" in response.text
+    assert "error" not in response.text
+
+
 def test_stop_strings_are_not_sought_in_the_echo(client, engine):
     (choice,) = post(client, COMPLETIONS, prompt="a b", echo=True, stop=" ").json()["choices"]
     assert choice["text"] == "a bhello"
