@@ -51,7 +51,7 @@ def from_validation(errors: Sequence[Any], body: Any) -> InputError:
         name = str(errors[0]["loc"][1])
         return InputError(f"{name!r}: {_reason(errors[0])}", param=name)
     if not isinstance(body, dict):
-        found = "empty" if body is None else _JSON_TYPES.get(type(body), "no object")
+        found = "empty or null" if body is None else _JSON_TYPES.get(type(body), "no object")
         return InputError(f"the body is {found}; a JSON object is needed")
     places = [_place(error, body) for error in errors]
     deepest = max(places, key=len)
