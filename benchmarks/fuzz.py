@@ -314,8 +314,18 @@ def random_value(rng: random.Random, names: Sequence[str], depth: int = 0) -> An
     return {key: random_value(rng, names, depth + 1) for key in keys}
 
 
-def random_body(rng: random.Random, path: str, model: str, names: Sequence[str]) -> bytes:
-    """A body for a route: valid but for some fields, any JSON, or hardly JSON."""
+def random_body(
+    rng: random.Random, path: str, model: str, names: Sequence[str], own: Sequence[str]
+) -> bytes:
+    """A body for a route: valid but for some fields, any JSON, or hardly JSON.
+
+    Args:
+        rng: Decides everything.
+        path: The route.
+        model: Model id to ask for.
+        names: Fields of all bodies and of what is in them.
+        own: Fields of this route's body.
+    """
     if rng.random() < 0.1:
         return _spoilt(rng, json.dumps(random_value(rng, names)).encode())
     body: dict[str, Any] = {"model": model, "max_tokens": 2, **ROUTES[path]}
@@ -324,7 +334,7 @@ def random_body(rng: random.Random, path: str, model: str, names: Sequence[str])
     for _ in range(rng.choice((0, 1, 1, 2, 3, 6))):
         if rng.random() < 0.2:
             body.pop(rng.choice(list(body)), None)
-        body[rng.choice(names)] = random_value(rng, names)
+        body[rng.choice(own if rng.random() < 0.9 else names)] = random_value(rng, names)
     if rng.random() < 0.3:
         body["stream"] = True
     raw = json.dumps(body).encode()
@@ -374,15 +384,23 @@ def field_names(document: dict[str, Any]) -> list[str]:
     return sorted({name for schema in schemas for name in schema.get("properties", ())})
 
 
+def own_fields(document: dict[str, Any], path: str) -> list[str]:
+    """Names of the fields of a route's body."""
+    content = document["paths"][path]["post"]["requestBody"]["content"]
+    name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    return list(document["components"]["schemas"][name]["properties"])
+
+
 def fuzz_bodies(seeds: Iterator[int], count: Counter[str], url: str) -> None:
     """Send bodies to a running server until `seeds` ends."""
     with httpx.Client(base_url=url, timeout=120) as client:
-        names = field_names(client.get("/openapi.json").json())
+        document = client.get("/openapi.json").json()
+        names = field_names(document)
         model = client.get("/v1/models").json()["data"][0]["id"]
         for seed in seeds:
             rng = random.Random(seed)
             path = rng.choice(list(ROUTES))
-            body = random_body(rng, path, model, names)
+            body = random_body(rng, path, model, names, own_fields(document, path))
             answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
             count[f"{path} {check_answer(answer.status_code, answer.text)}"] += 1
 

@@ -18,28 +18,28 @@ SEEDS = st.integers(0, 2**64)
 
 
 @pytest.fixture(scope="module")
-def names(shared_client):
-    found = fuzz.field_names(shared_client.get("/openapi.json").json())
-    assert {"temperature", "cartridges", "include_usage", "response_format"} <= set(found)
-    return found
+def document(shared_client):
+    return shared_client.get("/openapi.json").json()
 
 
 @pytest.mark.parametrize("path", fuzz.ROUTES)
-def test_no_body_makes_the_server_fail(shared_client, shared_engine, names, path):
+def test_no_body_makes_the_server_fail(shared_client, shared_engine, document, path):
+    names, own = fuzz.field_names(document), fuzz.own_fields(document, path)
+    assert {"temperature", "cartridges", "include_usage", "response_format"} <= set(names)
     statuses = Counter()
 
-    @settings(SOME, max_examples=600)
+    @settings(SOME, max_examples=500)
     @given(SEEDS)
     def run(seed):
         shared_engine.reset()
-        body = fuzz.random_body(random.Random(seed), path, "demo", names)
+        body = fuzz.random_body(random.Random(seed), path, "demo", names, own)
         headers = {"Content-Type": "application/json"}
         answer = shared_client.post(path, content=body, headers=headers)
         statuses[fuzz.check_answer(answer.status_code, answer.text)] += 1
 
     run()
-    assert statuses["200"] >= 10  # else it would try refusals alone
-    assert statuses["400"] >= 10
+    assert statuses["200"] >= 50  # else it would try refusals alone
+    assert statuses["400"] >= 50
 
 
 def test_no_template_makes_the_server_fail():
