@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,3 +152,48 @@ def priorities(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr("llamacart_trainer.options.give_way", take)
     return taken
+
+
+# --- documentation ----------------------------------------------------------------------------
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+_FENCE = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of the documentation."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.path.relative_to(ROOT))
+
+    @property
+    def text(self) -> str:
+        return self.path.read_text(encoding="utf-8")
+
+    def blocks(self, language: str) -> list[tuple[str, str]]:
+        """(rest of the info string, text) of each fenced block in a language."""
+        return [(info, text) for kind, info, text in _FENCE.findall(self.text) if kind == language]
+
+    def table(self, mark: str) -> list[list[str]]:
+        """Cells of the rows of the table behind `<!-- mark -->`, without its head."""
+        found = re.search(rf"<!-- {mark}[^>]*-->\n(.*?)<!-- end -->", self.text, re.DOTALL)
+        assert found is not None, f"{self.name} has no table {mark!r}"
+        rows = [line.strip("|").split("|") for line in found[1].strip().split("\n")]
+        return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "manual_page" in metafunc.fixturenames:
+        pages = [Page(path) for path in PAGES]
+        metafunc.parametrize("manual_page", pages, ids=[page.name for page in pages])
+
+
+@pytest.fixture(scope="session")
+def doc_page() -> Callable[[str], Page]:
+    """Function from a file name in `docs` to its page."""
+    return lambda name: Page(ROOT / "docs" / name)
