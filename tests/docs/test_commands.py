@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import typer
@@ -56,7 +57,7 @@ def parse_llamacart(arguments):
 def check(words):
     """One command as far as it can be checked without running it."""
     program, *arguments = without_variables(words)
-    match Path(program).name:
+    match program.rsplit("/", 1)[-1]:
         case "llamacart":
             parse_llamacart(arguments)
         case "make":
@@ -81,7 +82,7 @@ def test_commands_are_found():
 
 @pytest.mark.parametrize("line", ["serve --no-such", "nothing", "serve --port many", "inspect"])
 def test_wrong_commands_are_noticed(line):
-    with pytest.raises((typer.Exit, Exception)):  # click's errors
+    with pytest.raises(click.UsageError):
         parse_llamacart(line.split())
 
 

@@ -94,3 +94,15 @@ def test_examples_are_recipes(doc_page):
         task = load_task(folder)
         assert task.recipe.name == folder.name
         assert len(task.pairs) >= 30
+
+
+def test_the_walk_shows_the_example_as_it_is(doc_page):
+    page = doc_page("first-cartridge.md")
+    folder = page.path.parent / "examples" / "spanish"
+    recipe, change = (tomllib.loads(text) for _, text in page.blocks("toml"))
+    assert recipe == tomllib.loads((folder / "recipe.toml").read_text("utf-8"))
+    Recipe.model_validate(recipe | change)
+    data = "".join(path.read_text("utf-8") for path in folder.glob("*.jsonl")).splitlines()
+    shown_lines = [line for _, text in page.blocks("json") for line in text.splitlines()]
+    assert len(shown_lines) == 3
+    assert set(shown_lines) <= set(data)
