@@ -54,15 +54,15 @@ class Finding:
 
 def doctor(
     model: Annotated[
-        str, typer.Option(help="GGUF path, 'demo' or hf:<owner>/<repo>/<file>.")
+        str, typer.Option(help="GGUF file, 'demo' or hf:<owner>/<repo>/<file>.")
     ] = DEMO,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
     threads: ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what llama.cpp was built with, whether cartridges reach a model, and what is slow.
+    """Check the build of llama.cpp, whether cartridges reach a model, and what is slow.
 
-    The exit code is 1 where the model cannot be steered.
+    The exit code is 1 if the model cannot be steered.
     """
     llama_log.install()
     shares, chosen = Sharing(), choose_threads(threads)

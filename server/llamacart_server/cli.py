@@ -42,8 +42,8 @@ anew."""
 def serve(*, config: Path | None = None, print_config: bool = False, **given: Any) -> None:
     """Serve a model and its cartridges over an OpenAI-compatible API.
 
-    What is not given comes from the environment (LLAMACART_MODEL, LLAMACART_MAX_TOKENS, …), else
-    from a TOML file (model = "…", max_tokens = …), else from the defaults.
+    Settings that are not given come from the environment (LLAMACART_MODEL, LLAMACART_MAX_TOKENS,
+    …), then from a TOML file (model = "…", max_tokens = …), then from the defaults.
     """
     settings = load_settings(config, **given)
     if print_config:

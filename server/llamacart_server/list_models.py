@@ -16,10 +16,10 @@ from llamacart_server.settings import CONFIG_VARIABLE, load_settings
 
 def models(
     url: Annotated[
-        str | None, typer.Argument(help="A running server; none means to look at the files.")
+        str | None, typer.Argument(help="Address of a running server. Without it: the files.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="GGUF path, 'demo' or hf:<owner>/<repo>/<file>.")
+        str | None, typer.Option(help="GGUF file, 'demo' or hf:<owner>/<repo>/<file>.")
     ] = None,
     cartridges: Annotated[Path | None, typer.Option(help="Folder of cartridges.")] = None,
     force: Annotated[

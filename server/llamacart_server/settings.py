@@ -75,13 +75,13 @@ class ServeSettings(BaseSettings):
         env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
     )
 
-    model: Annotated[str, Option(MODEL, "GGUF path, 'demo' or hf:<owner>/<repo>/<file>.")] = DEMO
+    model: Annotated[str, Option(MODEL, "GGUF file, 'demo' or hf:<owner>/<repo>/<file>.")] = DEMO
     chat_template: Annotated[
         str | None,
         Option(MODEL, "Jinja file, or gemma, llama3 or chatml; default: the model's own."),
     ] = None
     cartridges: Annotated[
-        Path | None, Option(MODEL, "Folder of cartridges, loaded at start-up.")
+        Path | None, Option(MODEL, "Folder of cartridges; all are loaded at the start.")
     ] = None
     force: Annotated[
         bool, Option(MODEL, "Accept cartridges made for other weights of the same shape.")
@@ -91,105 +91,105 @@ class ServeSettings(BaseSettings):
     ] = False
     dose_limit: Annotated[
         Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
-        Option(MODEL, "Most relative size of a steering delta; more is scaled down to it."),
+        Option(MODEL, "Largest relative size of a steering step; larger steps are made smaller."),
     ] = None
     gpu_layers: Annotated[int, Field(ge=ALL_LAYERS), Option(MODEL, GPU_LAYERS_HELP)] = ALL_LAYERS
     threads: Annotated[
         Annotated[int, Field(ge=1, le=MAX_THREADS)] | None, Option(MODEL, THREADS_HELP)
     ] = None
     batch_invariant: Annotated[
-        bool, Option(MODEL, "Rows never depend on their neighbours (CPU; slower prompts).")
+        bool, Option(MODEL, "No text depends on other requests (CPU only; slower prompts).")
     ] = True
 
     host: Annotated[Host, Option(NETWORK, "Address to listen on.")] = "127.0.0.1"
     port: Annotated[
-        int, Field(ge=0, le=65535), Option(NETWORK, "Port to listen on; 0 takes a free one.")
+        int, Field(ge=0, le=65535), Option(NETWORK, "Port to listen on; 0: any free one.")
     ] = 8080
     keep_alive: Annotated[
-        Seconds, Option(NETWORK, "Seconds of silence after which a stream gets a comment; 0: none.")
+        Seconds, Option(NETWORK, "Seconds of silence before a stream gets a comment; 0: never.")
     ] = 15.0
     trusted_proxy: Annotated[
         Networks,
-        Option(NETWORK, "Address or network whose X-Forwarded-For is believed, or *; repeatable."),
+        Option(NETWORK, "Address or network whose X-Forwarded-For is trusted, or *; repeatable."),
     ] = ()
 
     api_key: Annotated[
         Secrets,
         Option(
             ACCESS,
-            "Key that clients must send; repeatable, or several with commas. Better in the "
-            "environment or a file than on the command line, which other users can see.",
+            "Key that clients must send; repeatable, or several with commas. Prefer the "
+            "environment or a file: other users can see the command line.",
         ),
     ] = ()
     api_key_file: Annotated[
-        Path | None, Option(ACCESS, "File with one key a line; # begins a comment line.")
+        Path | None, Option(ACCESS, "File with one key per line; # begins a comment.")
     ] = None
     admin_key: Annotated[
         Secret | None,
         Option(
             ACCESS,
-            "Key that adding and removing cartridges takes; it opens everything else too. "
-            "Default: nobody may.",
+            "Key for adding and removing cartridges; it also opens everything else. "
+            "Without it nobody can add or remove.",
         ),
     ] = None
-    rate_limit: Annotated[Count, Option(ACCESS, "Requests a minute for each key; 0: no limit.")] = 0
+    rate_limit: Annotated[Count, Option(ACCESS, "Requests per minute and key; 0: no limit.")] = 0
     cors_origin: Annotated[
         Origins, Option(ACCESS, "Origin whose pages may call the server, or *; repeatable.")
     ] = ()
 
     ctx: Annotated[
-        Positive, Option(CAPACITY, "KV cells, shared by all requests; one may use them all.")
+        Positive, Option(CAPACITY, "KV cells, shared by all requests; one request may use all.")
     ] = 8192
-    parallel: Annotated[Positive, Option(CAPACITY, "Requests that decode together.")] = 16
+    parallel: Annotated[Positive, Option(CAPACITY, "Requests that are computed together.")] = 16
     batch: Annotated[Positive, Option(CAPACITY, "Most rows in one step.")] = 512
     prefix_cache: Annotated[
         Count,
         # Each takes the logits of one row in memory: 1 MiB for Gemma's vocabulary.
-        Option(CAPACITY, "Idle conversations kept for reuse; 0 turns reuse off."),
+        Option(CAPACITY, "Idle conversations to keep for reuse; 0: no reuse."),
     ] = 16
     cache_ram: Annotated[
-        Count, Option(CAPACITY, "MiB of host memory for those that had to leave.")
+        Count, Option(CAPACITY, "MiB of host memory for idle conversations that lose their cells.")
     ] = 0
     embedding_ctx: Annotated[
-        Positive, Option(CAPACITY, "Most tokens of a text to embed; they have KV cells apart.")
+        Positive, Option(CAPACITY, "Most tokens of a text to embed, in KV cells of their own.")
     ] = 2048
     max_queued: Annotated[
-        Positive, Option(CAPACITY, "Choices that may wait; also the most in one request.")
+        Positive, Option(CAPACITY, "Choices that may wait, and most choices of one request.")
     ] = 256
     max_queued_tokens: Annotated[Positive, Option(CAPACITY, "Prompt tokens that may wait.")] = (
         262_144
     )
 
     max_tokens: Annotated[
-        Positive, Option(LIMITS, "Most tokens one request may generate; more is lowered to it.")
+        Positive, Option(LIMITS, "Most tokens that one request may generate; more is cut to it.")
     ] = 2048
     default_max_tokens: Annotated[
-        Positive, Option(LIMITS, "Tokens of a completion that names no limit.")
+        Positive, Option(LIMITS, "Tokens of a completion without a limit of its own.")
     ] = 16
     default_max_tokens_chat: Annotated[
-        Positive, Option(LIMITS, "Tokens of a chat answer that names no limit.")
+        Positive, Option(LIMITS, "Tokens of a chat answer without a limit of its own.")
     ] = 512
     request_timeout: Annotated[
-        Seconds, Option(LIMITS, "Seconds an answer may take, waiting included; 0: no limit.")
+        Seconds, Option(LIMITS, "Seconds that an answer may take, waiting included; 0: no limit.")
     ] = 600.0
     token_seconds: Annotated[
         Seconds,
         Option(LIMITS, "Seconds of a processor that choosing one token may take; 0: no limit."),
     ] = 1.0
-    max_body_bytes: Annotated[Positive, Option(LIMITS, "Largest request body.")] = 16 * 2**20
+    max_body_bytes: Annotated[Positive, Option(LIMITS, "Bytes of a request body.")] = 16 * 2**20
     max_upload_bytes: Annotated[
-        Positive, Option(LIMITS, "Largest cartridge file that may be uploaded.")
+        Positive, Option(LIMITS, "Bytes of an uploaded cartridge file.")
     ] = 256 * 2**20
 
     log_format: Annotated[
-        Literal["text", "json"], Option(OPERATION, "Form of the log: text or json.")
+        Literal["text", "json"], Option(OPERATION, "Format of the log: text or json.")
     ] = "text"
     log_requests: Annotated[bool, Option(OPERATION, "Write each request to the log.")] = True
     log_prompts: Annotated[
         bool, Option(OPERATION, "Write prompts to the log; they may be private.")
     ] = False
     shutdown_seconds: Annotated[
-        Positive, Option(OPERATION, "Seconds that open answers may go on after SIGTERM.")
+        Positive, Option(OPERATION, "Seconds that open answers may continue after SIGTERM.")
     ] = 30
 
     @classmethod

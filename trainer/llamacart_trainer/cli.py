@@ -57,23 +57,23 @@ def train(
     job: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of checkpoints, from which a killed run goes on; default "
+            help="Folder for checkpoints. An interrupted run resumes from it. Default: "
             "<output>.job, removed at the end."
         ),
     ] = None,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Drop checkpoints that are there.")
+        bool, typer.Option("--restart", help="Delete existing checkpoints and start over.")
     ] = False,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
     threads: ThreadsOption = None,
     nice: NiceOption = LOWEST,
     max_ubatch_rows: Annotated[
-        int | None, typer.Option(help="Tokens to compute at once; default 1024.")
+        int | None, typer.Option(help="Tokens to compute at once. Default: 1024.")
     ] = None,
     max_memory: Annotated[
         float | None,
         typer.Option(
-            help="GiB for activations, default 4; what needs more runs once for each layer."
+            help="GiB for activations. Default: 4. Above it, texts run once for each layer."
         ),
     ] = None,
 ) -> None:

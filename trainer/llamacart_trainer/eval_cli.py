@@ -32,25 +32,25 @@ if TYPE_CHECKING:
 @tells(lambda _given: "nothing is written; the same command begins anew")
 def evaluate_cartridges(
     cartridges: Annotated[
-        list[Path] | None, typer.Argument(help="Cartridge files; none to see baselines alone.")
+        list[Path] | None, typer.Argument(help="Cartridge files. Without any, only baselines.")
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="Recipe folder: its prompts, answers and [evaluation] table."),
+        typer.Option(help="Recipe folder, for its prompts, answers and evaluation settings."),
     ] = None,
     model: ModelOption = None,
     alphas: Annotated[
-        str | None, typer.Option(help="Strengths, e.g. 0.4,0.8; default: the recipe's.")
+        str | None, typer.Option(help="Values of α, e.g. 0.4,0.8. Default: the recipe's.")
     ] = None,
     baselines: Annotated[
         str | None,
-        typer.Option(help="Fit these on the recipe too: 'all' or names, e.g. ridge,mean-shift."),
+        typer.Option(help="Also fit these solvers: 'all' or names, e.g. ridge,mean-shift."),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a report, one HTML page.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report to this HTML file.")] = None,
     prompts: Annotated[
         int | None,
-        typer.Option(min=1, help="Take only so many prompts and answers, to choose and to test."),
+        typer.Option(min=1, help="Use only this many prompts and answers, to choose and to test."),
     ] = None,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
     threads: ThreadsOption = None,
@@ -63,7 +63,7 @@ def evaluate_cartridges(
     from llamacart_trainer.evaluation.plan import load_plan, split_plans
 
     if recipe is None:
-        raise InputError("eval needs --recipe FOLDER: its prompts are what is measured")
+        raise InputError("eval needs --recipe FOLDER, which holds the prompts")
     strengths = None if alphas is None else parse_alphas(alphas)
     if not cartridges and baselines is None:
         raise InputError("eval needs a cartridge file, or --baselines")

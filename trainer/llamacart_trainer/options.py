@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 ModelOption = Annotated[
     str | None,
-    typer.Option(help="GGUF path, 'demo' or hf:<owner>/<repo>/<file>; default: the recipe's."),
+    typer.Option(help="GGUF file, 'demo' or hf:<owner>/<repo>/<file>. Default: the recipe's."),
 ]
 OutputOption = Annotated[
-    Path | None, typer.Option("-o", "--output", help="File to write; default <name>.gguf.")
+    Path | None, typer.Option("-o", "--output", help="File to write. Default: <name>.gguf.")
 ]
 
 

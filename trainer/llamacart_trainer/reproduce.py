@@ -85,11 +85,11 @@ def reproduce(
     data: Annotated[
         Path,
         typer.Option(
-            help="Folder of the paper's data sets, france_ds.json and moon_cheese_ds.json."
+            help="Folder that holds the paper's data, france_ds.json and moon_cheese_ds.json."
         ),
     ],
     model: Annotated[
-        str, typer.Option(help="GGUF path, 'demo' or hf:<owner>/<repo>/<file>.")
+        str, typer.Option(help="GGUF file, 'demo' or hf:<owner>/<repo>/<file>.")
     ] = "demo",
     only: Annotated[
         ExperimentChoice | None, typer.Option(help="One experiment instead of both.")
@@ -98,7 +98,7 @@ def reproduce(
         Path | None, typer.Option("--json", help="Write all figures to this file.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder to keep the cartridges in.")
+        Path | None, typer.Option("-o", "--output", help="Folder for the cartridges.")
     ] = None,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
     threads: ThreadsOption = None,

@@ -32,18 +32,18 @@ def _what_stays(given: Mapping[str, Any]) -> str:
 @tells(_what_stays, full_disk=True)
 def tune(
     recipe: Annotated[Path, typer.Argument(help="Recipe folder.")],
-    minutes: Annotated[float, typer.Option(min=0, help="Time to spend.")] = 10.0,
+    minutes: Annotated[float, typer.Option(min=0, help="Minutes to search.")] = 10.0,
     output: OutputOption = None,
     trials: Annotated[
         Path | None,
-        typer.Option(help="Table of all trials (JSONL); one that exists is gone on from."),
+        typer.Option(help="Table of all trials (JSONL). An existing table is continued."),
     ] = None,
     model: ModelOption = None,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
     threads: ThreadsOption = None,
     nice: NiceOption = LOWEST,
 ) -> None:
-    """Choose solver, λ, δ, α, layers and pairing of a recipe by a validation split."""
+    """Search solver, λ, δ, α, layers and pairing of a recipe on validation prompts."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
     from llamacart.model import Model
     from llamacart_trainer.evaluation.plan import split_plans
