@@ -167,7 +167,7 @@ class CartridgeStore:
                 for other in remaining:
                     if other.file == entry.file:
                         raise ConflictError(
-                            f"file {entry.file!r} is also that of cartridge "
+                            f"file {entry.file!r} also belongs to cartridge "
                             f"{other.cartridge.name!r}",
                             param="delete_file",
                         )
@@ -244,7 +244,7 @@ class CartridgeStore:
             inside = False
         if not inside or ".." in given.parts or not has_suffix(given, FILE_SUFFIX):
             raise InputError(
-                f"{param!r} is {shown(path)}, which is no path to a {FILE_SUFFIX} file in the "
+                f"{param!r} is {shown(path)}, which is not the path of a {FILE_SUFFIX} file in the "
                 "cartridges folder",
                 param=param,
             )

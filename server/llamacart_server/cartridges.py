@@ -81,7 +81,7 @@ def _admin_routes(service: Service, store: CartridgeStore) -> APIRouter:
         dependencies=[Depends(admin_guard(service.settings.admin_key))],
         responses=failures(PermissionDeniedError, NotFoundError, ConflictError),
     )
-    replaced = {"model": CartridgeInfo, "description": "It replaced the cartridge of its id."}
+    replaced = {"model": CartridgeInfo, "description": "It replaced the cartridge with this id."}
 
     @routes.post(
         PATH,

@@ -56,7 +56,7 @@ class RequestTimeoutError(LlamacartError):
 
 
 class MethodNotAllowedError(InputError):
-    """The path exists, not for this method."""
+    """The path exists, but not for this method."""
 
     status = 405
     code = "method_not_allowed"
@@ -77,7 +77,7 @@ class UnsupportedMediaTypeError(InputError):
 
 
 class ConflictError(InputError):
-    """What is there already is in the way."""
+    """Something that already exists is in the way."""
 
     status = 409
     code = "conflict"

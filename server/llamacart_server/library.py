@@ -166,7 +166,7 @@ class CartridgeLibrary:
                 id; the message names the file.
         """
         if not folder.is_dir():
-            raise InputError(f"cartridges folder {str(folder)!r} is not there", param="cartridges")
+            raise InputError(f"cartridges folder {str(folder)!r} is missing", param="cartridges")
         try:
             paths = sorted(p for p in folder.iterdir() if has_suffix(p, FILE_SUFFIX))
         except OSError as error:

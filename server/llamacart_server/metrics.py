@@ -58,7 +58,7 @@ class EngineCollector:
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""
         stats = self._engine.stats()
-        yield GaugeMetricFamily("llamacart_kv_cells", "KV cells there are.", value=self._n_cells)
+        yield GaugeMetricFamily("llamacart_kv_cells", "KV cells in total.", value=self._n_cells)
         for name, (field, text) in _GAUGES.items():
             yield GaugeMetricFamily(f"llamacart_{name}", text, value=getattr(stats, field))
         for name, (field, text) in _COUNTERS.items():

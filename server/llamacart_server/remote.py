@@ -57,7 +57,7 @@ class Remote:
             with self._open("/v1/chat/completions", {**body, "stream": True}) as response:
                 yield from _texts(response)
         except (OSError, HTTPException) as error:
-            raise RemoteError(f"{self.url} broke off: {error}") from None
+            raise RemoteError(f"{self.url} ended the answer early: {error}") from None
 
     def _open(self, path: str, body: dict[str, Any] | None = None) -> Any:
         headers = {"Content-Type": "application/json"}

@@ -19,20 +19,20 @@ HELP = """\
 /off                       answer without
 /reset                     forget the conversation
 /help                      show this
-/quit                      leave; so does the end of input"""
+/quit                      leave, as does the end of input"""
 
 
 def chat(
-    url: Annotated[str, typer.Argument(help="A running server.")] = DEFAULT_URL,
+    url: Annotated[str, typer.Argument(help="Address of a running server.")] = DEFAULT_URL,
     model: Annotated[
-        str | None, typer.Option(help="Model id; default: the server's base model.")
+        str | None, typer.Option(help="Model id. Default: the server's base model.")
     ] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Most tokens of an answer; default: the server's.")
+        int | None, typer.Option(help="Most tokens of an answer. Default: the server's.")
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="Sampling temperature; default: the server's.")
+        float | None, typer.Option(help="Sampling temperature. Default: the server's.")
     ] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="LLAMACART_API_KEY", help="Key of the server.")
@@ -107,7 +107,7 @@ class Chat:
             if line.startswith("/"):
                 name, *arguments = line.split()
                 if name not in self._commands:
-                    raise InputError(f"no command {name!r}; /help shows those there are")
+                    raise InputError(f"unknown command {name!r}; /help lists the commands")
                 self._commands[name](arguments)
             else:
                 self._answer(line)

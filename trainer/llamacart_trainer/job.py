@@ -172,7 +172,7 @@ class Job:
             ) from error
         if other:
             raise InputError(
-                f"job folder {str(self.folder)!r} is of a fit with another "
+                f"job folder {str(self.folder)!r} belongs to a fit with another "
                 f"{' and another '.join(other)}; start over with --restart, "
                 "or name another folder with --job"
             )
@@ -200,7 +200,7 @@ def check_job(folder: Path) -> None:
     foreign = sorted(path.name for path in folder.iterdir() if not _OWN.fullmatch(path.name))
     if foreign:
         raise InputError(
-            f"job folder {str(folder)!r} holds {foreign[0]!r}, which no fit has put there"
+            f"job folder {str(folder)!r} holds {foreign[0]!r}, which no training has written"
         )
 
 

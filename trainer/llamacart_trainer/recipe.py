@@ -117,7 +117,7 @@ class Recipe(BaseModel):
             return values
         prior = values["prior"]
         if "solver" in values:
-            raise ValueError(f"prior has value {prior!r}, which solver says already; drop it")
+            raise ValueError(f"prior has value {prior!r}, but solver is given too; remove prior")
         if prior not in PRIORS:
             raise ValueError(f"prior has value {prior!r}; {' or '.join(PRIORS)} is needed")
         return {k: v for k, v in values.items() if k != "prior"} | {"solver": PRIORS[prior]}
@@ -141,8 +141,8 @@ class Recipe(BaseModel):
             )
         if "distribution" in self.pairing and (len(self.pairing) > 1 or self.neutral):
             raise ValueError(
-                f"pairing has value {self.pairing!r}, but 'distribution' ties no rows and so goes "
-                "with no other pairing and no neutral texts"
+                f"pairing has value {self.pairing!r}, but 'distribution' ties no rows, so it "
+                "takes no other pairing and no neutral texts"
             )
         return self
 

@@ -542,7 +542,7 @@ def test_paths_that_lead_elsewhere(admin, engine, traps, tmp_path, path):
         response = admin.post(url, content=content, headers={"Content-Type": "application/json"})
         error = failure(response, 400, name)
         if path.isprintable():  # pydantic refuses a lone surrogate before
-            assert "is no path to a .gguf file in the cartridges folder" in error["message"]
+            assert "is not the path of a .gguf file in the cartridges folder" in error["message"]
         if str(tmp_path) not in path:
             assert str(tmp_path) not in error["message"]
     assert state(admin, engine, tmp_path) == before

@@ -81,7 +81,7 @@ def test_what_goes_wrong_is_shown_and_it_goes_on(client, engine):
     assert "alpha 'much' is not a number" in shown
     assert "11" in shown
     assert "usage: /use" in shown
-    assert "no command '/dance'" in shown
+    assert "unknown command '/dance'" in shown
     assert "forget the conversation" in shown
 
 
