@@ -67,6 +67,13 @@ def test_fields(doc_page, document):
     assert set(documented) - every == set()
 
 
+def test_fields_of_other_servers(doc_page, document):
+    """The server's own document lists them in its description."""
+    section = doc_page("http-api.md").text.partition("### Fields of other servers")[2]
+    documented = set(names(section.partition("<!-- end -->")[0]))
+    assert set(names(document["info"].get("description", ""))) - documented == set()
+
+
 def every_error(kind: type[LlamacartError] = LlamacartError) -> Iterator[type[LlamacartError]]:
     yield kind
     for child in kind.__subclasses__():
