@@ -4,6 +4,7 @@
     ├── InputError                 400, exit 2: what was asked cannot be done as asked
     │   ├── AlphaError             α is not finite or beyond ±10
     │   ├── ContextOverflowError   the tokens do not fit the context
+    │   ├── SchemaTooComplexError  following a schema takes more work than a token may cost
     │   ├── RecipeError            a recipe or its data set cannot be used
     │   └── CartridgeError         a cartridge cannot be used
     │       ├── CartridgeFormatError     the file breaks a rule of FORMAT.md
@@ -66,6 +67,12 @@ class ContextOverflowError(InputError):
     """The prompt and what is to be generated do not fit the context."""
 
     code = "context_length_exceeded"
+
+
+class SchemaTooComplexError(InputError):
+    """Following a schema takes more work than one token may cost."""
+
+    code = "schema_too_complex"
 
 
 class RecipeError(InputError):

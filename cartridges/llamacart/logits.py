@@ -112,6 +112,24 @@ def _drop_impossible(ids, values, count):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=KEEP, nogil=True)
+def _keep_allowed(logits, bits, out):  # type: ignore[no-untyped-def]
+    """Write the logits of tokens whose bit is set, and −∞ for the others."""
+    for word in range(bits.size):
+        start = np.uint64(word * 32)
+        stop = np.uint64(min((word + 1) * 32, logits.size))
+        if bits[word] == np.uint32(0):
+            for i in range(start, stop):
+                out[i] = -np.inf
+        elif bits[word] == np.uint32(0xFFFFFFFF):
+            for i in range(start, stop):
+                out[i] = logits[i]
+        else:
+            for i in range(start, stop):
+                allowed = (bits[word] >> np.uint32(i - start)) & np.uint32(1)
+                out[i] = logits[i] if allowed else -np.inf
+
+
+@numba.njit(cache=KEEP, nogil=True)
 def _log_sum_exp(logits, largest):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(np.uint64(logits.size)):
@@ -133,6 +151,9 @@ class Candidates:
         self._data = np.zeros(n_vocab, layout)
         self._maxima = np.zeros(-(-n_vocab // BLOCK), np.float32)
         self._logits: NDArray[np.float32] = np.zeros(0, np.float32)
+        self._allowed = np.zeros(0, np.float32)
+        self.bits = np.zeros(-(-n_vocab // 32), np.uint32)
+        """Which tokens are allowed, for `restrict`: token i is bit i mod 32 of word ⌊i/32⌋."""
         self._lowest = -np.inf
         self._pointer = ctypes.cast(self._data.ctypes.data, llama_cpp.llama_token_data_p)
         self._array = llama_cpp.llama_token_data_array()
@@ -163,6 +184,17 @@ class Candidates:
         fine, lowest = _scan(logits.view(np.int32), self._maxima.view(np.int32))
         self._lowest = float(np.int32(lowest).view(np.float32))
         return bool(fine)
+
+    def restrict(self) -> bool:
+        """Look at the row as if the tokens that are not in `bits` had −∞.
+
+        Returns:
+            Whether a token is left to choose.
+        """
+        if not len(self._allowed):
+            self._allowed = np.zeros(len(self._data), np.float32)
+        _keep_allowed(self._logits, self.bits, self._allowed)
+        return self.scan(self._allowed)
 
     def largest(self) -> int:
         """Id of the largest logit, the lowest id among equals."""

@@ -16,6 +16,7 @@ from llamacart.cartridge import Fingerprint
 from llamacart.closing import Closing
 from llamacart.errors import InputError, ModelError
 from llamacart.fingerprint import weights_hash
+from llamacart.grammar import Grammars
 from llamacart.model_file import what_it_is
 from llamacart.probe import check_kind, check_rows
 from llamacart.processors import ALL_LAYERS, check_gpu_layers
@@ -202,6 +203,28 @@ class Model(Closing):
     def is_end_of_generation(self, token: int) -> bool:
         """Whether `token` ends a generation (EOS, end of turn, …)."""
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Compiles grammars for this vocabulary; takes a second or two for a large one.
+
+        Raises:
+            InputError: The vocabulary has no end token.
+        """
+        ends = [token for token in range(self.n_vocab) if self.is_end_of_generation(token)]
+        return Grammars(self._pieces(), ends)
+
+    def _pieces(self) -> list[bytes]:
+        """`token_bytes` of the whole vocabulary, in one buffer."""
+        capacity = 64
+        buffer = ctypes.create_string_buffer(capacity)
+        pieces: list[bytes] = []
+        for token in range(self.n_vocab):
+            count = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, capacity, 0, False)
+            pieces.append(
+                ctypes.string_at(buffer, count) if count >= 0 else self.token_bytes(token)
+            )
+        return pieces
 
     def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = False

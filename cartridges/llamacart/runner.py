@@ -290,7 +290,7 @@ class LlamaRunner(Closing):
         """A sampler for one generation; the caller closes it.
 
         Raises:
-            InputError: The parameters do not fit the vocabulary, or the grammar is unusable.
+            InputError: The parameters do not fit the vocabulary.
         """
         return Sampler(params, self._model)
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from llamacart.closing import Closing
 from llamacart.errors import EngineError, InputError
-from llamacart.grammar import GrammarSampler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from llamacart.grammar import Grammar, GrammarState
     from llamacart.logits import Candidates
     from llamacart.model import Model
 
@@ -30,8 +30,6 @@ _MARGIN = 0.01
 _NEVER_DRAWN = 60.0
 """Beyond this below the largest, in units of the temperature: were 2¹⁸ tokens as unlikely, all of
 them together would lie below 2⁻⁶⁸, and a draw has 2⁵³ outcomes."""
-_GRAMMAR_WIDTH = 128
-"""Candidates that a grammar is first shown after it has refused one."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class SamplingParams:
         frequency_penalty: Subtracted for each time a token was generated.
         logit_bias: (token, bias) pairs added to the logits; those of one token add up.
         seed: 0..2³²−1; None draws one.
-        grammar: A GBNF grammar with a rule `root` that the text must follow.
+        grammar: What the text must follow, compiled for the model's vocabulary.
 
     Raises:
         InputError: A value is out of its range; `param` names the field.
@@ -62,7 +60,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
-    grammar: str | None = None
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, 0, 100)
@@ -91,8 +89,8 @@ class Sampler(Closing):
 
     Logits pass through: bias, penalties, then the most likely token (temperature 0) or
     top-k, top-p, min-p, temperature and a draw. Penalties count the tokens that this sampler
-    chose, so the prompt is not penalised (as in OpenAI's API). With a grammar, a token that does
-    not fit it is replaced by a second choice among those that fit.
+    chose, so the prompt is not penalised (as in OpenAI's API). With a grammar, the logits of tokens
+    that do not fit count as −∞ from the first.
 
     llama.cpp's chain decides, but is shown only tokens that it could choose: the largest for
     temperature 0 and top-k, else those not too far below the largest for min-p or a draw. Its
@@ -104,8 +102,7 @@ class Sampler(Closing):
         model: The model whose logits are sampled.
 
     Raises:
-        InputError: `logit_bias` names a token that is not in the vocabulary, or `grammar` cannot
-            be used.
+        InputError: `logit_bias` names a token that is not in the vocabulary.
     """
 
     def __init__(self, params: SamplingParams, model: Model) -> None:
@@ -118,7 +115,7 @@ class Sampler(Closing):
                 )
             biases[token] = biases.get(token, 0.0) + bias
         self.seed = secrets.randbelow(SEED_LIMIT) if params.seed is None else params.seed
-        self._grammar = None if params.grammar is None else GrammarSampler(params.grammar, model)
+        self._grammar = None if params.grammar is None else params.grammar.start()
         self._greedy = params.temperature < GREEDY_BELOW or params.top_p == 0
         self._keep = 1 if self._greedy else params.top_k
         """How many of the largest logits the chain looks at; 0 for all."""
@@ -129,8 +126,10 @@ class Sampler(Closing):
             min_p = float(np.float32(params.min_p))  # as llama.cpp has it, which may round to 0
             if min_p:
                 self._below_best = min(self._below_best, _MARGIN - math.log(min_p))
-        self.is_wide = not self._keep and (params.top_p < 1 or not params.min_p)
-        """Whether a draw is over much of the vocabulary, which takes llama.cpp milliseconds."""
+        self.is_wide = self._grammar is not None or (
+            not self._keep and (params.top_p < 1 or not params.min_p)
+        )
+        """Whether a draw is over much of the vocabulary, which takes milliseconds."""
         self._penalised = bool(params.presence_penalty or params.frequency_penalty)
         self._changed = np.array(sorted(biases), np.int32)
         """Tokens whose logits bias or penalties change, ascending."""
@@ -179,15 +178,16 @@ class Sampler(Closing):
         Raises:
             EngineError: A logit is NaN or +∞ or all are −∞; the grammar allows no token; or
                 this sampler is closed. The choice was not made and nothing is remembered.
+            SchemaTooComplexError: The grammar takes too much work.
         """
         if not self._chain:
             raise EngineError("a closed sampler cannot sample")
         if not candidates.scan(logits):
             raise EngineError("the logits are not finite, so no token can be chosen from them")
-        token = self._unconstrained(candidates)
-        if self._grammar is not None:
-            if not self._grammar.allows(token):
-                token = self._constrained(self._grammar, candidates)
+        if self._grammar is None:
+            token = self._drawn(candidates)
+        else:
+            token = self._constrained(self._grammar, candidates)
             self._grammar.accept(token)
         if self._penalised:
             llama_cpp.llama_sampler_accept(self._chain, token)
@@ -196,7 +196,18 @@ class Sampler(Closing):
                 self._changed = np.insert(self._changed, place, token)
         return token
 
-    def _unconstrained(self, candidates: Candidates) -> int:
+    def _constrained(self, grammar: GrammarState, candidates: Candidates) -> int:
+        """Choose among the tokens that `grammar` allows."""
+        if self._greedy:  # the largest of all, where it is allowed, is the largest of the allowed
+            token = self._drawn(candidates)
+            if grammar.allows(token):
+                return token
+        grammar.fill(candidates.bits)
+        if not candidates.restrict():
+            raise EngineError("the grammar allows none of the tokens that the model can choose")
+        return self._drawn(candidates)
+
+    def _drawn(self, candidates: Candidates) -> int:
         # The changed tokens may be the largest ones, so that many more are needed of the others.
         n_changed = len(self._changed)
         if self._greedy and not n_changed:
@@ -208,28 +219,12 @@ class Sampler(Closing):
             candidates.narrow(best - self._below_best, self._changed)
         else:
             candidates.narrow(-math.inf)
-        return candidates.apply(self._chain)
-
-    def _constrained(self, grammar: GrammarSampler, candidates: Candidates) -> int:
-        """Choose among the tokens that `grammar` allows."""
-        # One changed token may stand in for each of the largest, and none of those may count.
-        needed = max(1, self._keep + len(self._changed))
-        width = max(_GRAMMAR_WIDTH, 4 * needed)
-        bound, n_allowed = math.inf, 0
-        while n_allowed < needed and bound > -math.inf:
-            bound = candidates.bound(width) if self._keep else -math.inf
-            candidates.narrow(bound, self._changed)
-            candidates.apply(grammar.handle)
-            n_allowed = candidates.drop_impossible()
-            width *= 8
-        if not n_allowed:
-            raise EngineError("the grammar allows none of the tokens that the model can choose")
+        if self._grammar is not None:
+            candidates.drop_impossible()  # most of the vocabulary, often
         return candidates.apply(self._chain)
 
     def close(self) -> None:
-        """Free the chain and the grammar; closing again does nothing."""
+        """Free the chain; closing again does nothing."""
         if self._chain:
             llama_cpp.llama_sampler_free(self._chain)
             self._chain = None
-        if self._grammar is not None:
-            self._grammar.close()

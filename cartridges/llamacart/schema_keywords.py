@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from llamacart.errors import InputError
-from llamacart.gbnf import MAX_REPEAT
-from llamacart.json_rules import integers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,22 +14,55 @@ if TYPE_CHECKING:
 ANNOTATIONS = frozenset(
     [
         *("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"),
-        *("$schema", "$id", "$comment", "$defs", "definitions", "discriminator"),
+        *("$schema", "$id", "$anchor", "$comment", "$defs", "definitions", "discriminator"),
+        *("contentMediaType", "contentEncoding"),
     ]
 )
 COMBINERS = ("$ref", "anyOf", "oneOf", "allOf")
 BOUNDS = frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"])
+COUNTS = {
+    "string": ("minLength", "maxLength"),
+    "array": ("minItems", "maxItems"),
+    "object": ("minProperties", "maxProperties"),
+}
+NUMERIC = BOUNDS | {"multipleOf"}
 OF_TYPE = {
-    "object": frozenset(["properties", "required", "additionalProperties"]),
-    "array": frozenset(["items", "prefixItems", "minItems", "maxItems"]),
-    "string": frozenset(["minLength", "maxLength", "format"]),
-    "integer": BOUNDS,
-    "number": BOUNDS,
+    "object": frozenset(
+        ["properties", "required", "additionalProperties", "patternProperties", *COUNTS["object"]]
+    ),
+    "array": frozenset(["items", "prefixItems", *COUNTS["array"]]),
+    "string": frozenset(["pattern", "format", *COUNTS["string"]]),
+    "integer": NUMERIC,
+    "number": NUMERIC,
     "boolean": frozenset[str](),
     "null": frozenset[str](),
 }
-_MAX_REFERENCES = 64
 KNOWN = frozenset(["type", "enum", "const", *COMBINERS]).union(*OF_TYPE.values())
+
+MAX_COUNT = 100_000
+MAX_INTEGER = 2**53
+"""Beyond, llguidance's doubles leave out integers."""
+_SMALLEST = 1e-15
+_MAX_FACTOR = 10_000
+_MAX_REFERENCES = 64
+
+_YEAR = "[0-9]{4}"
+_DATE = (
+    f"{_YEAR}-(?:(?:0[13578]|10|12)-(?:0[1-9]|[12][0-9]|3[01])|"
+    "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))"
+)
+_CLOCK = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+_TIME = rf"{_CLOCK}:[0-5][0-9](?:\.[0-9]{{1,6}})?(?:Z|[-+]{_CLOCK})"
+_HEX = "[0-9a-fA-F]"
+PATTERNS = {
+    "date": f"^{_DATE}$",
+    "time": f"^{_TIME}$",
+    "date-time": f"^{_DATE}T{_TIME}$",
+    "uuid": f"^{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}$",
+}
+"""Formats as patterns: stricter than llguidance's own, which know no 30th of February."""
+FORMATS = frozenset(["duration", "email", "hostname", "ipv4", "ipv6", "uri"])
+"""Formats that llguidance keeps."""
 
 
 def refusal(where: str, what: str) -> InputError:
@@ -38,16 +70,11 @@ def refusal(where: str, what: str) -> InputError:
     return InputError(f"the schema at {where} {what}")
 
 
-def types_of(schema: Any, keys: set[str], where: str) -> list[str]:
+def types_of(schema: Any, where: str) -> list[str]:
     """The types that a schema without combiners allows."""
     given = schema.get("type")
     if given is None:
-        if keys & {"const", "enum"}:
-            return list(OF_TYPE)
-        kinds = [k for k in ("object", "array", "string", "number") if keys & OF_TYPE[k]]
-        if len(kinds) > 1:
-            raise refusal(where, f"has keywords of {kinds[0]} and {kinds[1]}, and no type")
-        return kinds or [kind for kind in OF_TYPE if kind != "integer"]
+        return [kind for kind in OF_TYPE if kind != "integer"]
     types = given if isinstance(given, list) else [given]
     for kind in types:
         if not isinstance(kind, str) or kind not in OF_TYPE:
@@ -84,41 +111,41 @@ def type_of(value: Any) -> str:
             return "null"
 
 
-def counts_of(schema: Any, least: str, most: str, where: str) -> tuple[int, int | None]:
-    """(minimum, maximum) from two keywords; None means no maximum."""
-    for name in (least, most):
-        value = schema.get(name)
-        if value is not None and not (type(value) is int and 0 <= value <= MAX_REPEAT):
-            raise refusal(where, f"has {name} {short(value)}; 0 to {MAX_REPEAT} is supported")
-    low, high = schema.get(least) or 0, schema.get(most)
-    if high is not None and high < low:
-        raise refusal(where, f"has {least} {low} above {most} {high}")
-    return low, high
+def check_count(name: str, value: Any) -> str | None:
+    """What is wrong with the value of `minLength` and its like."""
+    if not is_whole(value) or value < 0:
+        return f"has {name} {short(value)}; a whole number of at least 0 is needed"
+    if value > MAX_COUNT:
+        return f"has {name} {short(value)}; at most {MAX_COUNT} is supported"
+    if name == "minProperties" and value > 1:
+        return f"has minProperties {value}; at most 1 is supported"
+    return None
 
 
-def integer_rule(schema: Any, where: str) -> str:
-    """GBNF for the integers within the schema's bounds."""
-    low, high = None, None
-    for name in sorted(BOUNDS & schema.keys()):
-        bound = schema[name]
-        if type(bound) is float and bound.is_integer():
-            bound = int(bound)
-        if type(bound) is not int:
-            raise refusal(where, f"has {name} {short(bound)}; a whole number is needed")
-        if name in ("minimum", "exclusiveMinimum"):
-            bound += name == "exclusiveMinimum"
-            low = bound if low is None else max(low, bound)
-        else:
-            bound -= name == "exclusiveMaximum"
-            high = bound if high is None else min(high, bound)
-    try:
-        return integers(low, high)
-    except ValueError as error:
-        raise refusal(where, str(error)) from None
+def check_number(name: str, value: Any) -> str | None:
+    """What is wrong with a bound, a `multipleOf` or a listed number."""
+    if type(value) not in (int, float) or not math.isfinite(value):
+        return f"has {name} {short(value)}; a number is needed"
+    if name == "multipleOf" and not _is_factor(value):
+        return f"has multipleOf {short(value)}; 1 to {_MAX_FACTOR}, or 0.1 to 0.0001, is supported"
+    if abs(value) > MAX_INTEGER or 0 < abs(value) < _SMALLEST:
+        return f"has {name} {short(value)}; at most 16 digits are supported"
+    return None
 
 
-def check_disjoint(parts: Sequence[Any], resolve: Callable[[Any], Any], where: str) -> None:
-    """Refuse alternatives that may both allow a text: a grammar cannot demand just one.
+def _is_factor(value: float) -> bool:
+    if is_whole(value):
+        return 1 <= value <= _MAX_FACTOR
+    return value in (0.5, 0.25, 0.1, 0.01, 0.001, 0.0001)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is an integer as JSON Schema sees it."""
+    return type(value) is int or (type(value) is float and value.is_integer())
+
+
+def are_disjoint(parts: Sequence[Any], resolve: Callable[[Any], Any], where: str) -> bool:
+    """Whether no text can be allowed by two of several alternatives, as far as can be told.
 
     Args:
         parts: Schemas.
@@ -126,14 +153,11 @@ def check_disjoint(parts: Sequence[Any], resolve: Callable[[Any], Any], where: s
         where: Where they lie.
     """
     told = [_told_apart_by(part, resolve, where) for part in parts]
-    for i, a in enumerate(told):
-        for b in told[:i]:
-            if not any(a[key].isdisjoint(b[key]) for key in a.keys() & b.keys()):
-                raise refusal(
-                    where,
-                    "has alternatives that differ neither in type nor in a required property "
-                    "with a const or enum, which is not supported; use anyOf",
-                )
+    return all(
+        any(a[key].isdisjoint(b[key]) for key in a.keys() & b.keys())
+        for i, a in enumerate(told)
+        for b in told[:i]
+    )
 
 
 def _told_apart_by(
@@ -148,23 +172,23 @@ def _told_apart_by(
         return {}
     values = listed_values(part)
     if values is not None:
-        return {"": frozenset(map(type_of, values)), "=": frozenset(map(json.dumps, values))}
+        return {"": frozenset(map(type_of, values)), "=": frozenset(map(_canonical, values))}
     if "type" not in part:
         return {}
-    types = frozenset(types_of(part, set(part), where))
+    types = frozenset(types_of(part, where))
     out = {"": types | ({"integer"} if "number" in types else frozenset())}
     properties, required = part.get("properties"), part.get("required")
     if types == {"object"} and isinstance(properties, dict) and isinstance(required, list):
         for name, schema in properties.items():
             values = listed_values(schema) if isinstance(schema, dict) else None
             if name in required and values is not None:
-                out[f"/{name}"] = frozenset(map(json.dumps, values))
+                out[f"/{name}"] = frozenset(map(_canonical, values))
     return out
 
 
-def json_text(value: Any) -> str:
-    """The one way in which a grammar spells a value; ValueError where JSON has no such number."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+def _canonical(value: Any) -> str:
+    """A text that equal values share: 1 and 1.0 are equal in JSON Schema."""
+    return json.dumps(value, sort_keys=True) if not is_whole(value) else str(int(value))
 
 
 def short(value: Any) -> str:

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from llamacart.errors import EngineError, HostWorkError, LlamacartError
+from llamacart.errors import EngineError, HostWorkError, InputError, LlamacartError
 from llamacart.steering import effective
 from llamacart_server.request import TokenEvent
 from llamacart_server.tally import Tally
@@ -166,7 +166,7 @@ def _with_suspects(error: LlamacartError, sequence: Sequence) -> LlamacartError:
         f"{dose.cartridge.name!r} at alpha {dose.alpha:g}"
         for dose in effective(tuple(placed.dose for placed in sequence.request.doses))
     ]
-    if not acting or isinstance(error, HostWorkError):
+    if not acting or isinstance(error, HostWorkError | InputError):
         return error
     return EngineError(f"{error.message}; what acted: {', '.join(acting)}")
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # What a chat calls a field, and what it is called here.
 _NAMES = (
     (re.compile(r"^messages$"), "input"),
-    (re.compile(r"^response_format$"), "text.format.schema"),
+    (re.compile(r"^response_format(\.json_schema\.schema)?$"), "text.format.schema"),
     (re.compile(r"^(tools\[\d+])\.function"), r"\1"),
 )
 # Of these the chat has a notion of its own.
@@ -114,7 +114,10 @@ def _chat_tool(tool: FunctionTool) -> Tool:
     return Tool(
         type="function",
         function=FunctionSpec(
-            name=tool.name, description=tool.description, parameters=tool.parameters
+            name=tool.name,
+            description=tool.description,
+            parameters=tool.parameters,
+            strict=tool.strict,
         ),
     )
 

@@ -123,7 +123,7 @@ InputItem = Annotated[
 
 
 class FunctionTool(Body):
-    """An item of `tools`; its schema is always kept, `strict` or not."""
+    """An item of `tools`; where it is not `strict`, what its schema asks may be left out."""
 
     harmless: ClassVar[Collection[str]] = ("cache_control",)
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from llamacart.errors import InputError
 from llamacart_server.templates import choose_template
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llamacart.grammar import Grammars
     from llamacart.model import Model
     from llamacart_server.templates import ChatTemplate
 
 
 class Tokenizer(Protocol):
     """From text to tokens and back; `llamacart.model.Model` has it."""
+
+    @property
+    def grammars(self) -> Grammars:
+        """Compiles grammars for its tokens."""
+        ...
 
     def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = False
@@ -80,6 +88,8 @@ def describe(model: Model, n_ctx: int, chat_template: str | None = None) -> Serv
     Raises:
         InputError: That chat template cannot be used.
     """
+    with contextlib.suppress(InputError):  # of a vocabulary without an end, as requests are told
+        _ = model.grammars  # now: it would take the first request that needs them a second or two
     return ServedModel(
         id=slug(model.name),
         aliases=(model.spec,),

@@ -28,6 +28,7 @@ from llamacart_server.tools import CLOSING, OPENING, tool_use
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llamacart.grammar import Grammar
     from llamacart_server.engine_api import EngineLike
     from llamacart_server.library import CartridgeLibrary, Lease
     from llamacart_server.schemas import ChatBody, CompletionBody, GenerationBody
@@ -140,7 +141,7 @@ class Service:
                 f"top_logprobs has value {body.top_logprobs}; it needs logprobs to be true",
                 param="top_logprobs",
             )
-        use = tool_use(body)
+        use = tool_use(body, self._markers, self.model.tokenizer.grammars)
         template = self.model.template
         tokens = template.tokens(body.messages, self.model.tokenizer, use.tools if use else ())
         limit = self.settings.default_max_tokens_chat
@@ -162,18 +163,22 @@ class Service:
                 self.model.tokenizer,
                 prepared.stops,
                 prepared.n_per_prompt,
-                self._markers if prepared.has_tools else frozenset(),
+                frozenset(self._markers.values()) if prepared.has_tools else frozenset(),
                 self.lifecycle.answering,
             )
         finally:
             self.library.release(prepared.lease)
 
     @cached_property
-    def _markers(self) -> frozenset[int]:
-        """Tokens that begin or end a call, where the vocabulary has some of their own."""
-        tokenize = self.model.tokenizer.tokenize
-        marks = [tokenize(m, add_special=False, parse_special=True) for m in (OPENING, CLOSING)]
-        return frozenset(ids[0] for ids in marks if len(ids) == 1)
+    def _markers(self) -> dict[str, int]:
+        """Tokens that begin or end a call, where the vocabulary has control tokens for them."""
+        tokenizer = self.model.tokenizer
+        found = {}
+        for mark in (OPENING, CLOSING):
+            ids = tokenizer.tokenize(mark, add_special=False, parse_special=True)
+            if len(ids) == 1 and not tokenizer.token_bytes(ids[0]):
+                found[mark] = ids[0]
+        return found
 
     def _prompt_tokens(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
@@ -200,9 +205,10 @@ class Service:
         prompts: Sequence[Sequence[int]],
         default_limit: int,
         template_stops: tuple[str, ...],
-        tool_grammar: str | None = None,
+        tool_grammar: Grammar | None = None,
     ) -> Prepared:
-        grammar = grammar_of(body)
+        grammars = self.model.tokenizer.grammars
+        grammar = grammar_of(body, grammars)
         if grammar and tool_grammar:
             raise InputError("tools cannot be combined with a format of the answer", param="tools")
         lease = self.library.lease()

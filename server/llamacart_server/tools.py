@@ -12,20 +12,27 @@ nothing. Where it must call, it writes calls alone.
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from llamacart.errors import InputError
-from llamacart.json_schema import grammar_text, literal, schema_rules
+from llamacart.grammar import grammar_text
+from llamacart.json_schema import schema_part
 from llamacart_server.fields import Body, Flag
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from llamacart.grammar import Grammar, Grammars
     from llamacart_server.schemas import ChatBody
+
+logger = logging.getLogger(__name__)
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 MAX_TOOLS = 128
@@ -34,7 +41,11 @@ FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 
 
 class FunctionSpec(Body):
-    """`function` of a tool; its schema is always kept, `strict` or not."""
+    """`function` of a tool.
+
+    What of its schema cannot be kept is refused where it is `strict`, else told in the prompt
+    alone.
+    """
 
     harmless: ClassVar[Collection[str]] = ("return",)
 
@@ -96,11 +107,16 @@ class ToolUse:
     """
 
     tools: tuple[Tool, ...]
-    grammar: str
+    grammar: Grammar
 
 
-def tool_use(body: ChatBody) -> ToolUse | None:
-    """The tools of a chat, None where there are none to call.
+def tool_use(body: ChatBody, markers: Mapping[str, int], grammars: Grammars) -> ToolUse | None:
+    """The tools of a chat, None where there are none to call. Slow for large schemas.
+
+    Args:
+        body: The chat.
+        markers: Control tokens of the vocabulary that stand for `OPENING` and `CLOSING`.
+        grammars: Compiles for the vocabulary.
 
     Raises:
         InputError: `tools` and `tool_choice` do not fit, or a schema cannot be kept.
@@ -131,49 +147,86 @@ def tool_use(body: ChatBody) -> ToolUse | None:
     several = bool(body.parallel_tool_calls) and not isinstance(choice, NamedTool)
     must = choice not in (None, "auto")
     indices = [tools.index(tool) for tool in callable_tools]
-    return ToolUse(tools, _grammar(tools, indices, must=must, several=several))
+    text = _Rules(markers).grammar(tools, indices, must=must, several=several)
+    try:
+        return ToolUse(tools, grammars.compile(text))
+    except InputError as error:
+        raise InputError(f"tools: {error.message}", param="tools") from None
 
 
-def _grammar(tools: Sequence[Tool], indices: Sequence[int], *, must: bool, several: bool) -> str:
-    rules: dict[str, str] = {}
-    bodies = []
-    for i in indices:
-        function = tools[i].function
-        header = literal(f'\n{{"name": "{function.name}", "arguments": ')
-        bodies.append(f"{header} {_arguments(function, i, rules)}")
-    opening, closing = literal(OPENING), literal(f"}}\n{CLOSING}")
-    more = f' ("\\n" {opening} call)*' if several else ""
-    rules["call"] = f"({' | '.join(bodies)}) {closing}"
-    rules["calls"] = f"call{more}"
-    if must:
-        rules["root"] = f"{opening} calls"
-        return grammar_text(rules)
-    # One rule for each length of the marker's beginning that the text ends with.
-    for k, character in enumerate(OPENING):
-        following = f"text-{k + 1}" if k + 1 < len(OPENING) else "calls"
-        ways = ["", f"{literal(character)} {following}"]
-        if k:
-            ways.append(f"{literal(OPENING[0])} text-1")
-        others = "".join(dict.fromkeys(OPENING[0] + character))
-        ways.append(f"[^{others}] text-0")
-        rules[f"text-{k}"] = " | ".join(ways)
-    rules["root"] = "text-0"
-    return grammar_text(rules)
+class _Rules:
+    """Writes the rules of calls in llguidance's Lark."""
+
+    def __init__(self, markers: Mapping[str, int]) -> None:
+        self._markers = markers
+
+    def grammar(
+        self, tools: Sequence[Tool], indices: Sequence[int], *, must: bool, several: bool
+    ) -> str:
+        """The text of a grammar of answers that call some of `tools`, at the given indices."""
+        parts: dict[str, dict[str, Any]] = {}
+        bodies = []
+        for i in indices:
+            function = tools[i].function
+            head = f'\n{{"name": "{function.name}", "arguments": '
+            part = _arguments(function, f"tools[{i}].function.parameters")
+            if part is None:
+                bodies.append(_literal(head + "{}"))
+            else:
+                parts[f"f{i}"] = part
+                bodies.append(f"{_literal(head)} @f{i}")
+        opening = self._marker(OPENING)
+        end = _literal("}\n")
+        more = f' ("\\n" {opening} call)*' if several else ""
+        rules = [
+            f"call: ({' | '.join(bodies)}) {end} {self._marker(CLOSING)}",
+            f"calls: call{more}",
+        ]
+        if must:
+            rules.append(f"start: {opening} calls")
+        else:
+            # A lazy rule ends where the marker does; the other one never reaches its end.
+            rules += [
+                "start: TEXT | opening calls",
+                f"opening[lazy]: /(?s:.*){OPENING}/",
+                f"TEXT: /(?s:.*)/ & ~/(?s:.*){OPENING}(?s:.*)/",
+            ]
+            if OPENING in self._markers:
+                rules[-3] = f"start: TEXT | opening calls | TEXT <[{self._markers[OPENING]}]> calls"
+        return grammar_text("\n".join(rules), parts)
+
+    def _marker(self, text: str) -> str:
+        if text not in self._markers:
+            return _literal(text)
+        return f"({_literal(text)} | <[{self._markers[text]}]>)"
 
 
-def _arguments(function: FunctionSpec, i: int, rules: dict[str, str]) -> str:
+def _literal(text: str) -> str:
+    return json.dumps(text)
+
+
+def _arguments(function: FunctionSpec, param: str) -> dict[str, Any] | None:
     schema = function.parameters
     if schema is None:  # as OpenAI has it: a function without parameters
-        return '"{}"'
-    param = f"tools[{i}].function.parameters"
+        return None
     if schema and schema.get("type", "object") != "object":
         raise InputError(f"{param} has type {schema['type']!r}; 'object' is needed", param=param)
     try:
-        added, top = schema_rules({**schema, "type": "object"}, f"f{i}-")
+        part, notes = schema_part({**schema, "type": "object"}, relaxed=not function.strict)
     except InputError as error:
         raise InputError(f"{param}: {error.message}", param=param) from None
-    rules |= added
-    return top
+    if notes:
+        _tell(function.name, tuple(notes))
+    return part
+
+
+@lru_cache(maxsize=256)
+def _tell(name: str, notes: tuple[str, ...]) -> None:
+    """Say once that a schema is not kept whole."""
+    more = f" and {len(notes) - 5} more" if len(notes) > 5 else ""
+    logger.warning(
+        "function %r is not strict; left to the model: %s%s", name, "; ".join(notes[:5]), more
+    )
 
 
 # --- reading an answer ---------------------------------------------------------------------------

@@ -81,6 +81,24 @@ def test_the_row_itself_is_not_changed(n):
     np.testing.assert_array_equal(row, before)
 
 
+@given(row=ROWS, data=st.data())
+@settings(deadline=None)
+def test_a_restricted_row_has_only_what_is_allowed(row, data):
+    before, n_words = row.copy(), -(-len(row) // 32)
+    words = st.one_of(st.sampled_from([0, 2**32 - 1, 1]), st.integers(0, 2**32 - 1))
+    candidates = scanned(row)
+    candidates.bits[:] = data.draw(hnp.arrays(np.uint32, n_words, elements=words))
+    allowed = np.unpackbits(candidates.bits.view(np.uint8), bitorder="little")[: len(row)] == 1
+    expected = np.where(allowed, row, np.float32(-INF))
+    assert candidates.restrict() == (expected.max() > -INF)
+    candidates.narrow(-INF)
+    candidates.drop_impossible()
+    assert candidates.ids.tolist() == np.flatnonzero(expected > -INF).tolist()
+    if expected.max() > -INF:
+        assert candidates.largest() == int(expected.argmax())
+    np.testing.assert_array_equal(row, before)
+
+
 @given(row=hnp.arrays(np.float32, st.integers(1, 3 * BLOCK), elements=st.floats(-90, 90, width=32)))
 @settings(deadline=None)
 def test_log_sum_exp(row):

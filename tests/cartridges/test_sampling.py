@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
 import math
+import re
+from dataclasses import replace
 
 import llama_cpp
 import numpy as np
@@ -10,6 +13,8 @@ from hypothesis import strategies as st
 
 from llamacart.context import Batch, Context
 from llamacart.errors import EngineError, InputError
+from llamacart.grammar import grammar_text
+from llamacart.json_schema import schema_grammar
 from llamacart.logits import Candidates
 from llamacart.sampling import SEED_LIMIT, Sampler, SamplingParams
 
@@ -193,9 +198,6 @@ class TestSampler:
                 assert sampler.choose(logits, candidates) == 777
 
 
-NUMBER = 'root ::= "-"? [0-9]+ ("." [0-9]{2})?'
-
-
 @pytest.mark.model
 class TestSameAsTheWholeVocabulary:
     """What `choose` hands to the chain leads to the token that all candidates lead to."""
@@ -263,73 +265,110 @@ class TestSameAsTheWholeVocabulary:
             with Sampler(SamplingParams(temperature=0), demo_model) as sampler:
                 assert sampler.choose(logits, candidates) == ids[0]
 
-    @pytest.mark.parametrize(
-        "fields",
-        [{"temperature": 0}, {"top_k": 3}, {"top_k": 40, "min_p": 0.1}, {"min_p": 0.2}, {}],
-        ids=str,
-    )
-    def test_a_grammar_as_applied_to_all(self, demo_model, real, fields):
-        """Rejected first choices are replaced as by the grammar over the whole vocabulary."""
-        params = SamplingParams(seed=9, grammar=NUMBER, presence_penalty=0.5, **fields)
-        candidates, whole = Candidates(demo_model.n_vocab), Candidates(demo_model.n_vocab)
-        with Sampler(params, demo_model) as ours, Sampler(params, demo_model) as plain:
-            text = b""
-            while (token := ours.choose(real, candidates)) != demo_model.eos_token:
-                assert whole.scan(real)
-                whole.narrow(-INF)
-                expected = whole.apply(plain._chain)
-                if not plain._grammar.allows(expected):
-                    whole.narrow(-INF)
-                    whole.apply(plain._grammar.handle)
-                    whole.drop_impossible()
-                    expected = whole.apply(plain._chain)
-                assert token == expected
-                plain._grammar.accept(token)
-                llama_cpp.llama_sampler_accept(plain._chain, token)
-                text += demo_model.token_bytes(token)
-                if len(text) > 6:
+
+NUMBER = grammar_text(r"start: /-?[0-9]+(\.[0-9]{2})?/", {})
+CUTS = [
+    {"temperature": 0},
+    {"top_k": 3},
+    {"top_k": 40, "min_p": 0.1},
+    {"min_p": 0.2},
+    {"top_p": 0.5},
+    {"temperature": 0, "logit_bias": ((70, 50.0), (51, 20.0))},
+    {},
+]
+
+
+class TestGrammar:
+    """On a model of bytes, with logits that a test makes."""
+
+    @pytest.fixture
+    def rng(self):
+        return np.random.default_rng(3)
+
+    @pytest.mark.parametrize("fields", CUTS, ids=str)
+    @pytest.mark.parametrize("seed", range(4))
+    def test_a_choice_is_that_among_the_tokens_that_fit(self, tiny_model, rng, fields, seed):
+        """As if all other logits were −∞ from the first, before every cut."""
+        grammar = tiny_model.grammars.compile(NUMBER)
+        params = SamplingParams(seed=seed, presence_penalty=0.5, **fields)
+        n_vocab = tiny_model.n_vocab
+        candidates = Candidates(n_vocab)
+        state, bits = grammar.start(), np.zeros(grammar.n_words, np.uint32)
+        with (
+            Sampler(replace(params, grammar=grammar), tiny_model) as ours,
+            Sampler(params, tiny_model) as plain,
+        ):
+            for _ in range(8):
+                logits = rng.normal(0, 3, n_vocab).astype(np.float32)
+                state.fill(bits)
+                fits = np.unpackbits(bits.view(np.uint8), bitorder="little")[:n_vocab] == 1
+                assert 0 < fits.sum() < 20
+                token = ours.choose(logits, candidates)
+                assert token == plain.choose(np.where(fits, logits, -INF), Candidates(n_vocab))
+                state.accept(token)
+                if tiny_model.is_end_of_generation(token):
                     break
-            assert text.strip(b"-")[:1].isdigit()
+
+    @pytest.mark.parametrize("fields", CUTS[:5], ids=str)
+    def test_a_grammar_that_allows_all_changes_nothing(self, tiny_model, rng, fields):
+        grammar = tiny_model.grammars.compile(grammar_text("start: /(?s:[\\x01-\\x7F]*)/", {}))
+        params = SamplingParams(seed=5, **fields)
+        candidates = Candidates(tiny_model.n_vocab)
+        with (
+            Sampler(replace(params, grammar=grammar), tiny_model) as ours,
+            Sampler(params, tiny_model) as plain,
+        ):
+            for _ in range(20):
+                logits = np.full(tiny_model.n_vocab, -INF, np.float32)
+                logits[4:130] = rng.normal(0, 3, 126)
+                before = logits.copy()
+                assert ours.choose(logits, candidates) == plain.choose(logits, candidates)
+                np.testing.assert_array_equal(logits, before)
+
+    @pytest.mark.parametrize("temperature", [0, 1, 5])
+    def test_the_text_follows_it_to_its_end(self, tiny_model, rng, temperature):
+        text = 'start: ("yes" | "no") ", " /[a-f]{3}/ "é"'
+        grammar = tiny_model.grammars.compile(grammar_text(text, {}))
+        candidates = Candidates(tiny_model.n_vocab)
+        for seed in range(5):
+            params = SamplingParams(temperature=temperature, seed=seed, grammar=grammar)
+            tokens: list[int] = []
+            with Sampler(params, tiny_model) as sampler:
+                while not tokens or not tiny_model.is_end_of_generation(tokens[-1]):
+                    logits = rng.normal(size=tiny_model.n_vocab).astype(np.float32)
+                    tokens.append(sampler.choose(logits, candidates))
+            assert re.fullmatch("(yes|no), [a-f]{3}é", tiny_model.detokenize(tokens[:-1]))
+
+    def test_past_its_end_there_are_only_ends(self, tiny_model):
+        grammar = tiny_model.grammars.compile(grammar_text('start: "a"', {}))
+        for temperature in (0, 1):
+            params = SamplingParams(temperature=temperature, grammar=grammar)
+            with Sampler(params, tiny_model) as sampler:
+                logits = np.zeros(tiny_model.n_vocab, np.float32)
+                chosen = [sampler.choose(logits, Candidates(len(logits))) for _ in range(4)]
+            assert chosen[1:] == [tiny_model.eos_token] * 3
+
+    def test_nothing_left_to_choose_is_an_error(self, tiny_model):
+        grammar = tiny_model.grammars.compile(grammar_text('start: "q"', {}))
+        for temperature in (0, 1):
+            params = SamplingParams(temperature=temperature, grammar=grammar)
+            with Sampler(params, tiny_model) as sampler:
+                logits = np.full(tiny_model.n_vocab, -INF, np.float32)
+                logits[80] = 1
+                for _ in range(2):
+                    with pytest.raises(EngineError, match="grammar allows none"):
+                        sampler.choose(logits, Candidates(tiny_model.n_vocab))
 
 
 @pytest.mark.model
-class TestGrammar:
-    def test_the_text_follows_it_to_its_end(self, demo_model, context, row):
-        logits = context.logits(row)
-        candidates = Candidates(demo_model.n_vocab)
-        for seed in range(5):
-            params = SamplingParams(seed=seed, grammar='root ::= ("yes" | "no") ", " [a-f]{3} "é"')
-            with Sampler(params, demo_model) as sampler:
-                tokens = []
-                while not tokens or not demo_model.is_end_of_generation(tokens[-1]):
-                    tokens.append(sampler.choose(logits, candidates))
-            text = demo_model.detokenize(tokens[:-1])
-            first, rest = text.split(", ")
-            assert first in ("yes", "no")
-            assert set(rest[:3]) <= set("abcdef")
-            assert rest[3:] == "é"
-
-    def test_a_seed_is_reproducible(self, draw):
-        fields = {"seed": 3, "grammar": "root ::= [a-z ]+", "top_k": 50}
-        assert draw(12, **fields) == draw(12, **fields)
-
-    def test_nothing_left_to_choose_is_an_error(self, demo_model, context, row):
-        logits = context.logits(row).copy()
-        digits = [demo_model.tokenize(d, add_special=False) for d in "0123456789"]
-        with Sampler(SamplingParams(grammar="root ::= [q]"), demo_model) as sampler:
-            logits[:] = -INF
-            logits[digits[0][-1]] = 1
-            for _ in range(2):
-                with pytest.raises(EngineError, match="grammar allows none"):
-                    sampler.choose(logits, Candidates(demo_model.n_vocab))
-
-    @pytest.mark.parametrize("grammar", ["", 'root ::= "a', "root ::= [z", 'root ::= ("a" | "b")*'])
-    def test_what_llama_cpp_refuses_is_refused(self, tiny_model, grammar):
-        """The last one is fine: it shows that the others are not refused for nothing."""
-        params = SamplingParams(grammar=grammar)
-        if grammar.endswith("*"):
-            return Sampler(params, tiny_model).close()
-        with pytest.raises(InputError) as caught:
-            Sampler(params, tiny_model)
-        assert caught.value.param == "grammar"
-        return None
+def test_an_enum_of_the_demo_model_is_written_at_any_temperature(demo_model, context, row, real):
+    words = ["Paris", "<end_of_turn>", "Zürich", "a b"]
+    grammar = demo_model.grammars.compile(schema_grammar({"enum": words}))
+    candidates = Candidates(demo_model.n_vocab)
+    for temperature in (0, 1, 50):
+        params = SamplingParams(temperature=temperature, seed=4, grammar=grammar)
+        text = b""
+        with Sampler(params, demo_model) as sampler:
+            while not demo_model.is_end_of_generation(token := sampler.choose(real, candidates)):
+                text += demo_model.token_bytes(token)
+        assert json.loads(text) in words

@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import httpx
@@ -19,6 +20,7 @@ import uvicorn
 
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart.errors import InputError, LlamacartError, NotFoundError
+from llamacart.grammar import Grammars
 from llamacart.hook import check_fits
 from llamacart_server import cli
 from llamacart_server.app import create_app
@@ -67,6 +69,11 @@ class FakeModel:
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
         raw = b"".join(self.token_bytes(token, special=special) for token in tokens)
         return raw.decode("utf-8", "replace")
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        pieces = [self.token_bytes(token) for token in range(self.n_vocab)]
+        return Grammars(pieces, [self.eos_token, CONTROL.index("<end_of_turn>")])
 
     def check_tokens(self, tokens: Sequence[int]) -> None:
         for token in tokens:

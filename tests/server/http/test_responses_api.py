@@ -619,7 +619,7 @@ DEEP = '{"a":' * 300 + "1" + "}" * 300
         ("text.format.schema", {"text": {"format": {"type": "json_schema", "name": "n"}}}),
         (
             "text.format.schema",
-            {"text": {"format": {"type": "json_schema", "name": "n", "schema": {"pattern": "a"}}}},
+            {"text": {"format": {"type": "json_schema", "name": "n", "schema": {"not": {}}}}},
         ),
         ("text.verbosity", {"text": {"verbosity": "low"}}),
         ("tools[0].type", {"tools": [{"type": "web_search"}]}),
@@ -628,7 +628,7 @@ DEEP = '{"a":' * 300 + "1" + "}" * 300
         ("tools[0].parameters", {"tools": [{**NOW, "parameters": {"type": "string"}}]}),
         (
             "tools[1].parameters",
-            {"tools": [NOW, {**WEATHER, "parameters": {"properties": {"a": {"pattern": "x"}}}}]},
+            {"tools": [NOW, {**WEATHER, "parameters": {"properties": {"a": {"type": "x"}}}}]},
         ),
         ("tools", {"tools": [NOW], "text": {"format": {"type": "json_object"}}}),
         ("tool_choice", {"tool_choice": "required"}),
@@ -785,7 +785,7 @@ def test_sdk_parses_a_model(sdk, engine):
     engine.say('{"name": "Bern", "size": 3}')
     response = sdk.responses.parse(model="demo", input="Hi", text_format=City)
     assert response.output_parsed == City(name="Bern", size=3)
-    assert "name" in engine.requests[0].sampling.grammar
+    assert "name" in engine.requests[0].sampling.grammar.text
     with sdk.responses.stream(model="demo", input="Hi", text_format=City) as stream:
         assert stream.get_final_response().output_parsed == City(name="Bern", size=3)
 

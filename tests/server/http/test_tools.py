@@ -5,13 +5,13 @@ import json
 import openai
 import pytest
 
-from llamacart.grammar import GrammarSampler
-from llamacart_server.schemas import Message
+from llamacart.grammar import Grammars
+from llamacart_server.schemas import ChatBody, Message
 from llamacart_server.templates import ChatTemplate
 from llamacart_server.tool_messages import for_template, knows_tools
-from llamacart_server.tools import Tool, ToolReader
+from llamacart_server.tools import Tool, ToolReader, tool_use
 
-FIRST_BYTE = 3  # of the tiny model's vocabulary
+FIRST_BYTE, END = 10, 1  # of the fake model's vocabulary
 CHAT = "/v1/chat/completions"
 HI = [{"role": "user", "content": "Hi"}]
 WEATHER = {
@@ -162,8 +162,8 @@ def test_who_has_a_grammar(client, engine):
     assert grammar(client, engine, tools=None, tool_choice="auto") is None
     assert grammar(client, engine, tool_choice="none") is None
     assert grammar(client, engine) == grammar(client, engine, tool_choice="auto")
-    assert 'root ::= "<tool_call>" calls' in grammar(client, engine, tool_choice="required")
-    named = grammar(client, engine, tool_choice=NAMED)
+    assert grammar(client, engine) != grammar(client, engine, tool_choice="required")
+    named = grammar(client, engine, tool_choice=NAMED).text
     assert "now" in named
     assert "weather" not in named
 
@@ -172,6 +172,19 @@ def test_tools_that_may_not_be_called_are_not_in_the_prompt(client, engine):
     chat(client, tool_choice="none")
     chat(client, tools=None)
     assert engine.requests[0] == engine.requests[1]
+
+
+def is_whole(compiled, answer):
+    return tokens_fit(compiled, [*(FIRST_BYTE + byte for byte in answer.encode()), END])
+
+
+def tokens_fit(compiled, tokens):
+    state = compiled.start()
+    for token in tokens:
+        if not state.allows(token):
+            return False
+        state.accept(token)
+    return True
 
 
 @pytest.mark.parametrize(
@@ -187,20 +200,71 @@ def test_tools_that_may_not_be_called_are_not_in_the_prompt(client, engine):
         ({"tool_choice": NAMED}, [NOW_CALL], ["", CALL, "Hi"]),
     ],
 )
-def test_what_may_be_answered(client, engine, tiny_model, fields, allowed, refused):
-    text = grammar(client, engine, **fields)
+def test_what_may_be_answered(client, engine, fields, allowed, refused):
+    compiled = grammar(client, engine, **fields)
 
-    def is_whole(answer):
-        with GrammarSampler(text, tiny_model) as sampler:
-            for byte in answer.encode():
-                token = FIRST_BYTE + byte
-                if not sampler.allows(token):
-                    return False
-                sampler.accept(token)
-            return sampler.allows(tiny_model.eos_token)
+    assert [is_whole(compiled, answer) for answer in allowed] == [True] * len(allowed)
+    assert [is_whole(compiled, answer) for answer in refused] == [False] * len(refused)
 
-    assert [is_whole(answer) for answer in allowed] == [True] * len(allowed)
-    assert [is_whole(answer) for answer in refused] == [False] * len(refused)
+
+BOOKING = {
+    "type": "object",
+    "x-display": "form",
+    "properties": {
+        "site": {"type": "string", "format": "uri"},
+        "code": {"type": "string", "pattern": "^(?!0)[0-9]+$", "nullable": True},
+        "price": {"type": "number", "minimum": 0.5, "multipleOf": 0.05},
+        "tags": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+        "note": {"type": "string", "maxLength": 10_000_000},
+    },
+    "required": ["site", "code"],
+}
+
+
+def test_what_a_grammar_cannot_keep_stays_in_the_prompt_alone(client, engine, fake_model, caplog):
+    with caplog.at_level("WARNING"):
+        for _ in range(2):
+            compiled = grammar(client, engine, tools=[tool(parameters=BOOKING)])
+    prompt = fake_model.detokenize(engine.requests[-1].prompt)
+    for keyword in ("x-display", "uri", "(?!0)", "nullable", "multipleOf", "uniqueItems"):
+        assert keyword in prompt
+    told = [record.getMessage() for record in caplog.records if "not strict" in record.getMessage()]
+    assert len(told) == 1
+    for place in ("# has 'x-display'", "#/properties/code has pattern", "#/properties/tags has"):
+        assert place in told[0]
+    head = '<tool_call>\n{"name": "f", "arguments": '
+    whole = (
+        '{"site": "https://a.b", "code": null, "price": 0.51, "tags": ["a", "a"]}}\n</tool_call>'
+    )
+    assert is_whole(compiled, head + whole)
+    assert not is_whole(compiled, head + whole.replace("0.51", "0.4"))
+    assert not is_whole(compiled, head + whole.replace("https://a.b", "a b"))
+    assert not is_whole(compiled, head + whole.replace('"code": null, ', ""))
+
+
+def test_a_strict_function_is_kept_or_refused(client, engine):
+    client_tool = tool(parameters=BOOKING, strict=True)
+    body = {"model": "demo", "messages": HI, "tools": [client_tool]}
+    error = client.post(CHAT, json=body).json()["error"]
+    assert error["param"] == "tools[0].function.parameters"
+    assert "the schema at # has 'x-display', which is not supported" in error["message"]
+    kept = {"type": "object", "properties": {"a": {"type": "number", "minimum": 0, "maximum": 1}}}
+    compiled = grammar(client, engine, tools=[tool(parameters=kept, strict=True)])
+    call = '<tool_call>\n{"name": "f", "arguments": {"a": %s}}\n</tool_call>'
+    assert [is_whole(compiled, call % value) for value in ("0.5", "1.5")] == [True, False]
+
+
+def test_markers_that_are_control_tokens_may_be_written_as_such():
+    pieces = [b"", b"", b"", *(bytes([byte]) for byte in range(256))]
+    grammars = Grammars(pieces, [0])
+    chat_body = ChatBody.model_validate({"model": "demo", "messages": HI, "tools": [NOW]})
+    compiled = tool_use(chat_body, {"<tool_call>": 1, "</tool_call>": 2}, grammars).grammar
+    call = [3 + byte for byte in b'\n{"name": "now", "arguments": {}}\n']
+    spelt = [3 + byte for byte in b"<tool_call>"]
+    for answer in ([1, *call, 2], [*spelt, *call, 2], [3 + ord("a"), 1, *call, 2], [3 + ord("a")]):
+        assert tokens_fit(compiled, [*answer, 0])
+    for answer in ([1, *call], [1, 1, *call, 2], [2], [3 + ord("a"), 2]):
+        assert not tokens_fit(compiled, [*answer, 0])
 
 
 # --- the prompt ----------------------------------------------------------------------------------
@@ -299,7 +363,7 @@ def tool(**fields):
         ("tools[0].function.parameters", {"tools": [tool(parameters={"type": "string"})]}),
         (
             "tools[1].function.parameters",
-            {"tools": [NOW, tool(parameters={"properties": {"a": {"pattern": "x"}}})]},
+            {"tools": [NOW, tool(parameters={"properties": {"a": {"type": "x"}}})]},
         ),
         ("tool_choice", {"tools": [], "tool_choice": "required"}),
         ("tool_choice", {"tools": None, "tool_choice": NAMED}),
