@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 2**20
 """Of a schema as JSON text."""
-_MAX_PROBES = 200
+_MAX_PROBES = 64
 _MAX_REPAIRS = 8
 _WHOLE = "start: @value"
 _WHITE_SPACE = r" |\n[ \t]{0,20}"

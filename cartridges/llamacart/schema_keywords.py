@@ -45,6 +45,8 @@ MAX_INTEGER = 2**53
 _SMALLEST = 1e-15
 _MAX_FACTOR = 10_000
 _MAX_REFERENCES = 64
+_MAX_PAIRED = 64
+"""Alternatives that are compared each with each."""
 
 _YEAR = "[0-9]{4}"
 _DATE = (
@@ -133,6 +135,15 @@ def check_number(name: str, value: Any) -> str | None:
     return None
 
 
+def check_listed(value: Any) -> str | None:
+    """What is wrong with a listed value."""
+    kind = type_of(value)
+    if kind in ("integer", "number"):
+        return check_number("the number", value)
+    children = value if kind == "array" else value.values() if kind == "object" else ()
+    return next(filter(None, map(check_listed, children)), None)
+
+
 def _is_factor(value: float) -> bool:
     if is_whole(value):
         return 1 <= value <= _MAX_FACTOR
@@ -144,6 +155,42 @@ def is_whole(value: Any) -> bool:
     return type(value) is int or (type(value) is float and value.is_integer())
 
 
+def means_nothing(key: str, value: Any, schema: dict[str, Any]) -> bool:
+    """Whether a keyword that is not known has no effect, or an effect that is seen to elsewhere."""
+    if key == "additionalItems":
+        return isinstance(schema.get("items"), list) or "items" not in schema
+    return key == "uniqueItems" and value is False
+
+
+def narrowed(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema with what its author most likely meant and left out.
+
+    Keywords of one type mean that type, and a tuple has no further items.
+    """
+    if not schema.keys() & {"type", "enum", "const", *COMBINERS}:
+        kinds = [k for k in ("object", "array", "string", "number") if schema.keys() & OF_TYPE[k]]
+        if len(kinds) == 1:
+            schema = {"type": kinds[0], **schema}
+    prefix, least = schema.get("prefixItems"), schema.get("minItems", 0)
+    if isinstance(prefix, list) and "items" not in schema and not _exceeds(least, len(prefix)):
+        schema = {**schema, "items": False}
+    return schema
+
+
+def _exceeds(least: Any, n: int) -> bool:
+    return isinstance(least, int) and least > n
+
+
+def distinct(values: list[Any]) -> list[Any]:
+    """The values without repetitions, in order."""
+    if all(isinstance(value, str) for value in values):
+        return list(dict.fromkeys(values))
+    out: dict[str, Any] = {}
+    for value in values:
+        out.setdefault(repr(value), value)
+    return list(out.values())
+
+
 def are_disjoint(parts: Sequence[Any], resolve: Callable[[Any], Any], where: str) -> bool:
     """Whether no text can be allowed by two of several alternatives, as far as can be told.
 
@@ -153,7 +200,13 @@ def are_disjoint(parts: Sequence[Any], resolve: Callable[[Any], Any], where: str
         where: Where they lie.
     """
     told = [_told_apart_by(part, resolve, where) for part in parts]
-    return all(
+    if not told:
+        return True
+    for key in set.intersection(*(set(one) for one in told)):
+        values = [one[key] for one in told]
+        if sum(map(len, values)) == len(frozenset().union(*values)):
+            return True
+    return len(told) <= _MAX_PAIRED and all(
         any(a[key].isdisjoint(b[key]) for key in a.keys() & b.keys())
         for i, a in enumerate(told)
         for b in told[:i]

@@ -7,16 +7,15 @@ definitions of their own, and objects that name properties are closed unless the
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
-from urllib.parse import unquote
 
 from llamacart.grammar import grammar_text, reason_against
 from llamacart.schema_ends import endless
 from llamacart.schema_keywords import (
     ANNOTATIONS,
-    COMBINERS,
     COUNTS,
     FORMATS,
     KNOWN,
@@ -26,17 +25,22 @@ from llamacart.schema_keywords import (
     PATTERNS,
     are_disjoint,
     check_count,
+    check_listed,
     check_number,
+    distinct,
+    means_nothing,
+    narrowed,
     refusal,
     short,
-    type_of,
     types_of,
 )
+from llamacart.schema_references import is_local, resolve
 
 MAX_DEPTH = 64
 """Schemas within schemas, references followed once included."""
 MAX_PROPERTIES = 1000
 """Of one object; more would make its tokens slow."""
+_COSTLY = OF_TYPE["string"] | NUMERIC
 _MAX_PATTERN = 4096
 """Characters of a pattern."""
 
@@ -85,6 +89,7 @@ class _Rewriter:
         self._document = document
         self._notes = notes
         self._names: dict[tuple[str, bool], str] = {}
+        self._leaves: dict[str, str] = {}
 
     def value(self, schema: Any, where: str, depth: int, *, closed: bool = True) -> Any:
         """A schema that lies at `where`; `closed` if its objects take no unnamed properties."""
@@ -104,7 +109,7 @@ class _Rewriter:
         combined = bool(parts) and len(parts) + bool(schema.keys() & OF_TYPE["object"]) > 1
         closed = closed and not combined
         if closed:
-            schema = _narrowed(schema)
+            schema = narrowed(schema)
         types = types_of(schema, where)
         out: dict[str, Any] = {}
         for key in schema:
@@ -112,7 +117,17 @@ class _Rewriter:
         if "integer" in types and "number" not in types:
             out.setdefault("minimum", -MAX_INTEGER)
             out.setdefault("maximum", MAX_INTEGER)
-        return out
+        return self._shared(out, where) if depth else out
+
+    def _shared(self, node: dict[str, Any], where: str) -> dict[str, Any]:
+        """A reference to the one definition of equal numbers and strings: each costs anew."""
+        if not node.keys() & _COSTLY or node.keys() - _COSTLY - {"type"}:
+            return node
+        text = json.dumps(node, sort_keys=True)
+        name = self._leaves.setdefault(text, f"leaf{len(self._leaves)}")
+        self.out.origins.setdefault(name, where)
+        self.out.definitions[name] = node
+        return {"$ref": f"#/$defs/{name}"}
 
     def _known(self, schema: dict[str, Any], where: str) -> dict[str, Any]:
         """The keywords that matter, in order; what is not known is refused or left out."""
@@ -120,7 +135,7 @@ class _Rewriter:
         for key, value in schema.items():
             if key in KNOWN:
                 out[key] = value
-            elif key not in ANNOTATIONS and not _means_nothing(key, value, schema):
+            elif key not in ANNOTATIONS and not means_nothing(key, value, schema):
                 self._leave_out(where, f"has {short(key)}, which is not supported")
         kind = out.get("type")
         if schema.get("nullable") is True and isinstance(kind, str):
@@ -182,7 +197,7 @@ class _Rewriter:
         if not isinstance(parts, list) or not parts:
             raise refusal(where, f"is {short(parts)}; a list of schemas is needed")
         told_apart = key == "oneOf" and are_disjoint(
-            parts, lambda reference: self._resolve(reference, where), where
+            parts, lambda reference: resolve(self._document, reference, where), where
         )
         if key == "oneOf" and self._notes is not None and not told_apart:
             self._leave_out(where, "has alternatives that may be equal")
@@ -194,9 +209,9 @@ class _Rewriter:
         return {"anyOf" if told_apart else key: children}
 
     def _reference(self, reference: Any, where: str, depth: int, closed: bool) -> dict[str, Any]:
-        if self._notes is not None and isinstance(reference, str) and not _is_local(reference):
+        if self._notes is not None and isinstance(reference, str) and not is_local(reference):
             return self._leave_out(where, f"refers to {short(reference)}, which is not read")
-        target = self._resolve(reference, where)
+        target = resolve(self._document, reference, where)
         name = self._names.get((reference, closed))
         if name is None:
             name = self._names[reference, closed] = f"r{len(self._names)}"
@@ -205,29 +220,15 @@ class _Rewriter:
             self.out.definitions[name] = self.value(target, reference, depth + 1, closed=closed)
         return {"$ref": f"#/$defs/{name}"}
 
-    def _resolve(self, reference: Any, where: str) -> Any:
-        if not isinstance(reference, str) or not _is_local(reference):
-            raise refusal(where, f"refers to {short(reference)}; only '#/…' is supported")
-        target: Any = self._document
-        for part in reference.split("/")[1:]:
-            key = unquote(part).replace("~1", "/").replace("~0", "~")
-            if isinstance(target, list) and key.isdecimal() and int(key) < len(target):
-                target = target[int(key)]
-            elif isinstance(target, dict) and key in target:
-                target = target[key]
-            else:
-                raise refusal(where, f"refers to {reference!r}, which does not exist")
-        return target
-
     def _listed(self, key: str, given: Any, where: str) -> dict[str, Any]:
         values = [given] if key == "const" else given
         if not isinstance(values, list) or not values:
             raise refusal(where, f"has {key} {short(given)}; a list of values is needed")
-        wrong = next(filter(None, map(_wrong_with, values)), None)
+        wrong = next(filter(None, map(check_listed, values)), None)
         if wrong:
             return self._leave_out(where, f"{wrong} in its {key}")
         # An equal value twice would be two ways to read it.
-        return {key: given if key == "const" else _distinct(values)}
+        return {key: given if key == "const" else distinct(values)}
 
     def _string(self, key: str, value: Any, types: list[str], where: str) -> dict[str, Any]:
         if "string" not in types:
@@ -309,32 +310,6 @@ class _Rewriter:
         }
 
 
-def _means_nothing(key: str, value: Any, schema: dict[str, Any]) -> bool:
-    """Whether a keyword that is not known has no effect, or an effect that is seen to elsewhere."""
-    if key == "additionalItems":
-        return isinstance(schema.get("items"), list) or "items" not in schema
-    return key == "uniqueItems" and value is False
-
-
-def _narrowed(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema with what its author most likely meant and left out.
-
-    Keywords of one type mean that type, and a tuple has no further items.
-    """
-    if not schema.keys() & {"type", "enum", "const", *COMBINERS}:
-        kinds = [k for k in ("object", "array", "string", "number") if schema.keys() & OF_TYPE[k]]
-        if len(kinds) == 1:
-            schema = {"type": kinds[0], **schema}
-    prefix, least = schema.get("prefixItems"), schema.get("minItems", 0)
-    if isinstance(prefix, list) and "items" not in schema and not _exceeds(least, len(prefix)):
-        schema = {**schema, "items": False}
-    return schema
-
-
-def _exceeds(least: Any, n: int) -> bool:
-    return isinstance(least, int) and least > n
-
-
 def _add(out: dict[str, Any], more: dict[str, Any]) -> None:
     """Put keywords into a schema; where one is there already, both must hold."""
     for key, value in more.items():
@@ -344,28 +319,6 @@ def _add(out: dict[str, Any], more: dict[str, Any]) -> None:
             out.setdefault("allOf", []).append({key: value})
         else:
             out[key] = value
-
-
-def _is_local(reference: str) -> bool:
-    return f"{reference}/".startswith("#/")
-
-
-def _distinct(values: list[Any]) -> list[Any]:
-    if all(isinstance(value, str) for value in values):
-        return list(dict.fromkeys(values))
-    out: dict[str, Any] = {}
-    for value in values:
-        out.setdefault(repr(value), value)
-    return list(out.values())
-
-
-def _wrong_with(value: Any) -> str | None:
-    """What is wrong with a listed value."""
-    kind = type_of(value)
-    if kind in ("integer", "number"):
-        return check_number("the number", value)
-    children = value if kind == "array" else value.values() if kind == "object" else ()
-    return next(filter(None, map(_wrong_with, children)), None)
 
 
 @lru_cache(maxsize=256)
