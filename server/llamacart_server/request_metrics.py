@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Histogram
 
+from llamacart_server.sse import CLIENT_CLOSED_REQUEST
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -96,8 +98,8 @@ class RequestMetrics:
         )
 
     def answered(self, status: int) -> None:
-        """Count an answer, if it is a refusal."""
-        if 400 <= status < 500 or status in REFUSALS:
+        """Count an answer, if it is a refusal; a client that has left was not refused."""
+        if status != CLIENT_CLOSED_REQUEST and (400 <= status < 500 or status in REFUSALS):
             self.refused.labels(REFUSALS.get(status, "invalid")).inc()
 
     def accepted(self, request: GenerationRequest) -> None:

@@ -5,10 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from llamacart.errors import OverloadedError
 from llamacart_server.request import GenerationReport
+from llamacart_server.request_metrics import RequestMetrics
 
 BODY = {"model": "demo", "prompt": "a"}
 
@@ -110,6 +112,18 @@ def test_refusals(serve, engine):
     seen = Scrape(client)
     reasons = ("overloaded", "not_found", "invalid", "too_large", "rate_limit", "authentication")
     assert [seen.of("requests_refused_total", r) for r in reasons] == [1, 1, 1, 1, 1, 2]
+
+
+def test_a_client_that_left_was_not_refused():
+    registry = CollectorRegistry()
+    counted = RequestMetrics(registry)
+    for status in (200, 499, 400, 503, 500):
+        counted.answered(status)
+    seen = {
+        reason: registry.get_sample_value("llamacart_requests_refused_total", {"reason": reason})
+        for reason in ("invalid", "overloaded", "not_found")
+    }
+    assert seen == {"invalid": 1, "overloaded": 1, "not_found": 0}
 
 
 def test_apps_do_not_share_figures(serve, engine):
