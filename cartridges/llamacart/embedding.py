@@ -154,10 +154,11 @@ class Embedder(Closing):
         stop = min(start + ROWS_PER_STEP, len(text.tokens))
         n = stop - start
         self._hook.set_rows([text.steering] * n)
-        self._context.decode(
-            Batch(text.tokens[start:stop], range(start, stop), [0] * n, [True] * n)
-        )
-        report = self._hook.take_report()
+        batch = Batch(text.tokens[start:stop], range(start, stop), [0] * n, [True] * n)
+        try:
+            self._context.decode(batch)
+        finally:
+            report = self._hook.take_report()
         if report.faults:
             raise EngineError(str(next(iter(report.faults.values()))))
         if text.total is None:

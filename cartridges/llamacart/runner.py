@@ -184,7 +184,11 @@ class LlamaRunner(Closing):
             ContextOverflowError: No free KV cells; nothing was added to the cache.
         """
         self._hook.set_rows(batch.steerings, batch.observed)
-        self._context.decode(batch)
+        try:
+            self._context.decode(batch)
+        except BaseException:
+            self._hook.take_report()  # or the next step's rows would be said to be like these
+            raise
         return self._hook.take_report()
 
     # --- slots ------------------------------------------------------------------------------

@@ -223,6 +223,24 @@ class TestReport:
             batch = RunBatch([5, 6], [0, 1], [0] * 2, [False, True], [(dose,), UNSTEERED])
             assert dict(runner.run(batch).capped) == {0: 1}
 
+    def test_a_failed_step_leaves_no_report_to_the_next(
+        self, tiny_model: Model, dose: Dose, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with LlamaRunner(tiny_model, n_ctx=64, n_batch=8, n_sequences=2, dose_limit=1e-3) as runner:
+            runner.load(dose.cartridge)
+            decode = runner._context.decode
+
+            def fail(batch: RunBatch) -> None:
+                decode(batch)
+                raise EngineError("llama_decode failed")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(runner._context, "decode", fail)
+                with pytest.raises(EngineError):
+                    runner.run(RunBatch([5, 6], [0, 1], [0] * 2, [False, True], [(dose,)] * 2))
+            runner.free(0)
+            assert not runner.run(rows(2)).capped
+
 
 class TestSample:
     PARAMS = (
