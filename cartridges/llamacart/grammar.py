@@ -4,14 +4,16 @@ A grammar's text is llguidance's own: rules in its dialect of Lark, and JSON Sch
 refer to. Tokens are told by their bytes. Control tokens have none here, so that text which is
 spelt like one is written by ordinary tokens; only those that end a generation are known.
 
-The work a token is bounded by `LIMITS`: what exceeds them ends its own generation. All
-generations of a grammar share the states of its lexer, so they are computed once.
+The work of a token is bounded by `LIMITS`, that of a generation by `SECONDS_PER_TOKEN`: what
+exceeds them ends its own generation. All generations of a grammar share the states of its lexer, so
+they are computed once.
 """
 
 from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,6 +40,10 @@ LIMITS = LLParserLimits(
     verbose_errors=False,
 )
 """What compiling and each token may cost."""
+SECONDS_PER_TOKEN = 0.005
+"""What the tokens of a generation may cost on average, in processor time,"""
+SECONDS_AHEAD = 0.25
+"""and in all beside: the states of a large grammar are computed when they are first met."""
 MAX_GRAMMARS = 32
 """Compiled grammars that are kept."""
 _MAX_TEXT = 2**23
@@ -179,13 +185,15 @@ class Grammar:
 class GrammarState:
     """How far one generation has come in its grammar.
 
-    All methods raise `SchemaTooComplexError` where the work of a token exceeds `LIMITS`, and
-    `EngineError` where the text cannot go on.
+    All methods raise `SchemaTooComplexError` where the work exceeds its bounds, and `EngineError`
+    where the text cannot go on.
     """
 
     def __init__(self, grammar: Grammar, matcher: LLMatcher) -> None:
         self._grammar = grammar
         self._matcher = matcher
+        self._n_accepted = 0
+        self._seconds = 0.0
 
     @property
     def n_words(self) -> int:
@@ -194,8 +202,7 @@ class GrammarState:
 
     def allows(self, token: int) -> bool:
         """Whether the text may go on with `token`."""
-        n_allowed = _guarded(lambda: self._matcher.validate_tokens([token]))
-        self._check()
+        n_allowed = self._work(lambda: self._matcher.validate_tokens([token]))
         # Of a text that nothing can follow, llguidance denies its end too.
         return n_allowed == 1 or (token in self._grammar.ends and self._matcher.is_stopped())
 
@@ -206,21 +213,29 @@ class GrammarState:
             bits: [n_words].
         """
         self._grammar.count_filled()
-        _guarded(lambda: self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes))
-        self._check()
+        self._work(lambda: self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes))
 
     def accept(self, token: int) -> None:
         """Go on past `token`, which must be allowed."""
-        _guarded(lambda: self._matcher.consume_token(token))
-        self._check()
+        self._work(lambda: self._matcher.consume_token(token))
+        self._n_accepted += 1
 
-    def _check(self) -> None:
+    def _work(self, call: Callable[[], T]) -> T:
+        start = time.thread_time()
+        result = _guarded(call)
+        self._seconds += time.thread_time() - start
         if self._matcher.is_error():
             reason = _brief(self._matcher.get_error())
             if reason.startswith("NoExtension"):
                 raise EngineError("the grammar allows none of the tokens that there are")
             self._grammar.spoil()
             raise SchemaTooComplexError(f"the schema is too complex to be followed: {reason}")
+        if self._seconds > SECONDS_AHEAD + SECONDS_PER_TOKEN * self._n_accepted:
+            raise SchemaTooComplexError(
+                f"the schema is too complex to be followed: {self._n_accepted} tokens took "
+                f"{self._seconds:.3f} s, and {SECONDS_PER_TOKEN} s for each is the most"
+            )
+        return result
 
 
 class _Vocabulary:

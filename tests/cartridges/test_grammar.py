@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from llamacart.errors import InputError
+from llamacart.errors import InputError, SchemaTooComplexError
 from llamacart.grammar import MAX_GRAMMARS, Grammars, grammar_text, reason_against
 from llamacart.json_schema import schema_grammar
 
@@ -111,6 +111,18 @@ def test_a_grammar_that_has_grown_is_compiled_anew(grammars, monkeypatch) -> Non
     for _ in range(6):
         allowed(state)
     assert grammars.compile(text) is not first
+
+
+def test_a_generation_that_works_longer_than_its_tokens_allow_is_ended(grammars, monkeypatch):
+    state = grammars.compile(grammar_text('start: "yes"+', {})).start()
+    state.accept(YES)
+    monkeypatch.setattr("llamacart.grammar.SECONDS_PER_TOKEN", 0)
+    monkeypatch.setattr("llamacart.grammar.SECONDS_AHEAD", 0)
+    with pytest.raises(SchemaTooComplexError, match="1 tokens took"):
+        allowed(state)
+    monkeypatch.undo()
+    other = grammars.compile(grammar_text('start: "yes"+', {})).start()
+    assert allowed(other) == {YES}
 
 
 @pytest.mark.parametrize(
