@@ -95,7 +95,7 @@ def _part(text: str, relaxed: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def _with_options(rewritten: Rewritten, node: Any) -> dict[str, Any]:
-    # Where names that are listed stand beside others, "\u0061" would be a second spelling of "a".
+    # Where some names have a schema of their own, "\u0061" would be a second spelling of "a".
     escapes = _ESCAPES if rewritten.has_open_names else f"{_ESCAPES}u"
     options = {"whitespace_pattern": _WHITE_SPACE, "json_allowed_escapes": escapes}
     whole = node if isinstance(node, dict) else {}

@@ -53,7 +53,7 @@ class Rewritten:
         root: The schema.
         definitions: What its references `#/$defs/…` refer to.
         origins: Where each definition was, as a JSON pointer.
-        has_open_names: Whether an object lists properties and takes others too.
+        has_open_names: Whether an object names or describes properties and takes others too.
     """
 
     root: Any = True
@@ -289,7 +289,7 @@ class _Rewriter:
             other = False
         if len(properties) > MAX_PROPERTIES:
             raise refusal(where, f"has {len(properties)} properties; at most {MAX_PROPERTIES} work")
-        if other is not False and properties:
+        if other is not False and (properties or patterns):
             self.out.has_open_names = True
         if properties:
             out["properties"] = properties

@@ -141,7 +141,7 @@ class Service:
                 f"top_logprobs has value {body.top_logprobs}; it needs logprobs to be true",
                 param="top_logprobs",
             )
-        use = tool_use(body, self._markers, self.model.tokenizer.grammars)
+        use = tool_use(body, self._markers, self.model.tokenizer)
         template = self.model.template
         tokens = template.tokens(body.messages, self.model.tokenizer, use.tools if use else ())
         limit = self.settings.default_max_tokens_chat
@@ -207,8 +207,7 @@ class Service:
         template_stops: tuple[str, ...],
         tool_grammar: Grammar | None = None,
     ) -> Prepared:
-        grammars = self.model.tokenizer.grammars
-        grammar = grammar_of(body, grammars)
+        grammar = grammar_of(body, self.model.tokenizer)
         if grammar and tool_grammar:
             raise InputError("tools cannot be combined with a format of the answer", param="tools")
         lease = self.library.lease()

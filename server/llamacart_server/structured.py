@@ -11,8 +11,9 @@ from llamacart.json_schema import object_grammar, parse_schema, schema_grammar
 from llamacart_server.fields import Body, Flag
 
 if TYPE_CHECKING:
-    from llamacart.grammar import Grammar, Grammars
+    from llamacart.grammar import Grammar
     from llamacart_server.schemas import GenerationBody
+    from llamacart_server.served import Tokenizer
 
 
 class JsonSchemaFormat(Body):
@@ -39,7 +40,7 @@ class StructuredOutputs(Body):
     json_object: Flag | None = None
 
 
-def grammar_of(body: GenerationBody, grammars: Grammars) -> Grammar | None:
+def grammar_of(body: GenerationBody, tokenizer: Tokenizer) -> Grammar | None:
     """The grammar that an answer must follow, or None. Slow for a large schema.
 
     Raises:
@@ -58,7 +59,7 @@ def grammar_of(body: GenerationBody, grammars: Grammars) -> Grammar | None:
     if len(wanted) > 1:
         first, second = wanted[0][0], wanted[1][0]
         raise InputError(f"{second} and {first} both say what to answer", param=second)
-    return wanted[0][1].grammar(grammars)
+    return wanted[0][1].grammar(tokenizer)
 
 
 class _Ask:
@@ -75,10 +76,10 @@ class _Ask:
         self._schema = schema
         self._any_object = any_object
 
-    def grammar(self, grammars: Grammars) -> Grammar:
+    def grammar(self, tokenizer: Tokenizer) -> Grammar:
         """Its grammar; errors name the field."""
         try:
-            return grammars.compile(self._text())
+            return tokenizer.grammars.compile(self._text())
         except InputError as error:
             raise InputError(f"{self._param}: {error.message}", param=self._param) from None
 

@@ -29,8 +29,9 @@ from llamacart_server.fields import Body, Flag
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from llamacart.grammar import Grammar, Grammars
+    from llamacart.grammar import Grammar
     from llamacart_server.schemas import ChatBody
+    from llamacart_server.served import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -110,13 +111,13 @@ class ToolUse:
     grammar: Grammar
 
 
-def tool_use(body: ChatBody, markers: Mapping[str, int], grammars: Grammars) -> ToolUse | None:
+def tool_use(body: ChatBody, markers: Mapping[str, int], tokenizer: Tokenizer) -> ToolUse | None:
     """The tools of a chat, None where there are none to call. Slow for large schemas.
 
     Args:
         body: The chat.
         markers: Control tokens of the vocabulary that stand for `OPENING` and `CLOSING`.
-        grammars: Compiles for the vocabulary.
+        tokenizer: Of the model, for whose tokens the grammar is.
 
     Raises:
         InputError: `tools` and `tool_choice` do not fit, or a schema cannot be kept.
@@ -149,7 +150,7 @@ def tool_use(body: ChatBody, markers: Mapping[str, int], grammars: Grammars) -> 
     indices = [tools.index(tool) for tool in callable_tools]
     text = _Rules(markers).grammar(tools, indices, must=must, several=several)
     try:
-        return ToolUse(tools, grammars.compile(text))
+        return ToolUse(tools, tokenizer.grammars.compile(text))
     except InputError as error:
         raise InputError(f"tools: {error.message}", param="tools") from None
 

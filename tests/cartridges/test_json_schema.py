@@ -155,6 +155,10 @@ def test_names_are_not_spelled_otherwise() -> None:
     grammar = schema_grammar(schema)
     assert writes(grammar, '{"a": null}')
     assert not writes(grammar, '{"\\u0061": 1}')
+    patterns = {"patternProperties": {"^a": {"type": "null"}}}
+    grammar = schema_grammar({**patterns, "additionalProperties": {"type": "integer"}})
+    assert writes(grammar, '{"ab": null, "b": 1}')
+    assert not writes(grammar, '{"\\u0061b": 1}')
 
 
 def test_any_object() -> None:

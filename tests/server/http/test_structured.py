@@ -5,6 +5,7 @@ import json
 import pytest
 from pydantic import BaseModel, Field
 
+from llamacart.errors import InputError
 from llamacart.json_schema import object_grammar, schema_grammar
 
 BODIES = {
@@ -168,3 +169,17 @@ def test_choices_share_one_compiled_grammar(client, engine):
     assert len({id(request.sampling.grammar) for request in engine.requests}) == 1
     client.post("/v1/completions", json=body)
     assert engine.requests[3].sampling.grammar is engine.requests[0].sampling.grammar
+
+
+def test_a_vocabulary_without_an_end_has_no_schemas_and_all_else(
+    client, engine, fake_model, monkeypatch
+):
+    def refuse(self):
+        raise InputError("the vocabulary has no token that ends a generation")
+
+    monkeypatch.setattr(type(fake_model), "grammars", property(refuse))
+    body = BODIES["/v1/completions"]
+    assert client.post("/v1/completions", json=body).status_code == 200
+    response = client.post("/v1/completions", json={**body, "guided_json": SCHEMA})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"].startswith("guided_json: the vocabulary has no")

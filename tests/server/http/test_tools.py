@@ -1,6 +1,7 @@
 """Function calling: the grammar, the prompt, and calls in whole and streamed answers."""
 
 import json
+from types import SimpleNamespace
 
 import openai
 import pytest
@@ -256,9 +257,9 @@ def test_a_strict_function_is_kept_or_refused(client, engine):
 
 def test_markers_that_are_control_tokens_may_be_written_as_such():
     pieces = [b"", b"", b"", *(bytes([byte]) for byte in range(256))]
-    grammars = Grammars(pieces, [0])
+    tokenizer = SimpleNamespace(grammars=Grammars(pieces, [0]))
     chat_body = ChatBody.model_validate({"model": "demo", "messages": HI, "tools": [NOW]})
-    compiled = tool_use(chat_body, {"<tool_call>": 1, "</tool_call>": 2}, grammars).grammar
+    compiled = tool_use(chat_body, {"<tool_call>": 1, "</tool_call>": 2}, tokenizer).grammar
     call = [3 + byte for byte in b'\n{"name": "now", "arguments": {}}\n']
     spelt = [3 + byte for byte in b"<tool_call>"]
     for answer in ([1, *call, 2], [*spelt, *call, 2], [3 + ord("a"), 1, *call, 2], [3 + ord("a")]):
