@@ -23,7 +23,8 @@ from llamacart_server.request_metrics import ObservedEngine, RequestMetrics
 from llamacart_server.responses import ActingCartridge, Usage
 from llamacart_server.selection import Selection, select
 from llamacart_server.structured import grammar_of
-from llamacart_server.tools import CLOSING, OPENING, tool_use
+from llamacart_server.tool_grammar import CLOSING, OPENING
+from llamacart_server.tools import tool_use
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

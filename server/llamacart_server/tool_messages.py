@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from llamacart_server.tools import CLOSING, OPENING
+from llamacart_server.tool_grammar import CLOSING, OPENING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

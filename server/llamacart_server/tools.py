@@ -12,30 +12,23 @@ nothing. Where it must call, it writes calls alone.
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from llamacart.errors import InputError
-from llamacart.grammar import grammar_text
-from llamacart.json_schema import schema_part
 from llamacart_server.fields import Body, Flag
+from llamacart_server.tool_grammar import OPENING, call_grammar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from llamacart.grammar import Grammar
     from llamacart_server.schemas import ChatBody
     from llamacart_server.served import Tokenizer
 
-logger = logging.getLogger(__name__)
-
-OPENING, CLOSING = "<tool_call>", "</tool_call>"
 MAX_TOOLS = 128
 
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
@@ -148,86 +141,11 @@ def tool_use(body: ChatBody, markers: Mapping[str, int], tokenizer: Tokenizer) -
     several = bool(body.parallel_tool_calls) and not isinstance(choice, NamedTool)
     must = choice not in (None, "auto")
     indices = [tools.index(tool) for tool in callable_tools]
-    text = _Rules(markers).grammar(tools, indices, must=must, several=several)
+    text = call_grammar(tools, indices, markers, must=must, several=several)
     try:
         return ToolUse(tools, tokenizer.grammars.compile(text))
     except InputError as error:
         raise InputError(f"tools: {error.message}", param="tools") from None
-
-
-class _Rules:
-    """Writes the rules of calls in llguidance's Lark."""
-
-    def __init__(self, markers: Mapping[str, int]) -> None:
-        self._markers = markers
-
-    def grammar(
-        self, tools: Sequence[Tool], indices: Sequence[int], *, must: bool, several: bool
-    ) -> str:
-        """The text of a grammar of answers that call some of `tools`, at the given indices."""
-        parts: dict[str, dict[str, Any]] = {}
-        bodies = []
-        for i in indices:
-            function = tools[i].function
-            head = f'\n{{"name": "{function.name}", "arguments": '
-            part = _arguments(function, f"tools[{i}].function.parameters")
-            if part is None:
-                bodies.append(_literal(head + "{}"))
-            else:
-                parts[f"f{i}"] = part
-                bodies.append(f"{_literal(head)} @f{i}")
-        opening = self._marker(OPENING)
-        end = _literal("}\n")
-        more = f' ("\\n" {opening} call)*' if several else ""
-        rules = [
-            f"call: ({' | '.join(bodies)}) {end} {self._marker(CLOSING)}",
-            f"calls: call{more}",
-        ]
-        if must:
-            rules.append(f"start: {opening} calls")
-        else:
-            # A lazy rule ends where the marker does; the other one never reaches its end.
-            rules += [
-                "start: TEXT | opening calls",
-                f"opening[lazy]: /(?s:.*){OPENING}/",
-                f"TEXT: /(?s:.*)/ & ~/(?s:.*){OPENING}(?s:.*)/",
-            ]
-            if OPENING in self._markers:
-                rules[-3] = f"start: TEXT | opening calls | TEXT <[{self._markers[OPENING]}]> calls"
-        return grammar_text("\n".join(rules), parts)
-
-    def _marker(self, text: str) -> str:
-        if text not in self._markers:
-            return _literal(text)
-        return f"({_literal(text)} | <[{self._markers[text]}]>)"
-
-
-def _literal(text: str) -> str:
-    return json.dumps(text)
-
-
-def _arguments(function: FunctionSpec, param: str) -> dict[str, Any] | None:
-    schema = function.parameters
-    if schema is None:  # as OpenAI has it: a function without parameters
-        return None
-    if schema and schema.get("type", "object") != "object":
-        raise InputError(f"{param} has type {schema['type']!r}; 'object' is needed", param=param)
-    try:
-        part, notes = schema_part({**schema, "type": "object"}, relaxed=not function.strict)
-    except InputError as error:
-        raise InputError(f"{param}: {error.message}", param=param) from None
-    if notes:
-        _tell(function.name, tuple(notes))
-    return part
-
-
-@lru_cache(maxsize=256)
-def _tell(name: str, notes: tuple[str, ...]) -> None:
-    """Say once that a schema is not kept whole."""
-    more = f" and {len(notes) - 5} more" if len(notes) > 5 else ""
-    logger.warning(
-        "function %r is not strict; left to the model: %s%s", name, "; ".join(notes[:5]), more
-    )
 
 
 # --- reading an answer ---------------------------------------------------------------------------
