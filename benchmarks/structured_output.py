@@ -5,7 +5,8 @@
 For each schema: compiling it for the first time; then, compiled, the choice of the first token and
 of later ones from the model's own logits, at temperature 0 and 1, beside an unconstrained choice.
 Afterwards one stream without a grammar runs while requests under all these schemas, each compiled
-anew, come and go: its median and longest gap between two tokens, and those of its running alone.
+anew, come and go: its median and longest gap between two tokens, those of its running alone, and
+those beside the same requests without schemas.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamacart.context import Batch, Context
 from llamacart.grammar import Grammars
-from llamacart.json_schema import object_grammar, schema_grammar
+from llamacart.json_schema import schema_grammar
 from llamacart.logits import Candidates
 from llamacart.model import Model
 from llamacart.runner import LlamaRunner
@@ -47,7 +48,8 @@ def schemas(seed: int = 0) -> dict[str, Any]:
         f"field_{seed}_{i}": {"type": ("string", "integer", "number", "boolean")[i % 4]}
         for i in range(10)
     }
-    out: dict[str, Any] = {"json_object": None, "10 fields": _object(fields, list(fields))}
+    anything = {"type": "object", "title": str(seed)}
+    out: dict[str, Any] = {"json_object": anything, "10 fields": _object(fields, list(fields))}
     for n in (50, 500, 3000, 20_000):
         out[f"enum of {n}"] = {"type": "string", "enum": list(_words(rng, n))}
     levels: dict[str, Any] = {"s0": _object({"a": {"type": "integer"}}, ["a"])}
@@ -66,10 +68,6 @@ def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
 def _words(rng: random.Random, n: int) -> Iterator[str]:
     for _ in range(n):
         yield "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 12)))
-
-
-def text_of(schema: Any) -> str:
-    return object_grammar() if schema is None else schema_grammar(schema)
 
 
 # --- one generation ------------------------------------------------------------------------------
@@ -110,11 +108,11 @@ def measure_choices(model: Model) -> dict[str, dict[str, float]]:
             rows[f"no grammar, T {temperature:g}"] = _figures([plain])
         for name, schema in schemas().items():
             start = time.perf_counter()
-            text = text_of(schema)
+            text = schema_grammar(schema)
             compiled = model.grammars.compile(text)
             cold = time.perf_counter() - start
             start = time.perf_counter()
-            model.grammars.compile(text_of(schema))
+            model.grammars.compile(schema_grammar(schema))
             again = time.perf_counter() - start
             for temperature in (0.0, 1.0):
                 runs = [choices(model, context, compiled, temperature) for _ in range(N_REPEATS)]
@@ -145,13 +143,20 @@ def measure_neighbour(model: Model) -> dict[str, dict[str, float]]:
         Engine(runner) as engine,
     ):
         gaps(engine, model, 40)  # numba compiles
-        alone = gaps(engine, model, 150)
-        done = threading.Event()
-        others = threading.Thread(target=_crowd, args=(engine, model, done))
-        others.start()
-        beside = gaps(engine, model, 10**6, done)
-        others.join()
-    return {"alone": _gap_figures(alone), "beside grammars": _gap_figures(beside)}
+        rows = {"alone": _gap_figures(gaps(engine, model, 150))}
+        crowds = {"beside requests": [None] * 24, "beside grammars": _texts()}
+        for name, texts in crowds.items():
+            done = threading.Event()
+            others = threading.Thread(target=_crowd, args=(engine, model, texts, done))
+            others.start()
+            rows[name] = _gap_figures(gaps(engine, model, 10**6, done))
+            others.join()
+    return rows
+
+
+def _texts() -> list[Any]:
+    """Every schema three times, with other words each time, so that all are compiled."""
+    return [schema for seed in (1, 2, 3) for schema in schemas(seed).values()]
 
 
 def gaps(engine: Engine, model: Model, n: int, until: threading.Event | None = None) -> list[float]:
@@ -175,19 +180,18 @@ def gaps(engine: Engine, model: Model, n: int, until: threading.Event | None = N
     return out
 
 
-def _crowd(engine: Engine, model: Model, done: threading.Event) -> None:
-    """Requests under every schema, at both temperatures; what each compiles is new."""
+def _crowd(engine: Engine, model: Model, wanted: list[Any], done: threading.Event) -> None:
+    """Requests one after another, greedy and not in turn; a schema is compiled before."""
     try:
-        for seed, temperature in ((1, 0.0), (2, 1.0), (3, 1.0)):
-            for schema in schemas(seed).values():
-                grammar = model.grammars.compile(text_of(schema))
-                request = GenerationRequest(
-                    prompt=tuple(model.tokenize(PROMPT)),
-                    max_tokens=N_TOKENS,
-                    sampling=SamplingParams(temperature=temperature, seed=1, grammar=grammar),
-                )
-                for _ in engine.submit(request).events():
-                    pass
+        for i, schema in enumerate(wanted):
+            grammar = None if schema is None else model.grammars.compile(schema_grammar(schema))
+            request = GenerationRequest(
+                prompt=tuple(model.tokenize(PROMPT)),
+                max_tokens=N_TOKENS,
+                sampling=SamplingParams(temperature=float(i % 2), seed=1, grammar=grammar),
+            )
+            for _ in engine.submit(request).events():
+                pass
     finally:
         done.set()
 

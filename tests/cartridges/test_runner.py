@@ -20,6 +20,7 @@ from llamacart.errors import (
     InputError,
     LlamacartError,
 )
+from llamacart.grammar import grammar_text
 from llamacart.model import Model
 from llamacart.runner import LlamaRunner, RunBatch
 from llamacart.sampling import Sampler, SamplingParams
@@ -248,14 +249,21 @@ class TestSample:
         SamplingParams(seed=3),
         SamplingParams(seed=4, top_k=40, top_p=0.9, presence_penalty=1.0),
         SamplingParams(seed=5, min_p=0.1, logit_bias=((9, 3.0),)),
-        SamplingParams(seed=6, temperature=0, grammar="root ::= [0-9]+"),
     )
 
-    def samplers(self, runner: LlamaRunner) -> list[Sampler]:
-        return [runner.sampler(self.PARAMS[i % len(self.PARAMS)]) for i in range(16)]
+    def samplers(self, runner: LlamaRunner, model: Model) -> list[Sampler]:
+        digits = model.grammars.compile(grammar_text("start: /[0-9]+/", {}))
+        params = [
+            *self.PARAMS,
+            SamplingParams(seed=6, temperature=0, grammar=digits),
+            SamplingParams(seed=7, grammar=digits),
+        ]
+        return [runner.sampler(params[i % len(params)]) for i in range(16)]
 
-    def test_many_at_once_choose_as_one_by_one(self, runner: LlamaRunner) -> None:
-        together, alone = self.samplers(runner), self.samplers(runner)
+    def test_many_at_once_choose_as_one_by_one(
+        self, runner: LlamaRunner, tiny_model: Model
+    ) -> None:
+        together, alone = (self.samplers(runner, tiny_model) for _ in range(2))
         for start in (0, 40, 80):
             runner.run(rows(40, start=start, outputs=16))
             order = [(i * 7) % 16 for i in range(16)]
