@@ -277,8 +277,8 @@ class TestSample:
     def test_nothing(self, runner: LlamaRunner) -> None:
         assert runner.sample([]) == []
 
-    def test_an_error_is_its_own_picks_alone(self, runner: LlamaRunner) -> None:
-        samplers = self.samplers(runner)
+    def test_an_error_is_its_own_picks_alone(self, runner: LlamaRunner, tiny_model: Model) -> None:
+        samplers = self.samplers(runner, tiny_model)
         runner.run(rows(40, outputs=16))
         expected = runner.sample([(self.fresh(runner), 24 + i) for i in range(16)])
         runner._context.logits(27)[100] = np.nan
