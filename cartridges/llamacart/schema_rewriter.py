@@ -16,6 +16,7 @@ from llamacart.grammar import grammar_text, reason_against
 from llamacart.schema_ends import endless
 from llamacart.schema_keywords import (
     ANNOTATIONS,
+    COMBINERS,
     COUNTS,
     FORMATS,
     KNOWN,
@@ -40,6 +41,8 @@ MAX_DEPTH = 64
 """Schemas within schemas, references followed once included."""
 MAX_PROPERTIES = 1000
 """Of one object; more would make its tokens slow."""
+MAX_COMBINED = 12
+"""Patterns and formats in schemas that are combined: the work doubles with each."""
 _COSTLY = OF_TYPE["string"] | NUMERIC
 _MAX_PATTERN = 4096
 """Characters of a pattern."""
@@ -90,6 +93,7 @@ class _Rewriter:
         self._notes = notes
         self._names: dict[tuple[str, bool], str] = {}
         self._leaves: dict[str, str] = {}
+        self._n_combined = 0
 
     def value(self, schema: Any, where: str, depth: int, *, closed: bool = True) -> Any:
         """A schema that lies at `where`; `closed` if its objects take no unnamed properties."""
@@ -106,7 +110,7 @@ class _Rewriter:
         parts = [k for k in ("$ref", "anyOf", "oneOf") if k in schema] + list(
             schema["allOf"] if isinstance(schema.get("allOf"), list) else ()
         )
-        combined = bool(parts) and len(parts) + bool(schema.keys() & OF_TYPE["object"]) > 1
+        combined = bool(parts) and len(parts) + bool(schema.keys() - {"type", *COMBINERS}) > 1
         closed = closed and not combined
         if closed:
             schema = narrowed(schema)
@@ -185,7 +189,7 @@ class _Rewriter:
             wrong = check_count(key, value)
             value = value if wrong else int(value)
         elif key in ("pattern", "format"):
-            return self._string(key, value, types, where)
+            return self._string(key, value, types, where, closed)
         else:
             return {"type": types}
         return self._leave_out(where, wrong) if wrong else {key: value}
@@ -230,9 +234,14 @@ class _Rewriter:
         # An equal value twice would be two ways to read it.
         return {key: given if key == "const" else distinct(values)}
 
-    def _string(self, key: str, value: Any, types: list[str], where: str) -> dict[str, Any]:
+    def _string(
+        self, key: str, value: Any, types: list[str], where: str, closed: bool
+    ) -> dict[str, Any]:
         if "string" not in types:
             return {}
+        self._n_combined += not closed
+        if self._n_combined > MAX_COMBINED:
+            return self._leave_out(where, f"is one of more than {MAX_COMBINED} combined patterns")
         if not isinstance(value, str):
             raise refusal(where, f"has {key} {short(value)}; a string is needed")
         if key == "pattern":

@@ -238,6 +238,8 @@ REFUSED: list[tuple[object, str]] = [
     ({"type": "object", "required": ["a"], "additionalProperties": False}, "at # cannot be kept"),
     ({"properties": {"\ud800": {}}}, "surrogate"),
     ({"enum": ["x" * 2**20]}, "bytes"),
+    ({"allOf": [{"type": "string", "pattern": f"{c}.*"} for c in "abcdefghijklmnopqrst"]},
+     "at #/allOf/12 is one of more than 12"),
     ({"items": {"$id": "x", "items": {"$ref": "#"}}}, "'$id'"),
 ]  # fmt: skip
 
