@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from llamacart_trainer.train import train
+from llamacart_trainer.training import train
 
 from llamacart.context import Context
 from llamacart.errors import RecipeError

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from llamacart_trainer.train import train
+from llamacart_trainer.training import train
 
 from llamacart.model import Model
 from llamacart_trainer import memory as memory_module
