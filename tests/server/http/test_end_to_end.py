@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from llamacart.cartridge import Cartridge, LayerMap, Metadata
 from llamacart.context import Batch, Context
-from llamacart.errors import CartridgeMismatchError, ModelError
+from llamacart.errors import CartridgeError, ModelError
 from llamacart.generate import greedy
 from llamacart.model import Model
 from llamacart.runner import LlamaRunner
@@ -294,8 +294,8 @@ def run(**options):
 def test_serve_lets_expected_errors_through(folder, tiny_path, own_log):
     assert isinstance(run(model="/nowhere.gguf"), ModelError)
     other = tiny_path(seed=5)
-    error = run(model=other, cartridges=folder)
-    assert isinstance(error, CartridgeMismatchError)
+    error = run(model=other, cartridges=folder, strict=True)
+    assert isinstance(error, CartridgeError)
     assert "down.gguf" in error.message
 
 
