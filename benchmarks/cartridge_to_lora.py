@@ -23,8 +23,8 @@ import gguf
 import numpy as np
 from gguf.quants import dequantize, quantize
 
-from llamacart.reader import read_cartridge
-from llamacart.resolve import resolve_model
+from llamacart.file.reader import read_cartridge
+from llamacart.llama.resolve import resolve_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

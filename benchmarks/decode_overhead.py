@@ -30,11 +30,12 @@ from harness import (
     model_facts,
 )
 
-from llamacart.context import Batch, Context
-from llamacart.model import Model
-from llamacart.reader import read_cartridge
-from llamacart.runner import LlamaRunner, RunBatch
-from llamacart.steering import UNSTEERED, Dose, Steering
+from llamacart.file.reader import read_cartridge
+from llamacart.llama.context import Context
+from llamacart.llama.model import Model
+from llamacart.runner import LlamaRunner
+from llamacart.values.batch import Batch, RunBatch
+from llamacart.values.steering import UNSTEERED, Dose, Steering
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -33,8 +33,8 @@ from harness import Report, machine_facts
 
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart.errors import CartridgeError, InputError
-from llamacart.reader import read_cartridge
-from llamacart.writer import write_cartridge
+from llamacart.file.reader import read_cartridge
+from llamacart.file.writer import write_cartridge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -255,7 +255,7 @@ def random_messages(rng: random.Random) -> list[dict[str, Any]]:
 
 def try_template(rng: random.Random) -> str:
     """Compile and render one; returns what became of it."""
-    from llamacart_server.templates import ChatTemplate
+    from llamacart_server.prompts.templates import ChatTemplate
 
     template = ChatTemplate("gguf", random_template(rng))
     try:

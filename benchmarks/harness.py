@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from llamacart.model import Model
+    from llamacart.llama.model import Model
 
 ROOT = Path(__file__).parents[1]
 DEMO_CARTRIDGE = ROOT / "demo" / "french.gguf"
@@ -197,7 +197,7 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 def machine_facts(threads: int | None) -> dict[str, Any]:
     """What of the machine the figures depend on; nothing that tells whose it is."""
-    from llamacart.processors import choose_threads
+    from llamacart.machine.processors import choose_threads
 
     return {
         "cpu": cpu_model(),

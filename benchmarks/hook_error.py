@@ -15,8 +15,8 @@ import numpy as np
 from harness import Report, machine_facts
 
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
-from llamacart.hook import SteeringHook
-from llamacart.steering import Dose, apply_reference
+from llamacart.hook.steering_hook import SteeringHook
+from llamacart.values.steering import Dose, apply_reference
 
 SHAPES = 200
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamacart.errors import InputError
-from llamacart.grammar import Grammar, Grammars
-from llamacart.json_schema import schema_grammar
+from llamacart.json_grammar.grammar import Grammar, Grammars
+from llamacart.json_grammar.schema import schema_grammar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

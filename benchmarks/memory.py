@@ -35,15 +35,15 @@ from harness import (
     model_facts,
 )
 
-from llamacart.model import Model
-from llamacart.reader import read_cartridge
+from llamacart.file.reader import read_cartridge
+from llamacart.file.writer import write_cartridge
+from llamacart.llama.model import Model
 from llamacart.runner import LlamaRunner
-from llamacart.sampling import SamplingParams
-from llamacart.steering import Dose
-from llamacart.writer import write_cartridge
-from llamacart_server.engine import Engine
-from llamacart_server.library import CartridgeLibrary
-from llamacart_server.request import GenerationRequest, PlacedDose
+from llamacart.values.sampling import SamplingParams
+from llamacart.values.steering import Dose
+from llamacart_server.engine.engine import Engine
+from llamacart_server.engine.request import GenerationRequest, PlacedDose
+from llamacart_server.library.library import CartridgeLibrary
 
 MIB = 2**20
 STATM = Path("/proc/self/statm")

@@ -30,13 +30,14 @@ from harness import (
     model_facts,
 )
 
-from llamacart.model import Model
-from llamacart.reader import read_cartridge
-from llamacart.runner import LlamaRunner, RunBatch
-from llamacart.sampling import SamplingParams
-from llamacart.steering import UNSTEERED, Dose, Steering
-from llamacart_server.engine import Engine
-from llamacart_server.request import GenerationRequest, PlacedDose
+from llamacart.file.reader import read_cartridge
+from llamacart.llama.model import Model
+from llamacart.runner import LlamaRunner
+from llamacart.values.batch import RunBatch
+from llamacart.values.sampling import SamplingParams
+from llamacart.values.steering import UNSTEERED, Dose, Steering
+from llamacart_server.engine.engine import Engine
+from llamacart_server.engine.request import GenerationRequest, PlacedDose
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import logsumexp
 
-from llamacart.context import Batch, Context
-from llamacart.model import Model
+from llamacart.llama.context import Context
+from llamacart.llama.model import Model
+from llamacart.values.batch import Batch
 
 LIBRARY = Path(__file__).parents[1] / "cartridges" / "library"
 # A suffix to the base model's id: unsteered, each α, and the cartridge's own default.

@@ -19,11 +19,10 @@ from harness import ROOT
 from rich.console import Console
 from rich.table import Table
 
-from llamacart.capture import capture
-from llamacart.model import Model
-from llamacart_trainer.activations import ActivationRows
-from llamacart_trainer.recipe import load_task
-from llamacart_trainer.samples import SampleBuilder
+from llamacart.llama.model import Model
+from llamacart.passes.capture import capture
+from llamacart_trainer.fitting.samples import SampleBuilder
+from llamacart_trainer.recipe.recipe import load_task
 from llamacart_trainer.solvers import (
     AffineMap,
     Prior,
@@ -33,12 +32,13 @@ from llamacart_trainer.solvers import (
     spectrum_path,
     truncated,
 )
+from llamacart_trainer.solvers.activations import ActivationRows
 from llamacart_trainer.solvers.problem import from_gap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llamacart_trainer.pairing import PairedRows
+    from llamacart_trainer.recipe.pairing import PairedRows
 
 PENALTIES = (1.0, 10.0, 70.0, 100.0, 300.0, 1000.0, 1800.0, 10_000.0, 100_000.0)
 RANKS = (1, 2, 4, 8, 16, 32)

@@ -20,20 +20,22 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamacart.context import Batch, Context
-from llamacart.grammar import Grammars
-from llamacart.json_schema import schema_grammar
-from llamacart.logits import Candidates
-from llamacart.model import Model
+from llamacart.json_grammar.grammar import Grammars
+from llamacart.json_grammar.schema import schema_grammar
+from llamacart.llama.context import Context
+from llamacart.llama.model import Model
 from llamacart.runner import LlamaRunner
-from llamacart.sampling import Sampler, SamplingParams
-from llamacart_server.engine import Engine
-from llamacart_server.request import GenerationRequest
+from llamacart.sampling.candidates import Candidates
+from llamacart.sampling.sampler import Sampler
+from llamacart.values.batch import Batch
+from llamacart.values.sampling import SamplingParams
+from llamacart_server.engine.engine import Engine
+from llamacart_server.engine.request import GenerationRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from llamacart.grammar import Grammar
+    from llamacart.json_grammar.grammar import Grammar
 
 PROMPT = "Here is a record of the visitors, written as JSON:\n"
 N_TOKENS = 24

@@ -30,11 +30,11 @@ from harness import ROOT, machine_facts
 from rich.console import Console
 from rich.table import Table
 
-from llamacart.model import Model
-from llamacart_trainer.fitting import FitSettings, fit_layer
-from llamacart_trainer.memory import MAX_MEMORY
-from llamacart_trainer.recipe import Task, TextPair, load_task
-from llamacart_trainer.training import train
+from llamacart.llama.model import Model
+from llamacart_trainer.fitting.layer import FitSettings, fit_layer
+from llamacart_trainer.fitting.memory import MAX_MEMORY
+from llamacart_trainer.fitting.training import train
+from llamacart_trainer.recipe.recipe import Task, TextPair, load_task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from llamacart.model import Model
+from llamacart.llama.model import Model
 
 # A deadline would be an assertion on time, which a busy machine fails.
 settings.register_profile("untimed", deadline=None)
@@ -150,7 +150,7 @@ def priorities(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         taken.append(nice)
         return nice
 
-    monkeypatch.setattr("llamacart_trainer.options.give_way", take)
+    monkeypatch.setattr("llamacart_trainer.commands.options.give_way", take)
     return taken
 
 

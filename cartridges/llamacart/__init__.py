@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 from llamacart.lazy import attach
 
 if TYPE_CHECKING:
-    from llamacart.capture import forward, row_offsets
-    from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata, QuantizedMatrix
-    from llamacart.context import Batch, Context, EvalHook
-    from llamacart.control_vector import ControlDose, ControlVector, fit_control_vector
-    from llamacart.embedding import Embedder
+    from llamacart.cartridge import (
+        Cartridge,
+        Fingerprint,
+        LayerMap,
+        Metadata,
+        QuantizedMatrix,
+        check_fits,
+    )
     from llamacart.errors import (
         AlphaError,
         CartridgeError,
@@ -32,29 +35,44 @@ if TYPE_CHECKING:
         RecipeError,
         UnsupportedModelError,
     )
-    from llamacart.generate import greedy, sampled
-    from llamacart.hook import SteeringHook, check_fits
-    from llamacart.lane import Lane
-    from llamacart.model import Model
-    from llamacart.reader import read_cartridge
-    from llamacart.report import Fault, StepReport
-    from llamacart.resolve import resolve_model
-    from llamacart.runner import LlamaRunner, RunBatch
-    from llamacart.sampling import Sampler, SamplingParams
-    from llamacart.scoring import Reference, TextScores, log_likelihoods, reference, score_texts
-    from llamacart.steering import UNSTEERED, DenseMap, Dose, Steering
-    from llamacart.tap import Tap
-    from llamacart.texts import activations, complete
-    from llamacart.writer import write_cartridge
+    from llamacart.file.reader import read_cartridge
+    from llamacart.file.writer import write_cartridge
+    from llamacart.hook.steering_hook import SteeringHook
+    from llamacart.llama.context import Context, EvalHook
+    from llamacart.llama.model import Model
+    from llamacart.llama.resolve import resolve_model
+    from llamacart.llama.tap import Tap
+    from llamacart.passes.capture import forward, row_offsets
+    from llamacart.passes.control_vector import ControlDose, ControlVector, fit_control_vector
+    from llamacart.passes.embedding import Embedder
+    from llamacart.passes.generate import greedy, sampled
+    from llamacart.passes.lane import Lane
+    from llamacart.passes.scoring import (
+        Reference,
+        TextScores,
+        log_likelihoods,
+        reference,
+        score_texts,
+    )
+    from llamacart.passes.texts import activations, complete
+    from llamacart.runner import LlamaRunner
+    from llamacart.sampling.sampler import Sampler
+    from llamacart.values.batch import Batch, RunBatch
+    from llamacart.values.report import Fault, StepReport
+    from llamacart.values.sampling import SamplingParams
+    from llamacart.values.steering import UNSTEERED, DenseMap, Dose, Steering
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "llamacart.capture": ("forward", "row_offsets"),
-    "llamacart.cartridge": ("Cartridge", "Fingerprint", "LayerMap", "Metadata", "QuantizedMatrix"),
-    "llamacart.context": ("Batch", "Context", "EvalHook"),
-    "llamacart.control_vector": ("ControlDose", "ControlVector", "fit_control_vector"),
-    "llamacart.embedding": ("Embedder",),
+    "llamacart.cartridge": (
+        "Cartridge",
+        "Fingerprint",
+        "LayerMap",
+        "Metadata",
+        "QuantizedMatrix",
+        "check_fits",
+    ),
     "llamacart.errors": (
         "AlphaError",
         "CartridgeError",
@@ -71,20 +89,59 @@ _HOMES = {
         "RecipeError",
         "UnsupportedModelError",
     ),
-    "llamacart.generate": ("greedy", "sampled"),
-    "llamacart.hook": ("SteeringHook", "check_fits"),
-    "llamacart.lane": ("Lane",),
-    "llamacart.model": ("Model",),
-    "llamacart.reader": ("read_cartridge",),
-    "llamacart.report": ("Fault", "StepReport"),
-    "llamacart.resolve": ("resolve_model",),
-    "llamacart.runner": ("LlamaRunner", "RunBatch"),
-    "llamacart.sampling": ("Sampler", "SamplingParams"),
-    "llamacart.scoring": ("Reference", "TextScores", "log_likelihoods", "reference", "score_texts"),
-    "llamacart.steering": ("DenseMap", "Dose", "Steering", "UNSTEERED"),
-    "llamacart.tap": ("Tap",),
-    "llamacart.texts": ("activations", "complete"),
-    "llamacart.writer": ("write_cartridge",),
+    "llamacart.file.reader": ("read_cartridge",),
+    "llamacart.file.writer": ("write_cartridge",),
+    "llamacart.hook.steering_hook": ("SteeringHook",),
+    "llamacart.llama.context": (
+        "Context",
+        "EvalHook",
+    ),
+    "llamacart.llama.model": ("Model",),
+    "llamacart.llama.resolve": ("resolve_model",),
+    "llamacart.llama.tap": ("Tap",),
+    "llamacart.passes.capture": (
+        "forward",
+        "row_offsets",
+    ),
+    "llamacart.passes.control_vector": (
+        "ControlDose",
+        "ControlVector",
+        "fit_control_vector",
+    ),
+    "llamacart.passes.embedding": ("Embedder",),
+    "llamacart.passes.generate": (
+        "greedy",
+        "sampled",
+    ),
+    "llamacart.passes.lane": ("Lane",),
+    "llamacart.passes.scoring": (
+        "Reference",
+        "TextScores",
+        "log_likelihoods",
+        "reference",
+        "score_texts",
+    ),
+    "llamacart.passes.texts": (
+        "activations",
+        "complete",
+    ),
+    "llamacart.runner": ("LlamaRunner",),
+    "llamacart.sampling.sampler": ("Sampler",),
+    "llamacart.values.batch": (
+        "Batch",
+        "RunBatch",
+    ),
+    "llamacart.values.report": (
+        "Fault",
+        "StepReport",
+    ),
+    "llamacart.values.sampling": ("SamplingParams",),
+    "llamacart.values.steering": (
+        "DenseMap",
+        "Dose",
+        "Steering",
+        "UNSTEERED",
+    ),
 }
 
 __all__ = [

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llamacart.errors import AlphaError
+from llamacart.errors import AlphaError, CartridgeMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -234,3 +234,22 @@ class Cartridge:
                 digest.update(m.delta.values.tobytes())
                 digest.update(m.delta.scales.astype("<f2").tobytes())
         return digest.hexdigest()
+
+
+def check_fits(cartridge: Cartridge, fingerprint: Fingerprint, *, force: bool = False) -> None:
+    """Raise `CartridgeMismatchError` unless `cartridge` was made for the model.
+
+    Args:
+        cartridge: A validated cartridge.
+        fingerprint: The loaded model's.
+        force: Accept other weights of the same architecture and shape; a difference in shape
+            is never accepted.
+    """
+    made_for = cartridge.fingerprint
+    facts = f"cartridge {cartridge.name!r} was made for ({made_for}); the model is ({fingerprint})"
+    if cartridge.site != SITE:
+        raise CartridgeMismatchError(f"{facts}; site {cartridge.site!r} is not {SITE!r}")
+    if made_for.shape != fingerprint.shape:
+        raise CartridgeMismatchError(f"{facts}; the shapes differ, so it cannot be used")
+    if made_for.weights_hash != fingerprint.weights_hash and not force:
+        raise CartridgeMismatchError(f"{facts}; the weights differ")

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from llamacart import __version__
+from llamacart.commands.terminal import run
 from llamacart.errors import LlamacartError
-from llamacart.reader import read_cartridge
-from llamacart.terminal import run
+from llamacart.file.reader import read_cartridge
 
 
 def _print_version(wanted: bool) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from llamacart.closing import Closing
-from llamacart.context import Batch, Context
 from llamacart.errors import EngineError, HostWorkError, InputError, LlamacartError
-from llamacart.hook import SteeringHook
-from llamacart.logits import Candidates
-from llamacart.logprobs import read_logprobs
-from llamacart.processors import choose_threads
-from llamacart.sampling import Sampler
+from llamacart.hook.steering_hook import SteeringHook
+from llamacart.llama.closing import Closing
+from llamacart.llama.context import Context
+from llamacart.machine.processors import choose_threads
+from llamacart.sampling.candidates import Candidates
+from llamacart.sampling.logprobs import read_logprobs
+from llamacart.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,11 +23,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llamacart.cartridge import Cartridge
-    from llamacart.logprobs import TokenLogprobs
-    from llamacart.model import Model
-    from llamacart.report import StepReport
-    from llamacart.sampling import SamplingParams
-    from llamacart.steering import Steering
+    from llamacart.llama.model import Model
+    from llamacart.values.batch import RunBatch
+    from llamacart.values.logprobs import TokenLogprobs
+    from llamacart.values.report import StepReport
+    from llamacart.values.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
 
@@ -36,20 +35,6 @@ T = TypeVar("T")
 
 _PICKS_PER_THREAD = 2
 """Fewer passes over the whole vocabulary are not worth waking a thread for."""
-
-
-@dataclass(frozen=True)
-class RunBatch(Batch):
-    """Rows for one step: a batch and what acts on each of its rows.
-
-    Attributes:
-        steerings: One a row. Rows that are steered alike should share the tuple itself: the
-            hook recognises it by identity.
-        observed: Whether the report shall tell each row's doses; None means no row's.
-    """
-
-    steerings: Sequence[Steering]
-    observed: Sequence[bool] | None = None
 
 
 class LlamaRunner(Closing):
@@ -316,7 +301,7 @@ class LlamaRunner(Closing):
         )
 
     def score(self, asks: Sequence[tuple[int, int, int]]) -> list[TokenLogprobs | LlamacartError]:
-        """Log-probabilities after rows of the last step; see `llamacart.logprobs`.
+        """Log-probabilities after rows of the last step; see `llamacart.sampling.logprobs`.
 
         Args:
             asks: A row with output, the token that came after it, and how many of the most

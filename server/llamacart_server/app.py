@@ -11,7 +11,15 @@ from starlette.middleware.cors import CORSMiddleware
 
 from llamacart import __version__
 from llamacart.errors import EngineError
-from llamacart_server import (
+from llamacart_server.errors import add_error_handlers
+from llamacart_server.middleware.access import AccessMiddleware
+from llamacart_server.middleware.auth import ApiKeyMiddleware, read_keys
+from llamacart_server.middleware.keepalive import KeepAliveMiddleware
+from llamacart_server.middleware.lifecycle import DrainMiddleware, Lifecycle
+from llamacart_server.middleware.request_id import HeadMiddleware, RequestMiddleware
+from llamacart_server.openapi import Description, failures
+from llamacart_server.responses import route as responses_api
+from llamacart_server.routes import (
     cartridges,
     chat,
     completions,
@@ -19,24 +27,16 @@ from llamacart_server import (
     health,
     metrics,
     models,
-    responses_api,
     tokens,
 )
-from llamacart_server.access import AccessMiddleware
-from llamacart_server.auth import ApiKeyMiddleware, read_keys
-from llamacart_server.errors import add_error_handlers
-from llamacart_server.keepalive import KeepAliveMiddleware
-from llamacart_server.lifecycle import DrainMiddleware, Lifecycle
-from llamacart_server.middleware import HeadMiddleware, RequestMiddleware
-from llamacart_server.openapi import Description, failures
 from llamacart_server.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from llamacart_server.embeddings import EmbedderLike
-    from llamacart_server.engine_api import EngineLike
-    from llamacart_server.library import CartridgeLibrary
+    from llamacart_server.engine.interface import EngineLike
+    from llamacart_server.library.library import CartridgeLibrary
+    from llamacart_server.routes.embeddings import EmbedderLike
     from llamacart_server.served import ServedModel
     from llamacart_server.settings import ServeSettings
 

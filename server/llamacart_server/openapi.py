@@ -13,16 +13,16 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from llamacart.errors import EngineError, InputError, LlamacartError, OverloadedError
-from llamacart_server.admin_auth import PermissionDeniedError
-from llamacart_server.auth import OPEN_PATHS, UNCOUNTED_PATHS
+from llamacart_server.bodies.foreign import described
 from llamacart_server.errors import (
     AuthenticationError,
     BodyTooLargeError,
     RateLimitError,
     UnsupportedMediaTypeError,
 )
-from llamacart_server.foreign import described
-from llamacart_server.lifecycle import ALWAYS_OPEN
+from llamacart_server.middleware.admin_auth import PermissionDeniedError
+from llamacart_server.middleware.auth import OPEN_PATHS, UNCOUNTED_PATHS
+from llamacart_server.middleware.lifecycle import ALWAYS_OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

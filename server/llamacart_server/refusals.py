@@ -7,10 +7,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from llamacart.errors import InputError
-from llamacart_server.fields import UNKNOWN_FIELD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+UNKNOWN_FIELD = "unknown_field"
+"""Type of pydantic's error for a field that a body does not have; `ctx["path"]` leads to it."""
 
 _JSON_TYPES = {
     list: "a JSON array",

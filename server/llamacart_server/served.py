@@ -9,40 +9,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from llamacart.errors import InputError
-from llamacart_server.templates import choose_template
+from llamacart.values.tokenizer import Tokenizer
+from llamacart_server.prompts.templates import TemplateOwner, choose_template
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from llamacart.grammar import Grammars
-    from llamacart.model import Model
-    from llamacart_server.templates import ChatTemplate
+    from llamacart_server.prompts.templates import ChatTemplate
 
 
-class Tokenizer(Protocol):
-    """From text to tokens and back; `llamacart.model.Model` has it."""
+class LoadedModel(Tokenizer, TemplateOwner, Protocol):
+    """What is read of a model that is to be served; `llamacart.llama.model.Model` has it."""
+
+    spec: str
 
     @property
-    def grammars(self) -> Grammars:
-        """Compiles grammars for its tokens."""
-        ...
-
-    def tokenize(
-        self, text: str, *, add_special: bool = True, parse_special: bool = False
-    ) -> list[int]:
-        """Token ids of `text`."""
-        ...
-
-    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
-        """Text of `tokens`."""
-        ...
-
-    def token_bytes(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes a token stands for; none for a control token unless `special`."""
-        ...
-
-    def check_tokens(self, tokens: Sequence[int]) -> None:
-        """Raise `InputError` unless every id is in the vocabulary."""
+    def name(self) -> str:
+        """Its name."""
         ...
 
 
@@ -77,7 +58,7 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "model"
 
 
-def describe(model: Model, n_ctx: int, chat_template: str | None = None) -> ServedModel:
+def describe(model: LoadedModel, n_ctx: int, chat_template: str | None = None) -> ServedModel:
     """What is served, read from a loaded model.
 
     Args:

@@ -13,26 +13,26 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry
 
 from llamacart.errors import InputError
-from llamacart.sampling import SEED_LIMIT
-from llamacart_server.answer import Answer
-from llamacart_server.lifecycle import Lifecycle
-from llamacart_server.logprobs import Echo
+from llamacart.values.sampling import SEED_LIMIT
+from llamacart_server.answers.answer import Answer
+from llamacart_server.answers.logprobs import Echo
+from llamacart_server.bodies.answers import ActingCartridge, Usage
+from llamacart_server.bodies.tools import CLOSING, OPENING
+from llamacart_server.constraints.json_format import grammar_of
+from llamacart_server.constraints.tools import tool_use
+from llamacart_server.engine.request import GenerationRequest
+from llamacart_server.library.selection import Selection, select
 from llamacart_server.logs import fields
-from llamacart_server.request import GenerationRequest
-from llamacart_server.request_metrics import ObservedEngine, RequestMetrics
-from llamacart_server.responses import ActingCartridge, Usage
-from llamacart_server.selection import Selection, select
-from llamacart_server.structured import grammar_of
-from llamacart_server.tool_grammar import CLOSING, OPENING
-from llamacart_server.tools import tool_use
+from llamacart_server.middleware.lifecycle import Lifecycle
+from llamacart_server.middleware.request_metrics import ObservedEngine, RequestMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llamacart.grammar import Grammar
-    from llamacart_server.engine_api import EngineLike
-    from llamacart_server.library import CartridgeLibrary, Lease
-    from llamacart_server.schemas import ChatBody, CompletionBody, GenerationBody
+    from llamacart.json_grammar.grammar import Grammar
+    from llamacart_server.bodies.generation import ChatBody, CompletionBody, GenerationBody
+    from llamacart_server.engine.interface import EngineLike
+    from llamacart_server.library.library import CartridgeLibrary, Lease
     from llamacart_server.served import ServedModel
     from llamacart_server.settings import ServeSettings
 

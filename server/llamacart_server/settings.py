@@ -17,11 +17,11 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from llamacart.commands.options import GPU_LAYERS_HELP, THREADS_HELP
+from llamacart.disk.text import read_toml
 from llamacart.errors import InputError, LlamacartError
-from llamacart.options import GPU_LAYERS_HELP, THREADS_HELP
-from llamacart.processors import ALL_LAYERS, MAX_THREADS
-from llamacart.resolve import CACHE_VARIABLE, DEMO
-from llamacart.textfile import read_toml
+from llamacart.llama.resolve import CACHE_VARIABLE, DEMO
+from llamacart.machine.processors import ALL_LAYERS, MAX_THREADS
 from llamacart_server.options import Option, split_list
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
-from llamacart.validator import check_cartridge
+from llamacart.file.validator import check_cartridge
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ from collections import Counter
 
 import json_schema_suite as suite
 
-from llamacart.grammar import Grammars
+from llamacart.json_grammar.grammar import Grammars
 
 GRAMMARS = Grammars([b"", *(bytes([byte]) for byte in range(256))], [suite.END])
 

@@ -17,7 +17,7 @@ import vanish
 import versus_llama_server
 
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
-from llamacart_trainer.recipe import TextPair
+from llamacart_trainer.recipe.recipe import TextPair
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,15 +15,19 @@ import soak
 from harness import Report
 
 from llamacart.cartridge import Cartridge, LayerMap, Metadata
-from llamacart.writer import write_cartridge
+from llamacart.file.writer import write_cartridge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from llamacart.model import Model
+    from llamacart.llama.model import Model
 
-SERVE = [sys.executable, "-c", "import typer, llamacart_server.cli as c; typer.run(c.serve)"]
+SERVE = [
+    sys.executable,
+    "-c",
+    "import typer, llamacart_server.commands.serve as c; typer.run(c.serve)",
+]
 
 
 def sample(mib: float, descriptors: int = 20) -> soak.Sample:

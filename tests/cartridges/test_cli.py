@@ -12,7 +12,7 @@ import pytest
 
 from llamacart import __version__, cli
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
-from llamacart.writer import write_cartridge
+from llamacart.file.writer import write_cartridge
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:

@@ -20,11 +20,13 @@ from llamacart.errors import (
     InputError,
     LlamacartError,
 )
-from llamacart.grammar import grammar_text
-from llamacart.model import Model
-from llamacart.runner import LlamaRunner, RunBatch
-from llamacart.sampling import Sampler, SamplingParams
-from llamacart.steering import UNSTEERED, Dose
+from llamacart.json_grammar.grammar import grammar_text
+from llamacart.llama.model import Model
+from llamacart.runner import LlamaRunner
+from llamacart.sampling.sampler import Sampler
+from llamacart.values.batch import RunBatch
+from llamacart.values.sampling import SamplingParams
+from llamacart.values.steering import UNSTEERED, Dose
 
 
 def rows(n: int, *, start: int = 0, slot: int = 0, outputs: int = 1, seed: int = 1) -> RunBatch:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from llamacart.cartridge import Cartridge, LayerMap, Metadata
 from llamacart.cli import build_app
-from llamacart.writer import write_cartridge
+from llamacart.file.writer import write_cartridge
 
 ROOT = Path(__file__).parents[2]
 NO_TEST = "no-test:"

@@ -12,8 +12,8 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from llamacart_server.settings import load_settings
-from llamacart_trainer.evaluation.settings import EvaluationSettings
-from llamacart_trainer.recipe import PairingName, Recipe, load_task
+from llamacart_trainer.recipe.evaluation import EvaluationSettings
+from llamacart_trainer.recipe.recipe import PairingName, Recipe, load_task
 from llamacart_trainer.solvers import SOLVERS
 
 SETTINGS = runpy.run_path(str(Path(__file__).with_name("write_settings.py")))

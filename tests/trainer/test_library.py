@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llamacart_trainer.evaluation.plan import load_plan, validation_plan
-from llamacart_trainer.recipe import BUILTIN, builtin_neutral, load_task, read_records
+from llamacart_trainer.recipe.recipe import BUILTIN, builtin_neutral, load_task, read_records
 
 LIBRARY = Path(__file__).parents[2] / "cartridges" / "library"
 RECIPES = sorted(folder.name for folder in LIBRARY.iterdir() if (folder / "recipe.toml").is_file())

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
         Scores,
     )
     from llamacart_trainer.evaluation.scorers import language, words
-    from llamacart_trainer.evaluation.settings import EvaluationSettings
-    from llamacart_trainer.fitting import LayerReport
-    from llamacart_trainer.recipe import Recipe, Task, builtin_neutral, load_task
-    from llamacart_trainer.records import TextPair
+    from llamacart_trainer.fitting.layer import LayerReport
+    from llamacart_trainer.fitting.training import TrainResult, train
+    from llamacart_trainer.recipe.evaluation import EvaluationSettings
+    from llamacart_trainer.recipe.recipe import Recipe, Task, builtin_neutral, load_task
+    from llamacart_trainer.recipe.records import TextPair
+    from llamacart_trainer.recipe.tasks import make_task
     from llamacart_trainer.report.page import render
     from llamacart_trainer.solvers import SOLVERS
-    from llamacart_trainer.tasks import make_task
-    from llamacart_trainer.training import TrainResult, train
     from llamacart_trainer.tuning.search import TuneResult, tune
     from llamacart_trainer.tuning.space import Candidate
     from llamacart_trainer.tuning.trials import Trial
@@ -42,7 +42,12 @@ _HOMES = {
     "llamacart_trainer.evaluation.evaluate": ("evaluate",),
     "llamacart_trainer.evaluation.evaluator": ("Evaluator",),
     "llamacart_trainer.evaluation.objective": ("Objective",),
-    "llamacart_trainer.evaluation.plan": ("Answer", "EvaluationPlan", "Prompt", "load_plan"),
+    "llamacart_trainer.evaluation.plan": (
+        "Answer",
+        "EvaluationPlan",
+        "Prompt",
+        "load_plan",
+    ),
     "llamacart_trainer.evaluation.results": (
         "CartridgeFacts",
         "Difference",
@@ -53,16 +58,30 @@ _HOMES = {
         "Projection",
         "Scores",
     ),
-    "llamacart_trainer.evaluation.scorers": ("language", "words"),
-    "llamacart_trainer.evaluation.settings": ("EvaluationSettings",),
-    "llamacart_trainer.fitting": ("LayerReport",),
-    "llamacart_trainer.recipe": ("Recipe", "Task", "builtin_neutral", "load_task"),
-    "llamacart_trainer.records": ("TextPair",),
+    "llamacart_trainer.evaluation.scorers": (
+        "language",
+        "words",
+    ),
+    "llamacart_trainer.fitting.layer": ("LayerReport",),
+    "llamacart_trainer.fitting.training": (
+        "TrainResult",
+        "train",
+    ),
+    "llamacart_trainer.recipe.evaluation": ("EvaluationSettings",),
+    "llamacart_trainer.recipe.recipe": (
+        "Recipe",
+        "Task",
+        "builtin_neutral",
+        "load_task",
+    ),
+    "llamacart_trainer.recipe.records": ("TextPair",),
+    "llamacart_trainer.recipe.tasks": ("make_task",),
     "llamacart_trainer.report.page": ("render",),
     "llamacart_trainer.solvers": ("SOLVERS",),
-    "llamacart_trainer.tasks": ("make_task",),
-    "llamacart_trainer.training": ("TrainResult", "train"),
-    "llamacart_trainer.tuning.search": ("TuneResult", "tune"),
+    "llamacart_trainer.tuning.search": (
+        "TuneResult",
+        "tune",
+    ),
     "llamacart_trainer.tuning.space": ("Candidate",),
     "llamacart_trainer.tuning.trials": ("Trial",),
 }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from llamacart.model import Model
+from llamacart.llama.model import Model
 from llamacart_trainer.evaluation.evaluate import evaluate
 from llamacart_trainer.evaluation.plan import EvaluationPlan, Prompt
 from llamacart_trainer.evaluation.scorers import words
-from llamacart_trainer.recipe import TextPair
-from llamacart_trainer.tasks import make_task
-from llamacart_trainer.training import train
+from llamacart_trainer.fitting.training import train
+from llamacart_trainer.recipe.recipe import TextPair
+from llamacart_trainer.recipe.tasks import make_task
 
 PAIRS = [(f"the red number {i}", f"le nombre rouge {i}") for i in range(5)]
 

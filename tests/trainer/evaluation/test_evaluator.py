@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamacart.capture import forward
 from llamacart.cartridge import Cartridge, LayerMap, Metadata
-from llamacart.control_vector import ControlVector
 from llamacart.errors import InputError, RecipeError
-from llamacart.generate import greedy
-from llamacart.model import Model
-from llamacart.scoring import log_likelihoods
+from llamacart.llama.model import Model
+from llamacart.passes.capture import forward
+from llamacart.passes.control_vector import ControlVector
+from llamacart.passes.generate import greedy
+from llamacart.passes.scoring import log_likelihoods
 from llamacart_trainer.evaluation import evaluator as evaluator_module
 from llamacart_trainer.evaluation import heldout as heldout_module
 from llamacart_trainer.evaluation.baselines import (
@@ -34,8 +34,8 @@ from llamacart_trainer.evaluation.plan import Answer, EvaluationPlan, Prompt
 from llamacart_trainer.evaluation.results import Evaluation, Measured, Point
 from llamacart_trainer.evaluation.sweep import sweep
 from llamacart_trainer.evaluation.tables import differences_table
-from llamacart_trainer.pairing import tie_positions
-from llamacart_trainer.recipe import Recipe, Task, TextPair
+from llamacart_trainer.recipe.pairing import tie_positions
+from llamacart_trainer.recipe.recipe import Recipe, Task, TextPair
 
 PAIRS = tuple(TextPair(f"the {w} number", f"le {w} nombre") for w in ("red", "old", "big", "odd"))
 
@@ -266,7 +266,7 @@ def test_held_out_of_a_perfect_map(tiny_path: Callable[..., Path]) -> None:
 
 
 def test_held_out_figures_match_dense_arithmetic(tiny_path: Callable[..., Path]) -> None:
-    from llamacart.capture import capture
+    from llamacart.passes.capture import capture
 
     with Model(str(tiny_path()), batch_invariant=True) as model:
         left, right = model.tokenize("abcdefg"), model.tokenize("gfedcba")

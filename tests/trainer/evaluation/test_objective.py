@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamacart.errors import InputError
+from llamacart_trainer.commands.outputs import write_text
 from llamacart_trainer.evaluation.bootstrap import Estimate
 from llamacart_trainer.evaluation.objective import Objective, best_alphas, frontier
 from llamacart_trainer.evaluation.results import (
@@ -24,7 +25,6 @@ from llamacart_trainer.evaluation.results import (
     Scores,
 )
 from llamacart_trainer.evaluation.significance import Contrast
-from llamacart_trainer.outputs import write_text
 
 LEVELS = st.sampled_from([0.0, 0.25, 0.5, 1.0])
 

@@ -16,7 +16,7 @@ from llamacart_trainer.evaluation.plan import (
     split_plans,
     validation_plan,
 )
-from llamacart_trainer.evaluation.settings import EvaluationSettings
+from llamacart_trainer.recipe.evaluation import EvaluationSettings
 
 RECORDS: dict[str, list[dict[str, object]]] = {
     "pairs.jsonl": [{"source": "the cat sits", "target": "le chat"}],

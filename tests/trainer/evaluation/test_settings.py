@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from llamacart_trainer.evaluation.settings import EvaluationSettings
+from llamacart_trainer.recipe.evaluation import EvaluationSettings
 
 
 def test_one_behaviour_only() -> None:

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from llamacart.cartridge import Cartridge
 from llamacart.errors import NotFoundError
-from llamacart.model import Model
+from llamacart.llama.model import Model
+from llamacart_trainer.commands.reproduce import reproduce
 from llamacart_trainer.evaluation.plan import EvaluationPlan
-from llamacart_trainer.reproduce import reproduce
 from llamacart_trainer.reproduction import tables
 from llamacart_trainer.reproduction.prompts import (
     MOON,

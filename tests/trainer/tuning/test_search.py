@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from llamacart.errors import InputError, RecipeError
-from llamacart.model import Model
-from llamacart.reader import read_cartridge
-from llamacart.writer import write_cartridge
+from llamacart.file.reader import read_cartridge
+from llamacart.file.writer import write_cartridge
+from llamacart.llama.model import Model
 from llamacart_trainer.evaluation.objective import Objective
 from llamacart_trainer.evaluation.plan import Answer, EvaluationPlan, Prompt
 from llamacart_trainer.evaluation.scorers import language, words
-from llamacart_trainer.recipe import Recipe, Task, TextPair
+from llamacart_trainer.recipe.recipe import Recipe, Task, TextPair
 from llamacart_trainer.tuning import search as search_module
 from llamacart_trainer.tuning.search import Search, search_facts, tune
 from llamacart_trainer.tuning.space import Candidate, candidates
@@ -194,8 +194,8 @@ def test_no_trial_of_another_question_is_reused(
 @pytest.mark.parametrize(
     "place",
     [
-        "llamacart_trainer.identity.__version__",
-        "llamacart_trainer.identity.source_digest",
+        "llamacart_trainer.fitting.identity.__version__",
+        "llamacart_trainer.fitting.identity.source_digest",
         "llamacart_trainer.tuning.search.FIRST_PROMPTS",
         "llamacart_trainer.tuning.search.NEUTRAL_TEXTS",
         "llamacart_trainer.tuning.search.MAX_MEMORY",

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from llamacart.control_vector import fit_control_vector
 from llamacart.errors import RecipeError
-from llamacart_trainer.recipe import Recipe
-from llamacart_trainer.samples import SampleBuilder
+from llamacart.passes.control_vector import fit_control_vector
+from llamacart_trainer.fitting.samples import SampleBuilder
+from llamacart_trainer.fitting.training import train
+from llamacart_trainer.recipe.recipe import Recipe
+from llamacart_trainer.recipe.validation import InvalidValue
 from llamacart_trainer.solvers import SOLVERS
-from llamacart_trainer.training import train
-from llamacart_trainer.validation import InvalidValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from llamacart.cartridge import Cartridge
-    from llamacart.control_vector import ControlVector
-    from llamacart.model import Model
-    from llamacart_trainer.pairing import PairedRows
-    from llamacart_trainer.recipe import Task, TextPair
+    from llamacart.llama.model import Model
+    from llamacart.passes.control_vector import ControlVector
+    from llamacart_trainer.recipe.pairing import PairedRows
+    from llamacart_trainer.recipe.recipe import Task, TextPair
 
 CONTROL_VECTOR = "control-vector"
 CONTROL_VECTOR_MIDDLE = "control-vector-middle"

@@ -18,12 +18,12 @@ from llamacart_trainer.evaluation.sweep import sweep
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from llamacart.model import Model
+    from llamacart.llama.model import Model
     from llamacart_trainer.evaluation.evaluator import Contender
     from llamacart_trainer.evaluation.plan import EvaluationPlan
     from llamacart_trainer.evaluation.results import Point, Scores
     from llamacart_trainer.evaluation.significance import Contrast
-    from llamacart_trainer.pairing import PairedRows
+    from llamacart_trainer.recipe.pairing import PairedRows
 
 
 def compare(

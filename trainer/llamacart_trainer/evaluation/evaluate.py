@@ -11,11 +11,11 @@ from llamacart_trainer.evaluation.heldout import MAX_PAIRS
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from llamacart.model import Model
+    from llamacart.llama.model import Model
     from llamacart_trainer.evaluation.evaluator import Contender
     from llamacart_trainer.evaluation.plan import EvaluationPlan
     from llamacart_trainer.evaluation.results import Evaluation, Point
-    from llamacart_trainer.recipe import Task
+    from llamacart_trainer.recipe.recipe import Task
 
 
 def evaluate(

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llamacart.control_vector import ControlDose, ControlVector
-from llamacart.generate import greedy
-from llamacart.scoring import Reference, log_likelihoods, reference, score_texts
-from llamacart.steering import UNSTEERED, Dose
+from llamacart.passes.control_vector import ControlDose, ControlVector
+from llamacart.passes.generate import greedy
+from llamacart.passes.scoring import Reference, log_likelihoods, reference, score_texts
+from llamacart.values.steering import UNSTEERED, Dose
 from llamacart_trainer.evaluation import scorers
 from llamacart_trainer.evaluation.bootstrap import Estimate, estimate, is_binary
 from llamacart_trainer.evaluation.fluency import LEAST_TOKENS, distinct, repetition
 from llamacart_trainer.evaluation.plan import fixed_text
 from llamacart_trainer.evaluation.results import Scores
-from llamacart_trainer.lengths import check_plan
+from llamacart_trainer.fitting.lengths import check_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llamacart.cartridge import Cartridge
-    from llamacart.model import Model
-    from llamacart.steering import Steering
+    from llamacart.llama.model import Model
+    from llamacart.values.steering import Steering
     from llamacart_trainer.evaluation.bootstrap import Statistic
     from llamacart_trainer.evaluation.plan import EvaluationPlan
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llamacart.capture import forward
 from llamacart.errors import RecipeError
-from llamacart.steering import DenseMap
+from llamacart.passes.capture import forward
+from llamacart.values.steering import DenseMap
 from llamacart_trainer.evaluation.results import HeldOut, LayerFidelity, Plane, Projection
-from llamacart_trainer.memory import MAX_MEMORY
-from llamacart_trainer.samples import place_rows
+from llamacart_trainer.fitting.memory import MAX_MEMORY
+from llamacart_trainer.fitting.samples import place_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llamacart.cartridge import Cartridge
-    from llamacart.model import Model
-    from llamacart_trainer.pairing import PairedRows
+    from llamacart.llama.model import Model
+    from llamacart_trainer.recipe.pairing import PairedRows
 
     Floats = NDArray[np.float32]
     Neurons = NDArray[np.integer[Any]]

@@ -11,9 +11,9 @@ from llamacart_trainer.evaluation import scorers
 from llamacart_trainer.evaluation.fluency import LEAST_TOKENS
 from llamacart_trainer.evaluation.objective import Objective
 from llamacart_trainer.evaluation.results import Measured
-from llamacart_trainer.evaluation.settings import DEFAULT_ALPHAS, EvaluationSettings
-from llamacart_trainer.recipe import load_task
-from llamacart_trainer.records import (
+from llamacart_trainer.recipe.evaluation import DEFAULT_ALPHAS, EvaluationSettings
+from llamacart_trainer.recipe.recipe import load_task
+from llamacart_trainer.recipe.records import (
     ANSWER,
     PROMPT,
     check_form,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llamacart_trainer.evaluation.scorers import Scorer
-    from llamacart_trainer.recipe import TextPair
+    from llamacart_trainer.recipe.recipe import TextPair
 
 Item = TypeVar("Item")
 

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from llamacart.errors import InputError
 from llamacart_trainer.evaluation.bootstrap import Estimate  # noqa: TC001 (pydantic reads it)
 from llamacart_trainer.evaluation.significance import Contrast  # noqa: TC001 (the same)
-from llamacart_trainer.validation import InvalidValue
+from llamacart_trainer.recipe.validation import InvalidValue
 
 Kind = Literal["unsteered", "ceiling", "cartridge", "control-vector"]
 Plane = tuple[tuple[float, float], ...]

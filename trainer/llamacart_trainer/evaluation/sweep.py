@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llamacart.control_vector import ControlVector
+from llamacart.passes.control_vector import ControlVector
 from llamacart_trainer.evaluation.evaluator import Evaluator
 from llamacart_trainer.evaluation.results import Point
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from llamacart.model import Model
+    from llamacart.llama.model import Model
     from llamacart_trainer.evaluation.evaluator import Contender
     from llamacart_trainer.evaluation.plan import EvaluationPlan
     from llamacart_trainer.evaluation.results import Kind

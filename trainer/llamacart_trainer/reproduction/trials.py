@@ -10,22 +10,22 @@ import numpy as np
 
 from llamacart_trainer.evaluation.evaluator import Evaluator
 from llamacart_trainer.evaluation.heldout import HeldOutEvaluator
-from llamacart_trainer.pairing import position
-from llamacart_trainer.recipe import Recipe, Task, load_task
+from llamacart_trainer.fitting.training import train
+from llamacart_trainer.recipe.pairing import position
+from llamacart_trainer.recipe.recipe import Recipe, Task, load_task
 from llamacart_trainer.reproduction.prompts import (
     language_pairs,
     language_plan,
     moon_pairs,
     moon_plan,
 )
-from llamacart_trainer.training import train
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from llamacart.cartridge import Cartridge
-    from llamacart.model import Model
+    from llamacart.llama.model import Model
     from llamacart_trainer.evaluation.plan import EvaluationPlan
     from llamacart_trainer.evaluation.results import HeldOut, Scores
 

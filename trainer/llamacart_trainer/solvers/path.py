@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg import eigh, solve, svdvals
 
-from llamacart_trainer.activations import ActivationRows
+from llamacart_trainer.solvers.activations import ActivationRows
 from llamacart_trainer.solvers.problem import PenaltyCurve
 from llamacart_trainer.solvers.ridge import residual_cross, residual_rows
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from llamacart_trainer.activations import Activations
+    from llamacart_trainer.solvers.activations import Activations
 
     Floats = NDArray[np.floating[Any]]
     Doubles = NDArray[np.float64]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from llamacart_trainer.activations import ActivationRows
+from llamacart_trainer.solvers.activations import ActivationRows
 from llamacart_trainer.solvers.problem import AffineMap, from_gap
 
 if TYPE_CHECKING:

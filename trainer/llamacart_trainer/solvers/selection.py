@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llamacart_trainer.activations import Activations
+    from llamacart_trainer.solvers.activations import Activations
 
 ROUNDING = 1e-3
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg import eigh
 
-from llamacart_trainer.activations import ActivationRows
+from llamacart_trainer.solvers.activations import ActivationRows
 from llamacart_trainer.solvers.problem import AffineMap, PenaltyCurve
 
 if TYPE_CHECKING:

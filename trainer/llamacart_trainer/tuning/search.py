@@ -15,14 +15,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from llamacart.errors import RecipeError
-from llamacart.processors import choose_threads
-from llamacart_trainer.cascade import MAX_UBATCH_ROWS
+from llamacart.machine.processors import choose_threads
 from llamacart_trainer.evaluation.baselines import variant
 from llamacart_trainer.evaluation.evaluator import Evaluator
-from llamacart_trainer.identity import fit_facts, of_function
-from llamacart_trainer.memory import MAX_MEMORY
+from llamacart_trainer.fitting.cascade import MAX_UBATCH_ROWS
+from llamacart_trainer.fitting.identity import fit_facts, of_function
+from llamacart_trainer.fitting.memory import MAX_MEMORY
+from llamacart_trainer.fitting.training import train
 from llamacart_trainer.solvers import SOLVERS
-from llamacart_trainer.training import train
 from llamacart_trainer.tuning.space import candidates, coarse_alphas, refined
 from llamacart_trainer.tuning.trials import FAILED, Trial, TrialTable, scored
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llamacart.cartridge import Cartridge
-    from llamacart.model import Model
+    from llamacart.llama.model import Model
     from llamacart_trainer.evaluation.plan import EvaluationPlan
     from llamacart_trainer.evaluation.results import Measured, Scores
-    from llamacart_trainer.identity import Facts
-    from llamacart_trainer.recipe import Task
+    from llamacart_trainer.fitting.identity import Facts
+    from llamacart_trainer.recipe.recipe import Task
     from llamacart_trainer.tuning.space import Candidate
 
 KEEP = 3

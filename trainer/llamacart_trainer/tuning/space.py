@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from llamacart_trainer.recipe import BUILTIN
+from llamacart_trainer.recipe.recipe import BUILTIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llamacart_trainer.recipe import Recipe
+    from llamacart_trainer.recipe.recipe import Recipe
 
 PENALTIES: tuple[float | Literal["auto"], ...] = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, "auto")
 THRESHOLDS = (0.02, 0.03, 0.05)

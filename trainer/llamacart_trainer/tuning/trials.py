@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from llamacart.disk.whole import write_whole
 from llamacart.errors import InputError
-from llamacart.files import write_whole
-from llamacart_trainer.identity import differing, digests
+from llamacart_trainer.fitting.identity import differing, digests
+from llamacart_trainer.recipe.validation import InvalidValue
 from llamacart_trainer.tuning.space import Candidate  # noqa: TC001 (pydantic reads it)
-from llamacart_trainer.validation import InvalidValue
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,1 @@
+"""The cartridge file: its format, and how it is read, checked and written."""

@@ -1,0 +1,300 @@
+"""Reads a cartridge file, trusting nothing in it.
+
+The header is read field by field, each bounded by the file's length and a fixed limit,
+and judged whole before tensor data is read, so that no size is taken from the file
+before it is known to be right. The file is read, not mapped: another process that cuts
+a mapped file short would end this one with SIGBUS.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+import numpy as np
+
+from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata, QuantizedMatrix
+from llamacart.errors import CartridgeError, CartridgeFormatError, NotFoundError
+from llamacart.file import format as fmt
+from llamacart.file.storage import STORAGES, unpack
+from llamacart.file.validator import (
+    Tensor,
+    check_cartridge,
+    check_fixed,
+    check_keys,
+    check_layout,
+    check_metadata,
+    parse_json,
+    place_tensors,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+def read_cartridge(path: Path, *, label: str | None = None) -> Cartridge:
+    """Read and check a cartridge.
+
+    Its arrays are read-only and hold no reference to the file, which may be replaced
+    while the cartridge is in use.
+
+    Args:
+        path: The file.
+        label: What errors call it instead of `path`, for readers who are not to know that.
+
+    Raises:
+        NotFoundError: There is no file at `path`.
+        CartridgeFormatError: The file breaks a rule of FORMAT.md.
+        CartridgeError: `path` cannot be read, or is not a regular file.
+    """
+    label = str(path) if label is None else label
+    try:
+        _check_regular(path, label)
+        with path.open("rb") as file:
+            return _read(file, os.fstat(file.fileno()).st_size)
+    except FileNotFoundError:
+        raise NotFoundError(f"no cartridge file at {label}") from None
+    except OSError as error:
+        raise CartridgeError(f"cannot read {label}: {error.strerror or error}") from error
+    except CartridgeFormatError as error:
+        message = error.message.removesuffix(f" [{error.rule}]")
+        raise CartridgeFormatError(error.rule, f"{label}: {message}") from None
+
+
+def _check_regular(path: Path, label: str) -> None:
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except ValueError as error:  # a path that holds a null byte
+        raise CartridgeError(f"cannot read {label!r}: {error}") from None
+    # Reading a pipe or device might block, or never end.
+    if not regular:
+        raise CartridgeError(f"{label} is not a regular file")
+
+
+@dataclass(frozen=True)
+class _Header:
+    metadata: Metadata
+    fingerprint: Fingerprint
+    site: str
+    content_hash: str
+    tensors: Mapping[str, Tensor]
+
+
+class _Cursor:
+    """Reads one field after another and never past the end of the file."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file = file
+        self.size = size
+        self.position = 0
+
+    def take(self, n_bytes: int, what: str) -> bytes:
+        data = self.file.read(n_bytes) if n_bytes <= self.size - self.position else b""
+        if len(data) != n_bytes:
+            raise CartridgeFormatError(
+                "truncated",
+                f"{what} takes {n_bytes} bytes at byte {self.position}, "
+                f"but the file ends at byte {self.size}",
+            )
+        self.position += n_bytes
+        return data
+
+    def uint(self, n_bytes: int, what: str) -> int:
+        return int.from_bytes(self.take(n_bytes, what), "little")
+
+    def count(self, rule: str, what: str, limit: int) -> int:
+        value = self.uint(8, what)
+        if value > limit:
+            raise CartridgeFormatError(rule, f"{what} is {value}; at most {limit} is allowed")
+        return value
+
+    def text(self, what: str, limit: int) -> str:
+        data = self.take(self.count("string-length", f"length of {what}", limit), what)
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise CartridgeFormatError("utf-8", f"{what} is not UTF-8: {error.reason}") from None
+
+    def jump(self, position: int) -> None:
+        self.position = self.file.seek(position)
+
+    def pad(self, what: str) -> None:
+        if any(self.take(-self.position % fmt.ALIGNMENT, f"padding after {what}")):
+            raise CartridgeFormatError("padding", f"the padding after {what} is not all zero")
+
+
+def _read(file: BinaryIO, size: int) -> Cartridge:
+    cursor = _Cursor(file, size)
+    header = _read_header(cursor)
+    numbers = sorted({int(name.split(".")[1]) for name in header.tensors})
+    cartridge = Cartridge(
+        metadata=header.metadata,
+        fingerprint=header.fingerprint,
+        layers=tuple(_read_layer(cursor, header.tensors, number) for number in numbers),
+        site=header.site,
+    )
+    check_cartridge(cartridge)
+    if cartridge.content_hash != header.content_hash:
+        raise CartridgeFormatError(
+            "content-hash",
+            f"key {fmt.CONTENT_HASH!r} is {shown(header.content_hash)}, "
+            f"but the content has {cartridge.content_hash!r}",
+        )
+    return cartridge
+
+
+def _read_header(cursor: _Cursor) -> _Header:
+    if cursor.size > fmt.MAX_FILE_BYTES:
+        raise CartridgeFormatError(
+            "file-size",
+            f"the file has {cursor.size} bytes; at most {fmt.MAX_FILE_BYTES} are allowed",
+        )
+    magic = cursor.take(4, "the magic number")
+    if magic != fmt.MAGIC:
+        raise CartridgeFormatError("magic", f"the file starts with {magic!r}, not {fmt.MAGIC!r}")
+    version = cursor.uint(4, "the GGUF version")
+    if version != fmt.GGUF_VERSION:
+        raise CartridgeFormatError(
+            "version", f"the GGUF version is {version}, not {fmt.GGUF_VERSION} (little-endian)"
+        )
+    n_tensors = cursor.count("count", "the number of tensors", fmt.MAX_TENSORS)
+    n_keys = cursor.count("count", "the number of keys", fmt.MAX_KEYS)
+    values = _read_keys(cursor, n_keys)
+    tensors = _read_tensor_infos(cursor, n_tensors)
+
+    metadata, fingerprint = _metadata(values), _fingerprint(values)
+    check_metadata(metadata, fingerprint, values[fmt.SITE_KEY])
+    check_layout(tensors, fingerprint, values[fmt.VERSION])
+    tensors = place_tensors(tensors, cursor.position, cursor.size)
+    cursor.pad("the header")
+    for name, tensor in tensors.items():
+        cursor.jump(tensor.start + tensor.n_bytes)
+        cursor.pad(f"tensor {name!r}")
+    return _Header(metadata, fingerprint, values[fmt.SITE_KEY], values[fmt.CONTENT_HASH], tensors)
+
+
+def _read_keys(cursor: _Cursor, n_keys: int) -> dict[str, Any]:
+    """The values of all keys; those that are not text, uint32 or float32 are None."""
+    kinds: dict[str, int] = {}
+    values: dict[str, Any] = {}
+    for index in range(n_keys):
+        key = cursor.text(f"the name of key {index}", fmt.MAX_KEY_BYTES)
+        if key in kinds:
+            raise CartridgeFormatError("duplicate-key", f"key {key!r} occurs twice")
+        kinds[key] = cursor.uint(4, f"the type of key {key!r}")
+        values[key] = _read_value(cursor, kinds[key], f"the value of key {key!r}")
+        check_fixed(key, kinds[key], values[key])
+    check_keys(kinds)
+    return values
+
+
+def _read_value(cursor: _Cursor, kind: int, what: str) -> str | int | float | None:
+    if kind == fmt.STRING:
+        return cursor.text(what, fmt.MAX_STRING_BYTES)
+    if kind == fmt.ARRAY:
+        item = cursor.uint(4, f"the item type of {what}")
+        n_items = cursor.count("array-length", f"the length of {what}", fmt.MAX_ARRAY_LENGTH)
+        if item == fmt.STRING:
+            for _ in range(n_items):
+                cursor.text(what, fmt.MAX_STRING_BYTES)
+        else:
+            cursor.take(n_items * _value_bytes(item, what), what)
+        return None
+    data = cursor.take(_value_bytes(kind, what), what)
+    if kind == fmt.FLOAT32:
+        return float(struct.unpack("<f", data)[0])
+    return int.from_bytes(data, "little") if kind == fmt.UINT32 else None
+
+
+def _value_bytes(kind: int, what: str) -> int:
+    if kind not in fmt.VALUE_BYTES:
+        raise CartridgeFormatError("value-type", f"{what} has unknown or nested GGUF type {kind}")
+    return fmt.VALUE_BYTES[kind]
+
+
+def _read_tensor_infos(cursor: _Cursor, n_tensors: int) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for index in range(n_tensors):
+        name = cursor.text(f"the name of tensor {index}", fmt.MAX_TENSOR_NAME_BYTES)
+        if name in tensors:
+            raise CartridgeFormatError("duplicate-tensor", f"tensor {name!r} occurs twice")
+        n_dims = cursor.uint(4, f"the number of dimensions of tensor {name!r}")
+        if not 1 <= n_dims <= fmt.MAX_DIMS:
+            raise CartridgeFormatError("tensor-shape", f"tensor {name!r} has {n_dims} dimensions")
+        # GGUF states the fastest axis first.
+        shape = tuple(cursor.uint(8, f"the shape of tensor {name!r}") for _ in range(n_dims))[::-1]
+        number = cursor.uint(4, f"the type of tensor {name!r}")
+        dtype = fmt.TENSOR_TYPES.get(number, f"GGML type {number}")
+        tensors[name] = Tensor(dtype, shape, cursor.uint(8, f"the offset of tensor {name!r}"))
+    return tensors
+
+
+def _fingerprint(values: Mapping[str, Any]) -> Fingerprint:
+    general, base = values[fmt.ARCHITECTURE], values[fmt.BASE_ARCHITECTURE]
+    if general != base:
+        raise CartridgeFormatError(
+            "architecture",
+            f"key {fmt.ARCHITECTURE!r} is {shown(general)}, "
+            f"but {fmt.BASE_ARCHITECTURE!r} is {shown(base)}",
+        )
+    return Fingerprint(
+        architecture=base,
+        n_layer=values[fmt.BASE_LAYERS],
+        n_ff=values[fmt.BASE_WIDTH],
+        n_embd=values[fmt.BASE_EMBEDDING],
+        weights_hash=values[fmt.BASE_HASH],
+        name=values[fmt.BASE_NAME],
+    )
+
+
+def _metadata(values: Mapping[str, Any]) -> Metadata:
+    return Metadata(
+        name=values[fmt.NAME],
+        description=values[fmt.DESCRIPTION],
+        # The shortest decimal of the 32-bit float: 0.8, not 0.800000011920929.
+        default_alpha=float(str(np.float32(values[fmt.DEFAULT_ALPHA]))),
+        solver=values[fmt.SOLVER],
+        settings=parse_json(fmt.SETTINGS, values[fmt.SETTINGS]),
+        dataset_hash=values[fmt.DATASET_HASH],
+        diagnostics=parse_json(fmt.DIAGNOSTICS, values[fmt.DIAGNOSTICS]),
+        created=values[fmt.CREATED],
+        tool_version=values[fmt.TOOL_VERSION],
+    )
+
+
+def _read_layer(cursor: _Cursor, tensors: Mapping[str, Tensor], number: int) -> LayerMap:
+    def array(part: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+        name = f"blk.{number}.{part}"
+        cursor.jump(tensors[name].start)
+        return np.frombuffer(cursor.take(tensors[name].n_bytes, f"tensor {name!r}"), dtype)
+
+    delta = None
+    if f"blk.{number}.delta" in tensors:
+        tensor = tensors[f"blk.{number}.delta"]
+        storage = STORAGES[tensor.dtype.lower()]
+        found = unpack(array("delta", storage.block), storage, (tensor.shape[0], tensor.shape[1]))
+        delta = QuantizedMatrix(
+            values=_owned(found.values, np.int8), scales=_owned(found.scales, np.float16)
+        )
+    return LayerMap(
+        layer=number,
+        neurons=_owned(array("neurons", np.dtype("<i4")), np.int32),
+        delta=delta,
+        bias=_owned(array("bias", np.dtype("<f4")), np.float32),
+    )
+
+
+def _owned(array: NDArray[Any], dtype: type[_Scalar]) -> NDArray[_Scalar]:
+    """A contiguous, read-only copy in the byte order of this machine."""
+    copy = array.astype(dtype, order="C")
+    copy.setflags(write=False)
+    return copy

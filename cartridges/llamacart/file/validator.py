@@ -1,0 +1,359 @@
+"""The rules of FORMAT.md about what a file says, whoever wrote or read it.
+
+The reader calls `check_keys`, `check_metadata`, `check_layout` and `place_tensors` on a
+header before it touches tensor data, and `check_cartridge` on the result; the writer
+calls `check_cartridge` before it opens a file. Each broken rule is a
+`CartridgeFormatError` under the rule's name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llamacart.cartridge import BLOCK, SITE, Cartridge, Fingerprint, LayerMap, Metadata, check_alpha
+from llamacart.errors import AlphaError, CartridgeFormatError
+from llamacart.file import format as fmt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")
+_ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_HASH = re.compile(rf"[0-9a-f]{{{fmt.MIN_HASH_DIGITS},{fmt.MAX_HASH_DIGITS}}}")
+_TENSOR = re.compile(r"blk\.(0|[1-9][0-9]{0,3})\.(neurons|delta|bias)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_ARRAY_TYPES = {"int32": "I32", "float32": "F32", "int8 and float16": "Q8_0"}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What a tensor is, apart from its data.
+
+    Attributes:
+        dtype: GGML's name of the type, e.g. `Q8_0`.
+        shape: Rows first, as numpy counts: [K] or [K, D].
+        start: Position of the data, in bytes: in a tensor info from the end of the
+            header, after `place_tensors` from the start of the file.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int = 0
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of data, for a type and shape that `check_layout` has passed."""
+        n_elements, n_bytes = fmt.TYPE_BYTES[self.dtype]
+        return math.prod(self.shape) // n_elements * n_bytes
+
+
+def aligned(position: int) -> int:
+    """The first position at or after `position` where tensor data may start."""
+    return -(-position // fmt.ALIGNMENT) * fmt.ALIGNMENT
+
+
+def shown(value: object) -> str:
+    """`value` for a message, cut to a length that fits a terminal."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def check_fixed(key: str, kind: int, value: object) -> None:
+    """Check a key whose legal values are few; others pass.
+
+    The reader calls this as soon as it has the key: a model or a LoRA should be told
+    that it is no cartridge, not that its vocabulary is too long.
+    """
+    if key in fmt.FIXED_VALUES:
+        rule, expected_kind, expected = fmt.FIXED_VALUES[key]
+        _check_kind(key, kind, expected_kind)
+        if value not in expected:
+            legal = " or ".join(map(repr, expected))
+            raise CartridgeFormatError(rule, f"key {key!r} is {shown(value)}, not {legal}")
+
+
+def _check_kind(key: str, kind: int, expected: int) -> None:
+    if kind != expected:
+        raise CartridgeFormatError(
+            "key-type", f"key {key!r} has GGUF value type {kind}, not {expected}"
+        )
+
+
+def check_keys(kinds: Mapping[str, int]) -> None:
+    """Check which keys a file has and their GGUF value types."""
+    for key, expected in fmt.REQUIRED_KEYS.items():
+        if key not in kinds:
+            raise CartridgeFormatError("required-key", f"key {key!r} is missing")
+        _check_kind(key, kinds[key], expected)
+    for key in kinds:
+        if key.startswith(fmt.PREFIX) and key not in fmt.REQUIRED_KEYS:
+            raise CartridgeFormatError("unknown-key", f"key {key!r} is not one of the format")
+
+
+def check_metadata(metadata: Metadata, fingerprint: Fingerprint, site: str) -> None:
+    """Check everything a cartridge says that is not a tensor."""
+    texts = {
+        fmt.NAME: metadata.name,
+        fmt.DESCRIPTION: metadata.description,
+        fmt.BASE_ARCHITECTURE: fingerprint.architecture,
+        fmt.BASE_HASH: fingerprint.weights_hash,
+        fmt.BASE_NAME: fingerprint.name,
+        fmt.SITE_KEY: site,
+        fmt.SOLVER: metadata.solver,
+        fmt.DATASET_HASH: metadata.dataset_hash,
+        fmt.CREATED: metadata.created,
+        fmt.TOOL_VERSION: metadata.tool_version,
+    }
+    for key, text in texts.items():
+        _check_text(key, text)
+        if found := _CONTROL.search(text):
+            raise CartridgeFormatError("text", f"key {key!r} holds control character {found[0]!r}")
+    _check_match("name", fmt.NAME, metadata.name, _NAME)
+    _check_match("architecture", fmt.BASE_ARCHITECTURE, fingerprint.architecture, _ARCHITECTURE)
+    _check_match("hash-hex", fmt.BASE_HASH, fingerprint.weights_hash, _HASH)
+    if metadata.dataset_hash:
+        _check_match("hash-hex", fmt.DATASET_HASH, metadata.dataset_hash, _HASH)
+    if site != SITE:
+        raise CartridgeFormatError("site", f"key {fmt.SITE_KEY!r} is {shown(site)}, not {SITE!r}")
+    _check_base_shape(fingerprint)
+    try:
+        check_alpha(metadata.default_alpha, name=fmt.DEFAULT_ALPHA)
+    except AlphaError as error:
+        raise CartridgeFormatError("default-alpha", error.message) from None
+    format_json(fmt.SETTINGS, metadata.settings)
+    format_json(fmt.DIAGNOSTICS, metadata.diagnostics)
+
+
+def _check_text(key: str, text: str) -> None:
+    try:
+        n_bytes = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise CartridgeFormatError("utf-8", f"key {key!r} is not UTF-8: {error.reason}") from None
+    if n_bytes > fmt.MAX_STRING_BYTES:
+        raise CartridgeFormatError(
+            "string-length",
+            f"key {key!r} has {n_bytes} bytes; at most {fmt.MAX_STRING_BYTES} are allowed",
+        )
+
+
+def _check_match(rule: str, key: str, text: str, pattern: re.Pattern[str]) -> None:
+    if not pattern.fullmatch(text):
+        raise CartridgeFormatError(
+            rule, f"key {key!r} is {shown(text)}, which does not match {pattern.pattern}"
+        )
+
+
+def _check_base_shape(fingerprint: Fingerprint) -> None:
+    for key, value, limit, step in (
+        (fmt.BASE_LAYERS, fingerprint.n_layer, fmt.MAX_LAYERS, 1),
+        (fmt.BASE_WIDTH, fingerprint.n_ff, fmt.MAX_WIDTH, BLOCK),
+        (fmt.BASE_EMBEDDING, fingerprint.n_embd, fmt.MAX_WIDTH, 1),
+    ):
+        if not 1 <= value <= limit or value % step:
+            raise CartridgeFormatError(
+                "base-shape",
+                f"key {key!r} is {value}; a multiple of {step} from {step} to {limit} is needed",
+            )
+
+
+def parse_json(key: str, text: str) -> dict[str, Any]:
+    """The JSON object in `text`, refusing what JSON proper cannot say or says twice."""
+    try:
+        value = json.loads(
+            text,
+            parse_float=_finite,
+            parse_constant=_finite,
+            object_pairs_hook=_unique,
+        )
+        depth = _depth(value)
+    except (ValueError, RecursionError) as error:
+        raise CartridgeFormatError("json", f"key {key!r} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise CartridgeFormatError("json", f"key {key!r} is {shown(value)}, not a JSON object")
+    if depth > fmt.MAX_JSON_DEPTH:
+        raise CartridgeFormatError(
+            "json", f"key {key!r} nests {depth} deep; at most {fmt.MAX_JSON_DEPTH} is allowed"
+        )
+    return value
+
+
+def format_json(key: str, value: Mapping[str, Any]) -> str:
+    """`value` as the text to store under `key`, such that `parse_json` accepts it."""
+    try:
+        text = json.dumps(dict(value), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CartridgeFormatError("json", f"key {key!r} cannot be JSON: {error}") from None
+    _check_text(key, text)
+    parse_json(key, text)
+    return text
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{shown(text)} is not a finite number")
+    return value
+
+
+def _depth(value: object) -> int:
+    if not isinstance(value, dict | list):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(_depth, inner), default=0)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return found
+
+
+def check_layout(
+    tensors: Mapping[str, Tensor],
+    fingerprint: Fingerprint,
+    version: int = fmt.FORMAT_VERSIONS[-1],
+) -> None:
+    """Check names, types and shapes of all tensors against each other and the base.
+
+    Args:
+        tensors: By name; `start` is not looked at.
+        fingerprint: One that `check_metadata` has passed.
+        version: Format version of the file.
+    """
+    layers: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        match = _TENSOR.fullmatch(name)
+        if match is None:
+            raise CartridgeFormatError("tensor-name", f"tensor {shown(name)} is not of the format")
+        layers.setdefault(int(match[1]), {})[match[2]] = tensor
+    if not layers:
+        raise CartridgeFormatError("layers", "there is no layer; at least one is needed")
+    for layer, parts in layers.items():
+        if layer >= fingerprint.n_layer:
+            raise CartridgeFormatError(
+                "layer-index", f"layer {layer} is beyond the base's {fingerprint.n_layer} layers"
+            )
+        _check_parts(layer, parts, fingerprint.n_ff)
+    for name, tensor in tensors.items():
+        if version < 2 and tensor.dtype in fmt.VERSION_2_TYPES:
+            raise CartridgeFormatError(
+                "tensor-dtype",
+                f"tensor {name!r} has type {tensor.dtype}, which format version {version} lacks",
+            )
+
+
+def _check_parts(layer: int, parts: Mapping[str, Tensor], width: int) -> None:
+    for part in ("neurons", "bias"):
+        if part not in parts:
+            raise CartridgeFormatError("layer-tensors", f"tensor 'blk.{layer}.{part}' is missing")
+    n_active = math.prod(parts["neurons"].shape)
+    if not 1 <= n_active <= width:
+        raise CartridgeFormatError(
+            "tensor-shape", f"layer {layer} has {n_active} neurons; 1 to {width} are possible"
+        )
+    for part, tensor in parts.items():
+        name = f"blk.{layer}.{part}"
+        dtypes = fmt.PART_TYPES[part]
+        if tensor.dtype not in dtypes:
+            raise CartridgeFormatError(
+                "tensor-dtype",
+                f"tensor {name!r} has type {tensor.dtype}, not {' or '.join(dtypes)}",
+            )
+        shape = (n_active, width) if part == "delta" else (n_active,)
+        if tensor.shape != shape:
+            raise CartridgeFormatError(
+                "tensor-shape", f"tensor {name!r} has shape {tensor.shape}, not {shape}"
+            )
+
+
+def place_tensors(tensors: Mapping[str, Tensor], header_end: int, size: int) -> dict[str, Tensor]:
+    """Positions in a file of `size` bytes, which the data must fill tensor after tensor.
+
+    Args:
+        tensors: In the order of the file; `check_layout` has passed them.
+        header_end: Position of the first byte after the last tensor info.
+        size: Length of the file.
+    """
+    base = position = aligned(header_end)
+    placed = {}
+    for name, tensor in tensors.items():
+        if tensor.start != position - base:
+            raise CartridgeFormatError(
+                "tensor-offset", f"tensor {name!r} has offset {tensor.start}, not {position - base}"
+            )
+        placed[name] = replace(tensor, start=position)
+        position = aligned(position + tensor.n_bytes)
+        if position > size:
+            raise CartridgeFormatError(
+                "truncated",
+                f"tensor {name!r} ends at byte {position}, but the file at byte {size}",
+            )
+    if position != size:
+        raise CartridgeFormatError(
+            "trailing-bytes", f"the data ends at byte {position}, but the file at byte {size}"
+        )
+    return placed
+
+
+def check_cartridge(cartridge: Cartridge) -> None:
+    """Check a cartridge in memory by all rules that do not concern bytes.
+
+    Raises:
+        CartridgeFormatError: A rule is broken.
+    """
+    fingerprint = cartridge.fingerprint
+    check_metadata(cartridge.metadata, fingerprint, cartridge.site)
+    for before, after in pairwise(m.layer for m in cartridge.layers):
+        if before >= after:
+            raise CartridgeFormatError("layers", f"layer {after} comes after layer {before}")
+    check_layout(_describe(cartridge.layers), fingerprint)
+    for m in cartridge.layers:
+        _check_values(m, fingerprint.n_ff)
+
+
+def _describe(layers: Sequence[LayerMap]) -> dict[str, Tensor]:
+    tensors = {}
+    for m in layers:
+        for part, array in (("neurons", m.neurons), ("bias", m.bias)):
+            types = str(array.dtype)
+            tensors[f"blk.{m.layer}.{part}"] = Tensor(_ARRAY_TYPES.get(types, types), array.shape)
+        if m.delta is not None:
+            values, scales = m.delta.values, m.delta.scales
+            types = f"{values.dtype} and {scales.dtype}"
+            name = f"blk.{m.layer}.delta"
+            tensors[name] = Tensor(_ARRAY_TYPES.get(types, types), values.shape)
+            blocks = tuple(n // size for n, size in zip(values.shape, (1, BLOCK), strict=False))
+            if scales.shape != blocks:
+                raise CartridgeFormatError(
+                    "tensor-shape", f"tensor {name!r} has scales {scales.shape}, not {blocks}"
+                )
+    return tensors
+
+
+def _check_values(m: LayerMap, width: int) -> None:
+    name = f"tensor 'blk.{m.layer}."
+    outside = m.neurons[(m.neurons < 0) | (m.neurons >= width)]
+    if outside.size:
+        raise CartridgeFormatError(
+            "index-range", f"{name}neurons' has index {outside[0]}; 0 to {width - 1} are possible"
+        )
+    falls = np.flatnonzero(np.diff(m.neurons) <= 0)
+    if falls.size:
+        before, after = m.neurons[falls[0] : falls[0] + 2]
+        raise CartridgeFormatError("index-order", f"{name}neurons' has {after} after {before}")
+    if not np.isfinite(m.bias).all():
+        raise CartridgeFormatError("finite", f"{name}bias' has a value that is not finite")
+    if m.delta is None:
+        return
+    if not np.isfinite(m.delta.scales).all():
+        raise CartridgeFormatError("finite", f"{name}delta' has a scale that is not finite")
+    if m.delta.values.min() < -127:
+        raise CartridgeFormatError("q8-range", f"{name}delta' has -128; -127 is the least allowed")

@@ -1,0 +1,1 @@
+"""The compiled eval callback that steers each row of a step."""

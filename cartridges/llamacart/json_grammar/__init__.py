@@ -1,0 +1,1 @@
+"""Grammars of the JSON texts that a schema allows, compiled by llguidance."""

@@ -1,0 +1,38 @@
+"""A GGUF model that can be steered: loaded, and its rows proved to be where we think."""
+
+from __future__ import annotations
+
+from llamacart.errors import ModelError
+from llamacart.llama.probe import check_rows
+from llamacart.llama.weights import Weights
+from llamacart.machine.processors import ALL_LAYERS
+
+
+class Model(Weights):
+    """Weights and vocabulary; contexts are made from it.
+
+    Args:
+        spec: A path, `demo`, or `hf:<owner>/<repo>/<file>`.
+        gpu_layers: Layers to offload; -1 means all where llama.cpp was built with a device.
+        batch_invariant: Where the CPU computes, use only kernels whose result for a row does not
+            depend on how many rows run beside it: no repacked weights, no tiled products, and
+            (in `Context`) no tiled attention. Reading a long prompt is slower for it. The
+            default of every command too, so that a recipe gives one file. Without effect on a
+            device.
+
+    Raises:
+        InputError: `gpu_layers` is less than -1.
+        ModelError: The file is missing or llama.cpp cannot load it.
+        UnsupportedModelError: It loads, but has no site to steer, or its rows are not where we
+            think.
+    """
+
+    def __init__(
+        self, spec: str, *, gpu_layers: int = ALL_LAYERS, batch_invariant: bool = True
+    ) -> None:
+        super().__init__(spec, gpu_layers=gpu_layers, batch_invariant=batch_invariant)
+        try:
+            check_rows(self)
+        except ModelError:
+            self.close()
+            raise

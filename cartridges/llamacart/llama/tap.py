@@ -1,0 +1,114 @@
+"""A Python callback on the steering site: for capture, for the cascade, and as test oracle.
+
+It holds the GIL and copies where a device owns the buffer, which is right offline and
+wrong in a server; `llamacart.hook.steering_hook` is the compiled one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+import llama_cpp
+import numpy as np
+
+from llamacart.llama import ggml
+from llamacart.machine.interrupts import HeldInterrupt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from llamacart.llama.weights import Weights
+
+    Visitor = Callable[[int, NDArray[np.int64], NDArray[np.float32]], bool]
+    """(layer, batch rows [T], h [T, D]) → go on? h may be written in place."""
+
+
+class Tap:
+    """Shows each layer's gated product to a visitor, which may change it.
+
+    Args:
+        model: Names the site.
+        visitor: Called once for each wanted layer and ubatch with the batch rows that the
+            tensor holds and their activations. Returning False ends the forward pass there: no
+            later layer, and no logits, are computed. An exception does so too and is raised
+            from `Context.decode`.
+        copy: Go through `ggml_backend_tensor_get/set` even where the buffer is the host's.
+    """
+
+    def __init__(self, model: Weights, visitor: Visitor, *, copy: bool = False) -> None:
+        self._visitor = visitor
+        self._copy = copy
+        self._last_layer = model.n_layer - 1
+        self._layers = {f"{model.site_node}-{layer}": layer for layer in range(model.n_layer)}
+        self._error: BaseException | None = None
+        self._interrupt = HeldInterrupt()
+        self._output_rows: NDArray[np.int32] = np.zeros(0, np.int32)
+        self._stopped = False
+        self._row = self._next_row = self._output = self._next_output = 0
+        self.wanted: set[int] = set(range(model.n_layer))
+        """Layers the visitor is called for."""
+        self.callback = llama_cpp.ggml_backend_sched_eval_callback(self._call)
+        self.user_data = 0
+
+    def begin(self, n_rows: int, output_rows: NDArray[np.int32]) -> None:  # noqa: ARG002
+        """See `EvalHook`."""
+        self._interrupt.begin()
+        self._output_rows = output_rows
+        self._error, self._stopped = None, False
+        self._row = self._next_row = self._output = self._next_output = 0
+
+    def use_threads(self, n: int) -> None:
+        """See `EvalHook`: visitors compute on threads of their own."""
+
+    def end(self, status: int) -> None:  # noqa: ARG002
+        """Raise what the visitor raised, or Ctrl-C."""
+        self._interrupt.end()
+        if self._error is not None:
+            raise self._error
+
+    def _call(self, tensor: int, ask: bool, _user_data: Any) -> bool:
+        try:
+            layer = self._layers.get(ggml.tensor_name(tensor))
+            if layer is None:
+                return False
+            if ask:
+                self._locate(layer, ggml.tensor_shape(tensor)[0])
+                return layer in self.wanted and not self._stopped
+            self._stopped = not self._visit(tensor, layer) or self._interrupt.seen
+            return not self._stopped
+        except BaseException as error:
+            self._error = error
+            self._stopped = True
+            return False
+
+    def _locate(self, layer: int, n_rows: int) -> None:
+        """Follow which batch rows the current ubatch holds: they come in batch order."""
+        if layer == 0 and self._last_layer > 0:
+            self._row, self._next_row = self._next_row, self._next_row + n_rows
+        if layer == self._last_layer:
+            self._output, self._next_output = self._next_output, self._next_output + n_rows
+
+    def _visit(self, tensor: int, layer: int) -> bool:
+        n_rows, width = ggml.tensor_shape(tensor)
+        if n_rows == 0:
+            return True
+        if layer == self._last_layer:
+            rows = self._output_rows[self._output : self._output + n_rows].astype(np.int64)
+        else:
+            rows = np.arange(self._row, self._row + n_rows)
+        lib = ggml.library()
+        if not self._copy and ggml.on_host(tensor):
+            return self._visitor(layer, rows, _floats(lib.ggml_get_data(tensor), n_rows, width))
+        staged = np.empty((n_rows, width), np.float32)
+        lib.ggml_backend_tensor_get(tensor, staged.ctypes.data, 0, staged.nbytes)
+        go_on = self._visitor(layer, rows, staged)
+        lib.ggml_backend_tensor_set(tensor, staged.ctypes.data, 0, staged.nbytes)
+        return go_on
+
+
+def _floats(address: int, n_rows: int, width: int) -> NDArray[np.float32]:
+    pointer = ctypes.cast(address, ctypes.POINTER(ctypes.c_float))
+    return np.ctypeslib.as_array(pointer, (n_rows, width))

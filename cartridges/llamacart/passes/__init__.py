@@ -1,0 +1,1 @@
+"""Forward passes over whole texts: capture, generation, scoring, embedding."""

@@ -1,0 +1,165 @@
+"""Run token sequences through a model and look at every layer's gated product.
+
+Rows are numbered over all sequences: sequence 0's tokens first, then sequence 1's, and so on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llamacart.errors import InputError
+from llamacart.llama.context import Context
+from llamacart.llama.footprint import context_bytes
+from llamacart.llama.tap import Tap
+from llamacart.passes.batching import ROWS_PER_DECODE, as_batch, fillings, rows_of, slices
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from llamacart.llama.model import Model
+    from llamacart.llama.tap import Visitor
+
+LOGITS_BUDGET = 1024 * 2**20
+"""Bytes that llama.cpp may reserve for logits nobody reads (see `forward`); it does so twice."""
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Those of the context that a forward pass runs in; see `Context`."""
+
+    n_ctx: int
+    n_batch: int
+    n_seq_max: int
+    n_outputs: int
+
+
+def row_offsets(sequences: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """First row of each of n sequences, and behind them the number of all rows, [n + 1]."""
+    return np.cumsum([0, *map(len, sequences)], dtype=np.int64)
+
+
+def output_budget(model: Model) -> int:
+    """Rows whose last layer fits `LOGITS_BUDGET`."""
+    return max(1, LOGITS_BUDGET // (8 * model.n_vocab))
+
+
+def forward_bytes(model: Model, sequences: Sequence[Sequence[int]], layers: Iterable[int]) -> int:
+    """Upper estimate of what `forward` takes where it need not put all rows in one ubatch."""
+    limits = _limits(model, sequences, set(layers))
+    return context_bytes(
+        model,
+        n_ctx=limits.n_ctx,
+        n_ubatch=limits.n_batch,
+        n_seq_max=limits.n_seq_max,
+        n_outputs=limits.n_outputs,
+    ) + (4 * limits.n_batch * model.n_ff if model.uses_device else 0)
+
+
+def forward(
+    model: Model,
+    sequences: Sequence[Sequence[int]],
+    visitor: Visitor,
+    *,
+    layers: Iterable[int],
+    n_threads: int | None = None,
+    copy: bool = False,
+) -> None:
+    """Show `visitor` the gated product of the given layers for all rows of all sequences.
+
+    llama.cpp computes the last layer only for rows whose logits are asked for, and reserves
+    n_vocab floats for each. Where the last layer is wanted the rows therefore go in slices that
+    keep this under `LOGITS_BUDGET`; the logits themselves are never computed, because nothing
+    after the last wanted layer is.
+
+    Args:
+        model: The model.
+        sequences: Token ids, each a sequence of its own from position 0.
+        visitor: Called with (layer, rows [T], h [T, D]); rows are numbered over all sequences.
+            May write to h; returning False ends the current slice.
+        layers: Layers wanted.
+        n_threads: Threads for compute.
+        copy: See `Tap`.
+    """
+    wanted = set(layers)
+    last = max(wanted)
+    final_layer = model.n_layer - 1
+    if any(len(sequence) == 0 for sequence in sequences) or not sequences:
+        raise InputError("a sequence without tokens cannot be run")
+    limits = _limits(model, sequences, wanted)
+    offset = 0
+
+    def shifted(layer: int, rows: NDArray[np.int64], h: NDArray[np.float32]) -> bool:
+        go_on = visitor(layer, rows + offset, h)
+        return go_on and layer != last
+
+    tap = Tap(model, shifted, copy=copy)
+    tap.wanted = wanted
+    whole = final_layer in wanted
+    with Context(
+        model,
+        n_ctx=limits.n_ctx,
+        n_batch=limits.n_batch,
+        n_seq_max=limits.n_seq_max,
+        n_outputs=limits.n_outputs,
+        n_threads=n_threads,
+        hook=tap,
+    ) as context:
+        for run in fillings(sequences, limits.n_ctx):
+            context.clear()
+            for rows in slices(rows_of(sequences, run, lambda *_: whole), limits.n_batch):
+                context.decode(as_batch(rows, run.start))
+                offset += len(rows)
+
+
+def capture(
+    model: Model,
+    sequences: Sequence[Sequence[int]],
+    *,
+    layers: Iterable[int] | None = None,
+    rows: NDArray[np.integer] | None = None,
+    n_threads: int | None = None,
+    copy: bool = False,
+) -> dict[int, NDArray[np.float32]]:
+    """Activations of chosen layers and rows.
+
+    Args:
+        model: The model.
+        sequences: Token ids of each text.
+        layers: Layers to keep; None means all.
+        rows: Rows to keep, ascending, numbered over all sequences; None means all.
+        n_threads: Threads for compute.
+        copy: See `Tap`.
+
+    Returns:
+        For each layer an array [N, D], in the order of `rows`.
+    """
+    chosen = sorted(set(range(model.n_layer) if layers is None else layers))
+    total = sum(map(len, sequences))
+    kept = np.arange(total) if rows is None else np.asarray(rows, np.int64)
+    place = np.full(total, -1, np.int64)
+    place[kept] = np.arange(len(kept))
+    out = {layer: np.zeros((len(kept), model.n_ff), np.float32) for layer in chosen}
+
+    def keep(layer: int, seen: NDArray[np.int64], h: NDArray[np.float32]) -> bool:
+        target = place[seen]
+        out[layer][target[target >= 0]] = h[target >= 0]
+        return True
+
+    forward(model, sequences, keep, layers=chosen, n_threads=n_threads, copy=copy)
+    return out
+
+
+def _limits(model: Model, sequences: Sequence[Sequence[int]], layers: set[int]) -> _Limits:
+    longest, total = max(map(len, sequences)), sum(map(len, sequences))
+    n_ctx = max(longest, min(total, ROWS_PER_DECODE))
+    n_batch = min(n_ctx, ROWS_PER_DECODE)
+    last = model.n_layer - 1 in layers
+    if last:
+        n_batch = min(n_batch, output_budget(model))
+    n_seq_max = max(map(len, fillings(sequences, n_ctx)))
+    return _Limits(n_ctx, n_batch, n_seq_max, n_batch if last else 1)

@@ -1,0 +1,184 @@
+"""A forward pass that stops at each layer until it is told to go on.
+
+llama.cpp cannot be paused from outside, but it waits for its eval callback. Each lane decodes on a
+thread of its own, and its callback sleeps while others compute. Many lanes, one advanced at a time,
+thus move through the layers side by side: what has to see all rows of a layer before any row
+goes on to the next can do so with rows that no single ubatch could hold.
+"""
+
+from __future__ import annotations
+
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from llamacart.errors import EngineError, InputError
+from llamacart.llama.closing import Closing
+from llamacart.llama.context import Context
+from llamacart.llama.footprint import context_bytes
+from llamacart.llama.tap import Tap
+from llamacart.passes.batching import as_batch, rows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from llamacart.llama.model import Model
+
+
+def lane_bytes(model: Model, sequences: Sequence[Sequence[int]], layers: Iterable[int]) -> int:
+    """Upper estimate of what a `Lane` takes."""
+    total = sum(map(len, sequences))
+    whole = model.n_layer - 1 in set(layers)
+    staged = 4 * total * model.n_ff if model.uses_device else 0
+    return staged + context_bytes(
+        model,
+        n_ctx=total,
+        n_ubatch=total,
+        n_seq_max=len(sequences),
+        n_outputs=total if whole else 1,
+    )
+
+
+class Lane(Closing):
+    """Sequences of one ubatch on their way through the layers.
+
+    A lane has threads of its own (with OpenMP, llama.cpp starts a team for each thread that
+    decodes), so that many lanes should have few each: see `advance_together`. Rows are numbered
+    over all sequences: sequence 0's tokens first, and so on.
+
+    Args:
+        model: The model; must outlive the lane.
+        sequences: Token ids, each a sequence of its own from position 0; at most 256.
+        layers: Layers to stop at. With the last one llama.cpp reserves n_vocab floats a row; see
+            `llamacart.passes.capture.output_budget`.
+        n_threads: Threads for compute.
+        copy: See `Tap`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        sequences: Sequence[Sequence[int]],
+        *,
+        layers: Iterable[int],
+        n_threads: int | None = None,
+        copy: bool = False,
+    ) -> None:
+        wanted = set(layers)
+        if not wanted:
+            raise InputError("a lane needs a layer to stop at")
+        if not sequences or any(len(sequence) == 0 for sequence in sequences):
+            raise InputError("a sequence without tokens cannot be run")
+        self._last = max(wanted)
+        total = sum(map(len, sequences))
+        whole = model.n_layer - 1 in wanted
+        self._batch = as_batch(rows_of(sequences, range(len(sequences)), lambda *_: whole))
+        self._seen: SimpleQueue[NDArray[np.float32] | BaseException | None] = SimpleQueue()
+        self._go: SimpleQueue[bool] = SimpleQueue()
+        tap = Tap(model, self._stop_at, copy=copy)
+        tap.wanted = wanted
+        self._context = Context(
+            model,
+            n_ctx=total,
+            n_batch=total,
+            n_seq_max=len(sequences),
+            n_outputs=total if whole else 1,
+            n_threads=n_threads,
+            hook=tap,
+        )
+        self._thread = threading.Thread(target=self._decode, name="lane", daemon=True)
+        self._state = "new"
+
+    def advance(self) -> NDArray[np.float32]:
+        """Run to the next layer; its rows h [T, D] may be read and written until the next call.
+
+        Raises:
+            EngineError: llama.cpp failed, or no layer is left.
+        """
+        self._release()
+        return self._wait()
+
+    def _release(self) -> None:
+        """Let the lane run."""
+        if self._state == "ended":
+            raise EngineError("the lane has passed its last layer")
+        if self._state == "new":
+            self._state = "running"
+            self._thread.start()
+        else:
+            self._go.put(True)
+
+    def _wait(self) -> NDArray[np.float32]:
+        """Wait until it has come to the next layer."""
+        found = self._seen.get()
+        if found is None or isinstance(found, BaseException):
+            self._state = "ended"
+            raise found or EngineError("the lane has passed its last layer")
+        return found
+
+    def close(self) -> None:
+        """End the pass where it stands and free its memory."""
+        if self._thread.is_alive():
+            self._go.put(False)
+            self._thread.join()
+        self._state = "ended"
+        self._context.close()
+
+    def _decode(self) -> None:
+        try:
+            self._context.decode(self._batch)
+        except BaseException as error:
+            self._seen.put(error)
+        else:
+            self._seen.put(None)
+
+    def _stop_at(self, layer: int, _rows: NDArray[np.int64], h: NDArray[np.float32]) -> bool:
+        """The tap's visitor, on the lane's own thread."""
+        self._seen.put(h)
+        return self._go.get() and layer != self._last
+
+
+def lane_threads(n_lanes: int, n_threads: int) -> int:
+    """Threads for each of some lanes, so that all together have no more than lanes or threads.
+
+    Args:
+        n_lanes: Lanes that are open at the same time.
+        n_threads: Processors to use.
+    """
+    return max(1, n_threads // max(1, n_lanes))
+
+
+def advance_together(lanes: Sequence[Lane], width: int) -> list[NDArray[np.float32]]:
+    """Run lanes to their next layer, `width` of them at the same time.
+
+    Args:
+        lanes: Any number.
+        width: How many may compute at once: processors over threads of a lane.
+
+    Returns:
+        The rows of each lane; see `Lane.advance`.
+
+    Raises:
+        EngineError: As `Lane.advance`, once no lane computes any more.
+    """
+    out: list[NDArray[np.float32]] = []
+    for start in range(0, len(lanes), max(1, width)):
+        running: list[Lane] = []
+        failed: BaseException | None = None
+        try:
+            for lane in lanes[start : start + max(1, width)]:
+                lane._release()
+                running.append(lane)
+        except EngineError as error:
+            failed = error
+        for lane in running:
+            try:
+                out.append(lane._wait())
+            except Exception as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+    return out

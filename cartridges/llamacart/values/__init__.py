@@ -1,0 +1,1 @@
+"""Plain values that everybody shares; nothing here needs llama.cpp."""

@@ -1,0 +1,1 @@
+"""From tokens to the text, the figures and the events of an answer."""

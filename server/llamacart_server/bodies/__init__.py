@@ -1,0 +1,1 @@
+"""What a request or an answer looks like: data only."""

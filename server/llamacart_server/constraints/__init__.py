@@ -1,0 +1,1 @@
+"""What an answer must look like: JSON under a schema, calls of tools."""

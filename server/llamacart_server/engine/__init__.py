@@ -1,0 +1,1 @@
+"""Continuous batching: the thread that owns the runner, and what it decides."""

@@ -1,0 +1,1 @@
+"""Which rows of the KV cache are whose, and which can be used again."""

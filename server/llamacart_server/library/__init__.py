@@ -1,0 +1,1 @@
+"""The cartridges there are, and which of them a request chose."""

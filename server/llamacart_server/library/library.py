@@ -1,0 +1,263 @@
+"""The cartridges that a server offers, which may change while requests look them up.
+
+Readers see one `Snapshot`, which never changes; a change puts another in its place.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llamacart.cartridge import check_fits
+from llamacart.disk.whole import has_suffix
+from llamacart.errors import (
+    CartridgeError,
+    CartridgeMismatchError,
+    InputError,
+    LlamacartError,
+    NotFoundError,
+)
+from llamacart.file.format import FILE_SUFFIX
+from llamacart.file.reader import read_cartridge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from llamacart.cartridge import Cartridge, Fingerprint
+
+LEASE_CHECK_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cartridge on offer.
+
+    Attributes:
+        cartridge: Its name is its id here, which need not be the one in its file.
+        file: Where it was read from, relative to the cartridges folder; None if from elsewhere.
+    """
+
+    cartridge: Cartridge
+    file: str | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file of the cartridges folder that is not on offer.
+
+    Attributes:
+        file: Its path in the folder.
+        reason: Why; it names no other path.
+    """
+
+    file: str
+    reason: str
+
+
+class Snapshot:
+    """Cartridges by id at one moment, in the order of their ids; never changes.
+
+    Args:
+        entries: Each with an id of its own.
+
+    Raises:
+        CartridgeError: Two have one id.
+    """
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self._by_id: dict[str, Entry] = {}
+        for entry in sorted(entries, key=lambda e: e.cartridge.name):
+            name = entry.cartridge.name
+            if name in self._by_id:
+                raise CartridgeError(f"two cartridges have the id {name!r}")
+            self._by_id[name] = entry
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._by_id.values())
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All ids, ascending."""
+        return tuple(self._by_id)
+
+    def find(self, cartridge_id: str) -> Entry | None:
+        """The entry of that id, if there is one."""
+        return self._by_id.get(cartridge_id)
+
+    def entry(self, cartridge_id: str, *, param: str | None = None) -> Entry:
+        """The entry of that id.
+
+        Raises:
+            NotFoundError: There is none; the message lists what there is, `param` says which
+                request field asked for it.
+        """
+        try:
+            return self._by_id[cartridge_id]
+        except KeyError:
+            there = ", ".join(map(repr, self._by_id)) or "none"
+            raise NotFoundError(
+                f"no cartridge {cartridge_id!r}; loaded cartridges: {there}", param=param
+            ) from None
+
+    def get(self, cartridge_id: str, *, param: str | None = None) -> Cartridge:
+        """The cartridge of that id; errors as in `entry`."""
+        return self.entry(cartridge_id, param=param).cartridge
+
+    def steers_with(self, cartridge: Cartridge) -> bool:
+        """Whether some entry, of whatever id, has the same content."""
+        return any(e.cartridge.content_hash == cartridge.content_hash for e in self)
+
+    def with_entry(self, entry: Entry) -> Snapshot:
+        """What there is once `entry` is added, or has replaced the one of its id."""
+        return Snapshot((self._by_id | {entry.cartridge.name: entry}).values())
+
+    def without(self, cartridge_id: str) -> Snapshot:
+        """What there is without that id."""
+        return Snapshot(e for e in self if e.cartridge.name != cartridge_id)
+
+
+@dataclass(frozen=True, eq=False)
+class Lease:
+    """What a request looks cartridges up in until it has reached the engine."""
+
+    snapshot: Snapshot
+
+
+class CartridgeLibrary:
+    """Cartridges by id, in the order of their ids; may be used and changed by any thread.
+
+    Args:
+        cartridges: Each with a name of its own.
+
+    Attributes:
+        left_out: Files of the folder that could not be used when it was read, and have not been
+            put on offer since.
+
+    Raises:
+        CartridgeError: Two have one name.
+    """
+
+    def __init__(self, cartridges: Iterable[Cartridge] = ()) -> None:
+        self._snapshot = Snapshot(Entry(cartridge) for cartridge in cartridges)
+        self.left_out: tuple[LeftOut, ...] = ()
+        # Guards the leases; reading the snapshot needs no lock.
+        self._changed = threading.Condition()
+        self._leases: weakref.WeakSet[Lease] = weakref.WeakSet()
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, fingerprint: Fingerprint, *, force: bool = False, strict: bool = False
+    ) -> CartridgeLibrary:
+        """Read every `*.gguf` file of a folder, `*.GGUF` too; what cannot be used is left out.
+
+        Args:
+            folder: The folder; folders in it are not entered.
+            fingerprint: The model they must have been made for.
+            force: Accept cartridges made for other weights of the same shape.
+            strict: Leave nothing out.
+
+        Raises:
+            InputError: There is no such folder, or it cannot be listed.
+            LlamacartError: With `strict`: a file is broken, made for another model, or repeats an
+                id; the message names the file.
+        """
+        if not folder.is_dir():
+            raise InputError(f"cartridges folder {str(folder)!r} is missing", param="cartridges")
+        try:
+            paths = sorted(p for p in folder.iterdir() if has_suffix(p, FILE_SUFFIX))
+        except OSError as error:
+            raise InputError(
+                f"cartridges folder {str(folder)!r} cannot be listed: {error.strerror or error}",
+                param="cartridges",
+            ) from None
+        found: dict[str, Entry] = {}
+        left_out = []
+        for path in paths:
+            try:
+                cartridge = _read(path, fingerprint, found, force=force)
+            except LlamacartError as error:
+                if strict:
+                    raise CartridgeError(f"{folder}: {error.message}") from None
+                left_out.append(LeftOut(path.name, error.message))
+            else:
+                found[cartridge.name] = Entry(cartridge, path.name)
+        library = cls()
+        library.replace(Snapshot(found.values()))
+        library.left_out = tuple(left_out)
+        return library
+
+    def __iter__(self) -> Iterator[Cartridge]:
+        return (entry.cartridge for entry in self._snapshot)
+
+    def __len__(self) -> int:
+        return len(self._snapshot.ids)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All ids, ascending."""
+        return self._snapshot.ids
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What there is now."""
+        return self._snapshot
+
+    def get(self, cartridge_id: str, *, param: str | None = None) -> Cartridge:
+        """The cartridge of that id; errors as in `Snapshot.entry`."""
+        return self._snapshot.get(cartridge_id, param=param)
+
+    def replace(self, snapshot: Snapshot) -> None:
+        """Offer what `snapshot` holds from now on."""
+        files = {entry.file for entry in snapshot}
+        with self._changed:
+            self._snapshot = snapshot
+            self.left_out = tuple(left for left in self.left_out if left.file not in files)
+
+    # --- requests on their way to the engine --------------------------------------------------
+
+    def lease(self) -> Lease:
+        """What there is now, to be given back by `release` once the engine has the request.
+
+        One that is dropped instead, because the request failed, counts as given back.
+        """
+        with self._changed:
+            lease = Lease(self._snapshot)
+            self._leases.add(lease)
+            return lease
+
+    def release(self, lease: Lease) -> None:
+        """Give back a lease; a second time does nothing."""
+        with self._changed:
+            self._leases.discard(lease)
+            self._changed.notify_all()
+
+    def wait_for_leases(self, seconds: float) -> bool:
+        """Wait until nobody holds a lease of what there was before; false if it took too long."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while any(lease.snapshot is not self._snapshot for lease in self._leases):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                # In short turns: nobody tells of a lease that was dropped.
+                self._changed.wait(min(left, LEASE_CHECK_SECONDS))
+        return True
+
+
+def _read(
+    path: Path, fingerprint: Fingerprint, found: Mapping[str, Entry], *, force: bool
+) -> Cartridge:
+    """A file of the folder, checked; errors name it without the folder."""
+    cartridge = read_cartridge(path, label=path.name)
+    try:
+        check_fits(cartridge, fingerprint, force=force)
+    except CartridgeMismatchError as error:
+        raise CartridgeMismatchError(f"{path.name}: {error.message}") from None
+    if cartridge.name in found:
+        other = found[cartridge.name].file
+        raise CartridgeError(f"{path.name}: id {cartridge.name!r} is also that of {other}")
+    return cartridge

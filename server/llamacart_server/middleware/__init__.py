@@ -1,0 +1,1 @@
+"""What surrounds every request: keys, log, life of the server."""

@@ -1,0 +1,1 @@
+"""OpenAI's Responses API, told in terms of a chat."""

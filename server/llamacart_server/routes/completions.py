@@ -1,0 +1,94 @@
+"""`POST /v1/completions`: translates between OpenAI's completions and the engine."""
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from llamacart.errors import InputError, NotFoundError
+from llamacart.values.tokenizer import Tokenizer
+from llamacart_server.answers.answer import Answer, Piece
+from llamacart_server.answers.logprobs import CompletionLogprobs, Echo
+from llamacart_server.answers.sse import CLIENT_CLOSED_REQUEST, Emit, EventStream, collect_pieces
+from llamacart_server.bodies.answers import Completion, CompletionChoice, Telemetry, Usage
+from llamacart_server.bodies.generation import CompletionBody
+from llamacart_server.errors import RequestTimeoutError
+from llamacart_server.openapi import event_stream, failures
+from llamacart_server.service import Prepared, Service, header, usage_of
+
+
+def router(service: Service) -> APIRouter:
+    """The route, bound to what it works with."""
+    routes = APIRouter(responses=failures(InputError, NotFoundError, RequestTimeoutError))
+
+    @routes.post("/v1/completions", response_model=Completion, responses=event_stream(Completion))
+    async def create_completion(body: CompletionBody, request: Request) -> Response:
+        prepared = await run_in_threadpool(service.prepare_completion, body)
+        answer = service.submit(prepared)
+        writer = _Writer(prepared, answer, service.model.tokenizer)
+        if body.stream:
+            return _stream(answer, writer, wants_usage=body.wants_usage)
+        pieces = await collect_pieces(request.receive, answer)
+        if pieces is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        whole = writer.completion(pieces, usage_of(answer))
+        return Response(whole.model_dump_json(), media_type="application/json")
+
+    return routes
+
+
+class _Writer:
+    """Writes the pieces of one answer; the first of each choice with the echo of its prompt."""
+
+    def __init__(self, prepared: Prepared, answer: Answer, tokenizer: Tokenizer) -> None:
+        self._head = header("cmpl", prepared.selection)
+        self._prepared = prepared
+        self._answer = answer
+        self._tokenizer = tokenizer
+        self._begun: set[int] = set()
+
+    def completion(self, pieces: Sequence[Piece], usage: Usage | None = None) -> Completion:
+        choices = [self._choice(piece) for piece in pieces]
+        return Completion(**vars(self._head), choices=choices, usage=usage)
+
+    def _choice(self, piece: Piece) -> CompletionChoice:
+        index = piece.index
+        echo = self._prepared.echo(index)
+        ends = piece.finish_reason is not None
+        begins = echo is not None and index not in self._begun
+        self._begun.add(index)
+        return CompletionChoice(
+            index=index,
+            text=echo.text + piece.text if echo and begins else piece.text,
+            logprobs=self._logprobs(piece, echo, begins=begins),
+            finish_reason=piece.finish_reason,
+            cartridges=self._prepared.acting(index) if ends else None,
+            telemetry=Telemetry.of(piece.report),
+        )
+
+    def _logprobs(
+        self, piece: Piece, echo: Echo | None, *, begins: bool
+    ) -> CompletionLogprobs | None:
+        if self._prepared.requests[piece.index].logprobs is None:
+            return None
+        out = CompletionLogprobs()
+        if echo and begins:
+            out = echo.logprobs(self._answer.prompt_logprobs(piece.index), self._tokenizer)
+        before = len(echo.text) if echo else 0
+        for placed in piece.logprobs:
+            out.add(placed.value.token, before + placed.start, placed.value, self._tokenizer)
+        return out
+
+
+def _stream(answer: Answer, writer: _Writer, *, wants_usage: bool) -> Response:
+    excluded = None if wants_usage else {"usage"}
+
+    async def produce(emit: Emit) -> None:
+        async def on_piece(piece: Piece) -> None:
+            await emit(writer.completion([piece]).model_dump_json(exclude=excluded))
+
+        await answer.run(on_piece)
+        if wants_usage:
+            await emit(writer.completion([], usage_of(answer)).model_dump_json())
+
+    return EventStream(produce, answer.cancel)

@@ -1,0 +1,205 @@
+"""Tensors of a device: their data is no address that the host may follow.
+
+The device is made here, of ggml's own interface: its buffer has a base that is not its memory, as
+those of CUDA, Metal and Vulkan do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+import pytest
+
+from llamacart.cartridge import Cartridge, LayerMap, Metadata
+from llamacart.errors import EngineError
+from llamacart.hook.steering_hook import SteeringHook
+from llamacart.llama import ggml
+from llamacart.llama.context import Context
+from llamacart.llama.model import Model
+from llamacart.llama.tap import Tap
+from llamacart.values.steering import Dose, apply_reference
+
+P, SIZE = ctypes.c_void_p, ctypes.c_size_t
+GET_BASE = ctypes.CFUNCTYPE(P, P)
+SET = ctypes.CFUNCTYPE(None, P, P, P, SIZE, SIZE)
+GET = ctypes.CFUNCTYPE(None, P, P, P, SIZE, SIZE)
+IS_HOST = ctypes.CFUNCTYPE(ctypes.c_bool, P)
+NUMBER = ctypes.CFUNCTYPE(SIZE, P)
+
+
+class BufferType(ctypes.Structure):
+    _fields_ = (
+        ("get_name", P),
+        ("alloc_buffer", P),
+        ("get_alignment", NUMBER),
+        ("get_max_size", P),
+        ("get_alloc_size", P),
+        ("is_host", IS_HOST),
+        ("device", P),
+        ("context", P),
+    )
+
+
+class Interface(ctypes.Structure):
+    _fields_ = (
+        ("free_buffer", P),
+        ("get_base", GET_BASE),
+        ("init_tensor", P),
+        ("memset_tensor", P),
+        ("set_tensor", SET),
+        ("get_tensor", GET),
+        ("set_tensor_2d", P),
+        ("get_tensor_2d", P),
+        ("cpy_tensor", P),
+        ("clear", P),
+        ("reset", P),
+    )
+
+
+class Tensor:
+    """One named float32 tensor [T, D] in a device's buffer, or in the host's."""
+
+    def __init__(self, name: str, h: np.ndarray, *, host: bool) -> None:
+        ggml.buffer_offset()  # declares what is used here
+        lib = ggml.library()
+        lib.ggml_new_tensor_2d.restype = P
+        lib.ggml_new_tensor_2d.argtypes = [P, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+        lib.ggml_set_name.restype, lib.ggml_set_name.argtypes = P, [P, ctypes.c_char_p]
+        lib.ggml_backend_buffer_init.restype = P
+        lib.ggml_backend_buffer_init.argtypes = [P, Interface, P, SIZE]
+        lib.ggml_backend_tensor_alloc.restype = ctypes.c_int
+        lib.ggml_backend_tensor_alloc.argtypes = [P, P, P]
+        self.memory = np.ascontiguousarray(h, np.float32)
+        # What a host would meet that follows the address: here zeros, on a device a fault.
+        self.decoy = self.memory if host else np.zeros_like(self.memory)
+        self.transfers: list[str] = []
+        base = self.decoy.ctypes.data
+
+        def copy(kind: str, target: int, source: int, size: int) -> None:
+            self.transfers.append(kind)
+            ctypes.memmove(target, source, size)
+
+        def write(_buffer: int, _tensor: int, data: int, offset: int, size: int) -> None:
+            copy("set", self.memory.ctypes.data + offset, data, size)
+
+        def read(_buffer: int, _tensor: int, data: int, offset: int, size: int) -> None:
+            copy("get", data, self.memory.ctypes.data + offset, size)
+
+        self._kind = BufferType(
+            get_alignment=NUMBER(lambda _kind: 32), is_host=IS_HOST(lambda _kind: host)
+        )
+        self._interface = Interface(
+            get_base=GET_BASE(lambda _buffer: base), set_tensor=SET(write), get_tensor=GET(read)
+        )
+        self._context = lib.ggml_init(ggml._InitParams(16384, None, True))
+        self.address = lib.ggml_new_tensor_2d(
+            self._context, llama_cpp.GGML_TYPE_F32, h.shape[1], h.shape[0]
+        )
+        lib.ggml_set_name(self.address, name.encode())
+        self._buffer = lib.ggml_backend_buffer_init(
+            ctypes.addressof(self._kind), self._interface, None, self.memory.nbytes
+        )
+        assert lib.ggml_backend_tensor_alloc(self._buffer, self.address, base) == 0
+
+    def forget_buffer(self) -> None:
+        ctypes.c_size_t.from_address(self.address + ggml.buffer_offset()).value = 0
+
+    def close(self) -> None:
+        ggml.library().ggml_free(self._context)
+        ggml.library().ggml_backend_buffer_free(self._buffer)
+
+
+@pytest.fixture(params=[False, True], ids=["device", "host"])
+def tensor(request: pytest.FixtureRequest, tiny_model: Model) -> Iterator[Tensor]:
+    h = np.random.default_rng(0).normal(size=(4, tiny_model.n_ff)).astype(np.float32)
+    made = Tensor(f"{tiny_model.site_node}-0", h, host=request.param)
+    yield made
+    made.close()
+
+
+def test_the_hook_goes_through_the_buffer_of_each_tensor(tiny_model: Model, tensor: Tensor) -> None:
+    weight = np.zeros((3, tiny_model.n_ff), np.float32)
+    layer_map = LayerMap.from_dense(0, np.arange(3), weight, np.ones(3))
+    dose = Dose(Cartridge(Metadata("x"), tiny_model.fingerprint, (layer_map,)), 1.0)
+    steerings = [(), (dose,), (dose,), ()]
+    expected = apply_reference(tensor.memory, steerings, 0)
+    hook = SteeringHook(tiny_model, max_rows=4)
+    hook.load(dose.cartridge)
+    hook.set_rows(steerings)
+    hook.begin(4, np.zeros(0, np.int32))
+    for ask in (True, False):
+        assert hook.callback(tensor.address, ask, hook.user_data)
+    hook.end(1)
+    np.testing.assert_allclose(tensor.memory, expected, rtol=1e-5)
+    on_host = tensor.decoy is tensor.memory
+    assert tensor.transfers == ([] if on_host else ["get", "set"])
+    assert on_host or not tensor.decoy.any(), "the address of a device tensor was followed"
+
+
+def test_the_tap_goes_through_it_too(tiny_model: Model, tensor: Tensor) -> None:
+    before = tensor.memory.copy()
+    seen = []
+
+    def visit(_layer: int, rows: np.ndarray, h: np.ndarray) -> bool:
+        seen.append((rows.tolist(), h.copy()))
+        h += 1
+        return True
+
+    tap = Tap(tiny_model, visit)
+    tap.begin(4, np.zeros(0, np.int32))
+    for ask in (True, False):
+        assert tap._call(tensor.address, ask, 0)
+    tap.end(0)
+    ((rows, h),) = seen
+    assert rows == [0, 1, 2, 3]
+    np.testing.assert_array_equal(h, before)
+    np.testing.assert_array_equal(tensor.memory, before + 1)
+
+
+def test_a_tensor_in_no_buffer_is_an_error(tiny_model: Model, tensor: Tensor) -> None:
+    tensor.forget_buffer()
+    with pytest.raises(EngineError, match="lies in no buffer"):
+        ggml.on_host(tensor.address)
+    cartridge = Cartridge(
+        Metadata("x"),
+        tiny_model.fingerprint,
+        (LayerMap.from_dense(0, np.arange(1), np.zeros((1, tiny_model.n_ff)), np.ones(1)),),
+    )
+    hook = SteeringHook(tiny_model, max_rows=4)
+    hook.load(cartridge)
+    hook.set_rows([(Dose(cartridge, 1.0),)] * 4)
+    hook.begin(4, np.zeros(0, np.int32))
+    hook.callback(tensor.address, False, hook.user_data)
+    with pytest.raises(EngineError, match="lies in no buffer"):
+        hook.end(1)
+
+
+@pytest.mark.parametrize(
+    ("gpu_layers", "has_device", "offload"),
+    [(0, True, False), (-1, True, True), (3, True, True), (-1, False, False)],
+)
+def test_products_move_to_a_device_only_where_layers_do(
+    tiny_path: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    gpu_layers: int,
+    has_device: bool,
+    offload: bool,
+) -> None:
+    """Of every context that is made, those that look at a model while it is loaded included."""
+    asked = []
+    init = llama_cpp.llama_init_from_model
+
+    def spy(model: int, params: llama_cpp.llama_context_params) -> int:
+        asked.append(bool(params.op_offload))
+        return init(model, params)
+
+    monkeypatch.setattr(llama_cpp, "llama_init_from_model", spy)
+    monkeypatch.setattr(llama_cpp, "llama_supports_gpu_offload", lambda: has_device)
+    with Model(str(tiny_path()), gpu_layers=gpu_layers) as model, Context(model, n_ctx=64):
+        pass
+    assert len(asked) >= 2
+    assert set(asked) == {offload}

@@ -1,0 +1,119 @@
+"""A lane shows what an unbroken pass would, waits where it should, and ends when it is told to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llamacart.errors import EngineError, InputError
+from llamacart.llama.model import Model
+from llamacart.passes.capture import capture
+from llamacart.passes.lane import Lane, advance_together, lane_threads
+
+TEXTS = [[1, 5, 9, 7], [1, 8], [1, 30, 31, 32, 33, 34]]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+@pytest.mark.parametrize("copy", [False, True])
+def test_lanes_side_by_side_equal_one_pass(
+    tiny_path: Callable[..., Path], architecture: str, copy: bool
+) -> None:
+    with Model(str(tiny_path(architecture=architecture)), batch_invariant=True) as model:
+        expected = capture(model, TEXTS)
+        with (
+            Lane(model, TEXTS[:1], layers=range(3), copy=copy) as one,
+            Lane(model, TEXTS[1:], layers=range(3), copy=copy) as other,
+        ):
+            for layer in range(3):
+                first, second = one.advance(), other.advance()
+                np.testing.assert_array_equal(np.concatenate([first, second]), expected[layer])
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_what_is_written_acts_on_later_layers(tiny_model: Model, copy: bool) -> None:
+    expected = capture(tiny_model, TEXTS)
+    with Lane(tiny_model, TEXTS, layers=[0, 2], copy=copy) as lane:
+        h = lane.advance()
+        np.testing.assert_allclose(h, expected[0], atol=1e-5)
+        h += 1.0
+        assert np.abs(lane.advance() - expected[2]).max() > 0.01
+
+
+def test_a_lane_ends(tiny_model: Model) -> None:
+    before = threading.active_count()
+    lane = Lane(tiny_model, TEXTS, layers=[1])
+    assert threading.active_count() == before
+    lane.advance()
+    for _ in range(2):
+        with pytest.raises(EngineError, match="passed its last layer"):
+            lane.advance()
+    lane.close()
+    lane.close()
+    paused = Lane(tiny_model, TEXTS, layers=[0, 1])
+    paused.advance()
+    paused.close()
+    with pytest.raises(EngineError, match="passed its last layer"):
+        paused.advance()
+    Lane(tiny_model, TEXTS, layers=[0]).close()
+    assert threading.active_count() == before
+
+
+def test_what_fails_in_the_lane_is_raised_outside(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = Lane(tiny_model, TEXTS, layers=[0])
+
+    def fail(_batch: object) -> None:
+        raise EngineError("from the lane")
+
+    monkeypatch.setattr(lane._context, "decode", fail)
+    with pytest.raises(EngineError, match="from the lane"):
+        lane.advance()
+    lane.close()
+
+
+def test_bad_input_is_refused(tiny_model: Model) -> None:
+    with pytest.raises(InputError, match="a layer to stop at"):
+        Lane(tiny_model, TEXTS, layers=[])
+    with pytest.raises(InputError, match="without tokens"):
+        Lane(tiny_model, [[1], []], layers=[0])
+
+
+def test_lanes_together_are_lanes_in_turn(tiny_path: Callable[..., Path]) -> None:
+    with Model(str(tiny_path()), batch_invariant=True) as model:
+        expected = capture(model, TEXTS)
+        with ExitStack() as stack:
+            lanes = [
+                stack.enter_context(Lane(model, [text], layers=range(3), n_threads=1))
+                for text in TEXTS
+            ]
+            for layer in range(3):
+                rows = np.concatenate(advance_together(lanes, 2))
+                np.testing.assert_array_equal(rows, expected[layer])
+
+
+def test_what_fails_in_one_lane_waits_for_the_others(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        Lane(tiny_model, TEXTS, layers=[0, 1]) as one,
+        Lane(tiny_model, TEXTS, layers=[0, 1]) as other,
+    ):
+        monkeypatch.setattr(one._context, "decode", lambda _batch: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            advance_together([one, other], 2)
+        assert other.advance().shape[0] == sum(map(len, TEXTS))  # it stood at its first layer
+        with pytest.raises(EngineError, match="passed its last layer"):
+            advance_together([other, one], 2)
+
+
+@pytest.mark.parametrize(
+    ("n_lanes", "n_threads", "each"), [(2, 16, 8), (30, 16, 1), (1, 4, 4), (4, 2, 1), (0, 2, 2)]
+)
+def test_lanes_share_out_threads(n_lanes: int, n_threads: int, each: int) -> None:
+    assert lane_threads(n_lanes, n_threads) == each

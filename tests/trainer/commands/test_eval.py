@@ -1,0 +1,137 @@
+"""`llamacart eval` and `llamacart tune` on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+
+from llamacart.errors import LlamacartError
+from llamacart.file.reader import read_cartridge
+from llamacart_trainer.commands import eval as eval_cli
+from llamacart_trainer.commands import train as cli
+from llamacart_trainer.commands import tune as tune_cli
+from llamacart_trainer.evaluation import evaluator, plan
+from llamacart_trainer.evaluation.results import Evaluation, Measured
+
+
+@pytest.fixture(autouse=True)
+def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny model reads bytes: the packaged texts would be 1 600 rows a point."""
+    for module in (evaluator, plan):
+        monkeypatch.setattr(module, "fixed_text", lambda _language: ("a text", "one more"))
+
+
+def build_app() -> typer.Typer:
+    """The trainer's commands, whether or not the installed package knows of them already."""
+    app = typer.Typer()
+    app.command("train")(cli.train)
+    app.command("eval")(eval_cli.evaluate_cartridges)
+    app.command("tune")(tune_cli.tune)
+    return app
+
+
+def run(*args: object) -> None:
+    build_app()([str(a) for a in args], standalone_mode=False)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    folder = tmp_path / "recipe"
+    folder.mkdir()
+    (folder / "recipe.toml").write_text(
+        'name = "mine"\nthreshold = 0.1\npenalty = 1.0\n'
+        'heldout = "pairs.jsonl"\nprompts = "prompts.jsonl"\n'
+    )
+    pairs = [{"source": f"the red number {i}", "target": f"le nombre rouge {i}"} for i in range(5)]
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    prompts = [{"prompt": f"item {i}", "reference": f"objet {i}"} for i in range(3)]
+    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)))
+    return folder
+
+
+def test_eval_writes_json_and_html_and_prints(
+    tiny_path: Callable[..., Path],
+    recipe: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    model = tiny_path()
+    run("train", recipe, "--model", model, "-o", tmp_path / "mine.gguf")
+    run(
+        "eval", tmp_path / "mine.gguf", "--recipe", recipe, "--model", model,
+        "--alphas", "1,0.5", "--baselines", "ridge,control-vector", "--prompts", 2,
+        "--json", tmp_path / "e.json", "--html", tmp_path / "e.html",
+    )  # fmt: skip
+    found = Evaluation.from_json((tmp_path / "e.json").read_text(encoding="utf-8"))
+    assert set(found.best) == {"unsteered", "ceiling", "mine", "ridge", "control-vector"}
+    assert {p.alpha for p in found.points if p.label == "mine"} == {0.5, 1.0}
+    assert [p.label for p in found.tests].count("mine") == 1
+    # Held-out beginnings choose α; the recipe's own prompts are the test.
+    assert (found.chosen_on, found.tested_on) == (Measured(1, 0, 1), Measured(2, 0, 1))
+    assert found.prompts == ("item 0", "item 1")
+    assert len(found.prompts) == 2
+    facts = found.cartridges[0]
+    assert facts.content_hash == read_cartridge(tmp_path / "mine.gguf").content_hash
+    assert facts.heldout
+    assert "<h2" in (tmp_path / "e.html").read_text()
+    text = " ".join(capsys.readouterr().out.split())
+    for word in ("distinct-2", "control-vector", "held-out rows", "R²", "α chosen on 1 prompt,"):
+        assert word in text
+
+
+def test_eval_at_one_strength_chooses_nothing_and_tests_on_everything(
+    tiny_path: Callable[..., Path], recipe: Path, tmp_path: Path
+) -> None:
+    run(
+        "eval", "--recipe", recipe, "--model", tiny_path(), "--alphas", "0.5",
+        "--baselines", "control-vector", "--json", tmp_path / "e.json",
+    )  # fmt: skip
+    found = Evaluation.from_json((tmp_path / "e.json").read_text(encoding="utf-8"))
+    assert found.chosen_on is None
+    assert found.tested_on == Measured(3, 0, 2)
+    assert found.points == found.tests
+
+
+def test_tune_writes_a_cartridge_and_goes_on(
+    tiny_path: Callable[..., Path],
+    recipe: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    arguments = ("tune", recipe, "--model", tiny_path(), "-o", tmp_path / "t.gguf",
+                 "--minutes", "0.01", "--trials", tmp_path / "trials.jsonl")  # fmt: skip
+    run(*arguments)
+    evidence = read_cartridge(tmp_path / "t.gguf").metadata.diagnostics["tune"]
+    table = (tmp_path / "trials.jsonl").read_text().splitlines()
+    assert evidence["trials"] == len(table) - 1 >= 3
+    assert "rung 0 ridge-identity" in capsys.readouterr().out
+    run(*arguments)
+    again = (tmp_path / "trials.jsonl").read_text().splitlines()
+    assert again[: len(table)] == table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x.gguf"], "needs --recipe"),
+        (["--recipe", "{recipe}"], "a cartridge file, or --baselines"),
+        (["x.gguf", "--recipe", "{recipe}", "--alphas", "0.5,x"], "numbers with commas"),
+        (["x.gguf", "--recipe", "{recipe}", "--alphas", "11"], "-10 to 10"),
+        (["absent.gguf", "--recipe", "{recipe}"], "absent.gguf"),
+        (["--recipe", "{recipe}", "--baselines", "magic", "--model", "{model}"], "'magic'"),
+    ],
+)
+def test_eval_refuses(
+    tiny_path: Callable[..., Path], recipe: Path, arguments: list[str], message: str
+) -> None:
+    filled = [a.format(recipe=recipe, model=tiny_path()) for a in arguments]
+    with pytest.raises(LlamacartError, match=message):
+        run("eval", *filled)

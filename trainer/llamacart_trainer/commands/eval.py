@@ -1,0 +1,171 @@
+"""`llamacart eval`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from llamacart.cartridge import check_alpha
+from llamacart.commands.options import GpuLayersOption, NiceOption, ThreadsOption
+from llamacart.commands.terminal import tells
+from llamacart.errors import AlphaError, InputError
+from llamacart.machine.priority import LOWEST
+from llamacart.machine.processors import ALL_LAYERS
+from llamacart_trainer.commands.options import ModelOption, take_turns
+from llamacart_trainer.commands.outputs import check_outputs, write_text
+from llamacart_trainer.recipe.recipe import load_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llamacart.cartridge import Cartridge
+    from llamacart.llama.model import Model
+    from llamacart_trainer.evaluation.plan import EvaluationPlan
+    from llamacart_trainer.evaluation.results import Evaluation, Point
+    from llamacart_trainer.recipe.recipe import Task
+
+
+@tells(lambda _given: "nothing is written; the same command begins anew")
+def evaluate_cartridges(
+    cartridges: Annotated[
+        list[Path] | None, typer.Argument(help="Cartridge files. Without any, only baselines.")
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="Recipe folder, for its prompts, answers and evaluation settings."),
+    ] = None,
+    model: ModelOption = None,
+    alphas: Annotated[
+        str | None, typer.Option(help="Values of α, e.g. 0.4,0.8. Default: the recipe's.")
+    ] = None,
+    baselines: Annotated[
+        str | None,
+        typer.Option(help="Also fit these solvers: 'all' or names, e.g. ridge,mean-shift."),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report to this HTML file.")] = None,
+    prompts: Annotated[
+        int | None,
+        typer.Option(min=1, help="Use only this many prompts and answers, to choose and to test."),
+    ] = None,
+    gpu_layers: GpuLayersOption = ALL_LAYERS,
+    threads: ThreadsOption = None,
+    nice: NiceOption = LOWEST,
+) -> None:
+    """Measure what cartridges do, each at the α that other prompts than the test's have chosen."""
+    # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
+    from llamacart.cartridge import check_fits
+    from llamacart.llama.model import Model
+    from llamacart_trainer.evaluation.plan import load_plan, split_plans
+
+    if recipe is None:
+        raise InputError("eval needs --recipe FOLDER, which holds the prompts")
+    strengths = None if alphas is None else parse_alphas(alphas)
+    if not cartridges and baselines is None:
+        raise InputError("eval needs a cartridge file, or --baselines")
+    check_outputs({"--json": json_file, "--html": html})
+    if html is not None:
+        # Missing drawing libraries are told now.
+        from llamacart_trainer.report.page import render
+    console = Console()
+    take_turns(console, nice)
+    task = load_task(recipe)
+    several = len(set(task.recipe.evaluation.alphas) if strengths is None else strengths) > 1
+    whole = split_plans(recipe) if several else (load_plan(recipe),)
+    plans = tuple(plan if prompts is None else plan.first(prompts) for plan in whole)
+    files = _read(cartridges or [])
+    with Model(model or task.recipe.model, gpu_layers=gpu_layers) as loaded, ExitStack() as stack:
+        for cartridge in files:
+            check_fits(cartridge, loaded.fingerprint)
+        names = _baseline_names(baselines)
+        status = stack.enter_context(console.status(""))
+        evaluation = _compare(loaded, files, names, task, plans, strengths, status.update, threads)
+    show(evaluation, console)
+    if json_file is not None:
+        write_text(json_file, evaluation.to_json())
+    if html is not None:
+        write_text(html, render(evaluation))
+
+
+def parse_alphas(text: str) -> list[float]:
+    """Numbers of a comma-separated list, ascending, each once.
+
+    Raises:
+        AlphaError: One of them is no number within ±10.
+    """
+    try:
+        return sorted({check_alpha(float(part)) for part in text.split(",")})
+    except ValueError as error:
+        raise AlphaError(f"--alphas has value {text!r}; numbers with commas are needed") from error
+
+
+def show(evaluation: Evaluation, console: Console) -> None:
+    """Print the tables."""
+    from llamacart_trainer.evaluation.tables import (
+        best_table,
+        differences_table,
+        held_out_table,
+        points_table,
+    )
+
+    console.print(f"{evaluation.model}\nbehaviour: {evaluation.behaviour}")
+    console.print(points_table(evaluation))
+    console.print(best_table(evaluation))
+    against = differences_table(evaluation)
+    if against is not None:
+        console.print(against)
+    for facts in evaluation.cartridges:
+        table = held_out_table(facts)
+        if table is not None:
+            console.print(table)
+
+
+def _read(files: Sequence[Path]) -> list[Cartridge]:
+    from llamacart.file.reader import read_cartridge
+
+    return [read_cartridge(file) for file in files]
+
+
+def _baseline_names(wanted: str | None) -> list[str]:
+    from llamacart_trainer.evaluation.baselines import baseline_names
+
+    if wanted is None:
+        return []
+    return list(baseline_names()) if wanted == "all" else wanted.split(",")
+
+
+def _compare(
+    model: Model,
+    files: Sequence[Cartridge],
+    names: Sequence[str],
+    task: Task,
+    plans: tuple[EvaluationPlan, ...],
+    alphas: Sequence[float] | None,
+    tell: Callable[[str], None],
+    threads: int | None,
+) -> Evaluation:
+    from llamacart_trainer.evaluation.baselines import fit_baselines
+    from llamacart_trainer.evaluation.evaluate import evaluate
+
+    fitted = fit_baselines(
+        task, model, names, on_name=lambda name: tell(f"fit {name}"), n_threads=threads
+    )
+
+    def on_point(point: Point) -> None:
+        tell(f"{point.label} at α = {point.alpha:g}: {point.scores.seconds:.1f} s")
+
+    *validation, test = plans
+    return evaluate(
+        model,
+        [*files, *fitted],
+        test,
+        validation=validation[0] if validation else None,
+        task=task,
+        alphas=alphas,
+        on_point=on_point,
+        n_threads=threads,
+    )

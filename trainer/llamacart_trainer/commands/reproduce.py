@@ -1,0 +1,171 @@
+"""`llamacart reproduce paper`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from llamacart import __version__
+from llamacart.commands.options import (
+    GpuLayersOption,
+    NiceOption,
+    ThreadsOption,
+)
+from llamacart.commands.terminal import tells
+from llamacart.errors import NotFoundError
+from llamacart.machine.priority import LOWEST
+from llamacart.machine.processors import ALL_LAYERS
+from llamacart_trainer.commands.options import take_turns
+from llamacart_trainer.commands.outputs import check_outputs, save_cartridge, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llamacart.cartridge import Cartridge
+    from llamacart.llama.model import Model
+    from llamacart_trainer.reproduction.trials import Experiment, PaperTrial, Variant
+    from llamacart_trainer.reproduction.verdicts import Verdict
+
+
+class Subject(StrEnum):
+    """What can be reproduced."""
+
+    PAPER = "paper"
+
+
+class ExperimentChoice(StrEnum):
+    """The paper's experiments."""
+
+    LANGUAGE = "language"
+    MOON = "moon"
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """Everything a run found; its JSON is what `--json` writes.
+
+    Attributes:
+        model: Name of the model.
+        fingerprint: Architecture and shape.
+        trials: By experiment.
+        verdicts: By experiment.
+        created: ISO 8601 time, UTC.
+        tool_version: Version of llamacart.
+    """
+
+    model: str
+    fingerprint: str
+    trials: dict[Experiment, tuple[PaperTrial, ...]]
+    verdicts: dict[Experiment, tuple[Verdict, ...]]
+    created: str
+    tool_version: str = __version__
+
+    def to_json(self) -> str:
+        """Indented JSON."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+def _what_stays(given: Mapping[str, Any]) -> str:
+    output = given["output"]
+    if output is None:
+        return "nothing is kept; the same command begins anew"
+    return f"cartridges fitted so far are in {str(output)!r}; the same command begins anew"
+
+
+@tells(_what_stays)
+def reproduce(
+    subject: Annotated[Subject, typer.Argument(help="What to reproduce.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Folder that holds the paper's data, france_ds.json and moon_cheese_ds.json."
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option(help="GGUF file, 'demo' or hf:<owner>/<repo>/<file>.")
+    ] = "demo",
+    only: Annotated[
+        ExperimentChoice | None, typer.Option(help="One experiment instead of both.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures to this file.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for the cartridges.")
+    ] = None,
+    gpu_layers: GpuLayersOption = ALL_LAYERS,
+    threads: ThreadsOption = None,
+    nice: NiceOption = LOWEST,
+) -> None:
+    """Fit the paper's cartridges with its settings and say which of its claims hold."""
+    from llamacart.llama.model import Model
+    from llamacart_trainer.reproduction.trials import FILES
+
+    chosen: tuple[Experiment, ...] = ("language", "moon") if only is None else (only.value,)
+    for experiment in chosen:
+        if not (data / FILES[experiment]).is_file():
+            raise NotFoundError(f"data set {str(data / FILES[experiment])!r} does not exist")
+    check_outputs({"--json": json_file}, {"--output": output})
+    console = Console()
+    take_turns(console, nice)
+    with Model(model, gpu_layers=gpu_layers) as loaded:
+        console.print(f"{subject.value} on {loaded.name}: {loaded.fingerprint}")
+        trials: dict[Experiment, tuple[PaperTrial, ...]] = {}
+        verdicts: dict[Experiment, tuple[Verdict, ...]] = {}
+        for experiment in chosen:
+            trials[experiment], verdicts[experiment] = _one(
+                experiment, loaded, data, console, output, threads
+            )
+        found = Reproduction(
+            model=loaded.name,
+            fingerprint=str(loaded.fingerprint),
+            trials=trials,
+            verdicts=verdicts,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+    if json_file is not None:
+        write_text(json_file, found.to_json())
+        console.print(f"figures: {json_file}")
+
+
+def _one(
+    experiment: Experiment,
+    model: Model,
+    data: Path,
+    console: Console,
+    output: Path | None,
+    threads: int | None,
+) -> tuple[tuple[PaperTrial, ...], tuple[Verdict, ...]]:
+    from llamacart_trainer.reproduction import tables
+    from llamacart_trainer.reproduction.prompts import QUESTIONS, STORIES
+    from llamacart_trainer.reproduction.trials import run_experiment
+    from llamacart_trainer.reproduction.verdicts import judge
+
+    def keep(variant: Variant, cartridge: Cartridge) -> None:
+        if output is not None:
+            save_cartridge(cartridge, output / f"{experiment}-{variant.name}.gguf")
+
+    def tell(trial: PaperTrial) -> None:
+        figures = tables.summary(experiment, trial)
+        console.print(
+            f"  {experiment}: {trial.name} ({trial.about}), {trial.fit_seconds:.0f} s: {figures}",
+            markup=False,
+        )
+
+    trials = run_experiment(
+        experiment, model, data, on_trial=tell, on_cartridge=keep, n_threads=threads
+    )
+    found = judge(experiment, trials)
+    prompts = [english for english, _ in QUESTIONS] if experiment == "language" else STORIES
+    console.print(tables.figures(experiment, trials))
+    console.print(tables.fidelity(trials))
+    console.print(tables.texts(trials, prompts))
+    console.print(tables.verdicts(found))
+    return trials, found

@@ -1,0 +1,165 @@
+"""`llamacart train`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from llamacart.cli import layer_table
+from llamacart.commands.options import GpuLayersOption, NiceOption, ThreadsOption
+from llamacart.commands.terminal import tells
+from llamacart.errors import LlamacartError, RecipeError
+from llamacart.machine.priority import LOWEST
+from llamacart.machine.processors import ALL_LAYERS
+from llamacart_trainer.commands.options import ModelOption, OutputOption, take_turns
+from llamacart_trainer.commands.outputs import check_outputs, save_cartridge
+from llamacart_trainer.recipe.recipe import load_task
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llamacart.llama.model import Model
+    from llamacart_trainer.fitting.layer import LayerReport
+    from llamacart_trainer.fitting.memory import MemoryPlan
+    from llamacart_trainer.fitting.training import TrainResult
+    from llamacart_trainer.recipe.recipe import Task
+
+SHOWN = ("layer", "candidates", "kept", "mean_step", "fidelity", "force", "r2")
+"""Figures of a layer that fit a terminal's 80 columns; the cartridge holds them all."""
+
+
+def _job_folder(recipe: Path, output: Path | None, job: Path | None) -> Path:
+    target = output or Path(f"{load_task(recipe).recipe.name}.gguf")
+    return job or target.with_name(f"{target.name}.job")
+
+
+def _what_stays(given: Mapping[str, Any]) -> str:
+    from llamacart_trainer.fitting.job import kept
+
+    try:
+        return kept(_job_folder(given["recipe"], given["output"], given["job"]))
+    except LlamacartError:  # the recipe itself cannot be read
+        return "nothing is kept"
+
+
+@tells(_what_stays, full_disk=True)
+def train(
+    recipe: Annotated[
+        Path, typer.Argument(help="Recipe folder, or a data set in the paper's JSON.")
+    ],
+    model: ModelOption = None,
+    output: OutputOption = None,
+    job: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for checkpoints. An interrupted run resumes from it. Default: "
+            "<output>.job, removed at the end."
+        ),
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Delete existing checkpoints and start over.")
+    ] = False,
+    gpu_layers: GpuLayersOption = ALL_LAYERS,
+    threads: ThreadsOption = None,
+    nice: NiceOption = LOWEST,
+    max_ubatch_rows: Annotated[
+        int | None, typer.Option(help="Tokens to compute at once. Default: 1024.")
+    ] = None,
+    max_memory: Annotated[
+        float | None,
+        typer.Option(
+            help="GiB for activations. Default: 4. Above it, texts run once for each layer."
+        ),
+    ] = None,
+) -> None:
+    """Fit a cartridge from a recipe."""
+    # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
+    from llamacart.llama.model import Model
+    from llamacart_trainer.fitting.cascade import MAX_UBATCH_ROWS
+    from llamacart_trainer.fitting.memory import MAX_MEMORY
+
+    limits = {
+        "max_ubatch_rows": MAX_UBATCH_ROWS if max_ubatch_rows is None else max_ubatch_rows,
+        "max_memory": MAX_MEMORY if max_memory is None else int(max_memory * 2**30),
+        "n_threads": threads,
+    }
+    console = Console()
+    take_turns(console, nice)
+    task = load_task(recipe)
+    target = output or Path(f"{task.recipe.name}.gguf")
+    folder = job or target.with_name(f"{target.name}.job")
+    check_outputs({"--output": target}, {"--job": folder})
+    started = time.perf_counter()
+    with Model(
+        model or task.recipe.model,
+        gpu_layers=gpu_layers,
+    ) as loaded:
+        console.print(f"{loaded.name}: {loaded.fingerprint.architecture}, {loaded.n_layer} layers")
+        loading = time.perf_counter() - started
+        try:
+            result = _fit_with_progress(
+                task, loaded, console, {**limits, "job": folder, "restart": restart}
+            )
+        except RecipeError:
+            # Another run would come to the same end.
+            if job is None:
+                _remove_job(folder)
+            raise
+    rows = [report.as_json() for report in result.layers]
+    console.print(layer_table([{name: row[name] for name in SHOWN} for row in rows]))
+    writing = time.perf_counter()
+    size = save_cartridge(result.cartridge, target)
+    if job is None:
+        _remove_job(folder)
+    seconds = {"load the model": loading, **result.seconds}
+    seconds["write"] = time.perf_counter() - writing
+    if result.restored:
+        console.print(f"{result.restored} layers were restored from {folder}")
+    for phase, value in seconds.items():
+        console.print(f"{phase:<16} {value:6.2f} s")
+    console.print(f"{'total':<16} {time.perf_counter() - started:6.2f} s")
+    console.print(
+        f"{len(task.pairs)} pairs, {result.n_rows} rows, {result.cartridge.n_active} active "
+        f"neurons, {size / 1e6:.2f} MB: {target}"
+    )
+
+
+def _fit_with_progress(
+    task: Task, model: Model, console: Console, settings: dict[str, Any]
+) -> TrainResult:
+    from llamacart_trainer.fitting.training import train as fit
+
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        plans: list[str] = []
+        bar = progress.add_task("", total=model.n_layer - len(set(task.recipe.skip_layers)))
+
+        def on_phase(phase: str) -> None:
+            progress.update(bar, description=phase)
+
+        def on_layer(_report: LayerReport) -> None:
+            progress.advance(bar)
+
+        def on_plan(plan: MemoryPlan) -> None:
+            told = str(plan)
+            if told not in plans:
+                plans.append(told)
+                console.print(f"memory: {told}", highlight=False)
+
+        return fit(task, model, on_phase=on_phase, on_layer=on_layer, on_plan=on_plan, **settings)
+
+
+def _remove_job(folder: Path) -> None:
+    from llamacart_trainer.fitting.job import remove_job
+
+    remove_job(folder)

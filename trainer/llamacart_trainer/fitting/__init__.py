@@ -1,0 +1,1 @@
+"""The cascade: samples, the fit of each layer, checkpoints."""

@@ -1,0 +1,292 @@
+"""The cascade: layer l is fitted on activations that layers 0..l-1 already distort.
+
+Side by side: the samples are split into chunks, and each chunk's texts run in a lane of their own
+that stops at layer l until all others are there. Then the layer is fitted, its step taken in every
+lane, and all go on: one forward pass for the whole cascade, however many rows there are. Targets
+run along in unsteered lanes, so that theirs are never stored for more than one layer.
+
+Each lane keeps the memory of one ubatch. Where that is more than is allowed, the chunks stream
+past once for each layer instead, one at a time. Both ways see the same activations.
+
+llama.cpp keeps only the last layer's rows whose logits are asked for, at n_vocab floats each. The
+last layer is therefore fitted in the same pass only where that is affordable, and by one streamed
+pass otherwise. What is affordable is counted in `llamacart_trainer.fitting.memory`.
+
+llama.cpp's threads belong to the thread that decodes, so that each lane has its own. Lanes share
+out the processors: few threads each, and several lanes computing at the same time.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llamacart.machine.processors import choose_threads
+from llamacart.passes.capture import capture, forward
+from llamacart.passes.lane import Lane, advance_together, lane_threads
+from llamacart.values.steering import DenseMap
+from llamacart_trainer.fitting.job import NO_JOB
+from llamacart_trainer.fitting.layer import FitSettings, fit_layer, fit_layer_from_moments
+from llamacart_trainer.fitting.memory import MAX_MEMORY, gathers_rows, plan_memory
+from llamacart_trainer.fitting.moments import Moments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from llamacart.cartridge import LayerMap
+    from llamacart.llama.model import Model
+    from llamacart_trainer.fitting.job import Job, NoJob
+    from llamacart_trainer.fitting.layer import LayerReport
+    from llamacart_trainer.fitting.memory import MemoryPlan
+    from llamacart_trainer.fitting.samples import SampleChunk
+
+    Floats = NDArray[np.float32]
+    Part = tuple[Floats, Floats, NDArray[np.bool_]]
+
+MAX_UBATCH_ROWS = 1024
+"""Rows that run at once; more gain nothing, since each attends to the cells of all."""
+
+STEP_ROWS = 128
+"""Rows of one product. BLAS rounds products of other shapes differently, and a row's step should
+not depend on the chunk that it is in."""
+
+
+@dataclass
+class Cascade:
+    """Fits every layer of one model in turn.
+
+    Args:
+        model: The model.
+        settings: How each layer is fitted.
+        layers: Layers to fit, ascending; the others are left as they are.
+        paired: Whether the chunks' rows are tied one to one.
+        job: Keeps what is done, and knows what was done before.
+        on_layer: Called with each layer's figures, for progress.
+        on_plan: Called with the way chosen for the layers that are left.
+        max_memory: Bytes that activations may take; above it the chunks stream past, and above
+            a quarter of it rows are summed up instead of gathered.
+        n_threads: Threads for llama.cpp, shared by the lanes that run at the same time.
+
+    Attributes:
+        maps: By layer, what was fitted; layers without active neurons are absent.
+        reports: Figures of each layer so far.
+        restored: Layers among them that the job knew.
+        seconds: Wall time of the fits alone.
+    """
+
+    model: Model
+    settings: FitSettings
+    layers: Sequence[int]
+    paired: bool = True
+    job: Job | NoJob = NO_JOB
+    on_layer: Callable[[LayerReport], None] = lambda _report: None
+    on_plan: Callable[[MemoryPlan], None] = lambda _plan: None
+    max_memory: int = MAX_MEMORY
+    n_threads: int | None = None
+    maps: dict[int, LayerMap] = field(default_factory=dict)
+    reports: list[LayerReport] = field(default_factory=list)
+    restored: int = 0
+    seconds: float = 0.0
+
+    def run(self, chunks: Sequence[SampleChunk]) -> None:
+        """Fit all layers that are left on the same samples."""
+        self._restore()
+        left = self._left
+        last = self.model.n_layer - 1
+        if not left:
+            return
+        plan = self._plan(chunks, last=last in left)
+        together = [layer for layer in left if layer < last or plan.with_last]
+        if plan.side_by_side and together:
+            self._fit_side_by_side(chunks, together)
+        else:
+            together = []
+        for layer in left[len(together) :]:
+            self._fit_streamed(chunks, layer)
+
+    def run_anew(self, chunks_for: Callable[[dict[int, LayerMap]], Sequence[SampleChunk]]) -> None:
+        """Fit all layers that are left, each on samples made under the layers before it."""
+        self._restore()
+        for layer in self._left:
+            chunks = chunks_for(self.maps)
+            last = layer == self.model.n_layer - 1
+            if not last and self._plan(chunks, last=False).side_by_side:
+                self._fit_side_by_side(chunks, [layer])
+            else:
+                self._fit_streamed(chunks, layer)
+
+    @property
+    def _left(self) -> list[int]:
+        done = {report.layer for report in self.reports}
+        return [layer for layer in self.layers if layer not in done]
+
+    def _restore(self) -> None:
+        """Take over the layers that the job has finished; later ones would rest on a gap."""
+        for layer in self.layers:
+            found = self.job.layer(layer)
+            if found is None:
+                break
+            self._keep(layer, *found)
+            self.restored += 1
+
+    # --- side by side -----------------------------------------------------------------------
+
+    def _plan(self, chunks: Sequence[SampleChunk], *, last: bool) -> MemoryPlan:
+        plan = plan_memory(self.model, chunks, self.max_memory, last=last)
+        self.on_plan(plan)
+        return plan
+
+    def _fit_side_by_side(self, chunks: Sequence[SampleChunk], layers: Sequence[int]) -> None:
+        """One pass for `layers`, with the maps of earlier ones acting."""
+        n_threads = choose_threads(self.n_threads)
+        each = lane_threads(2 * len(chunks), n_threads)
+        with ExitStack() as stack:
+            sources, targets = (
+                [
+                    stack.enter_context(Lane(self.model, texts, layers=stops, n_threads=each))
+                    for texts in side
+                ]
+                for side, stops in (
+                    ([chunk.sources for chunk in chunks], {*self.maps, *layers}),
+                    ([chunk.targets for chunk in chunks], set(layers)),
+                )
+            )
+            for layer in sorted({*self.maps, *layers}):
+                moving = [*sources, *targets] if layer in layers else sources
+                h = advance_together(moving, n_threads // each)
+                if layer in layers:
+                    parts = (
+                        (x[chunk.source_rows], y[chunk.target_rows], chunk.neutral)
+                        for chunk, x, y in zip(
+                            chunks, h[: len(chunks)], h[len(chunks) :], strict=True
+                        )
+                    )
+                    self._fit(layer, chunks, parts)
+                for rows in h[: len(chunks)]:
+                    self._steer(layer, rows)
+
+    # --- streamed ---------------------------------------------------------------------------
+
+    def _fit_streamed(self, chunks: Sequence[SampleChunk], layer: int) -> None:
+        """One pass for one layer, a chunk at a time."""
+        done, moments = self.job.moments(layer)
+        parts = (
+            (
+                self._captured_source(chunk, layer),
+                self._captured_target(chunk, layer),
+                chunk.neutral,
+            )
+            for chunk in chunks[done:]
+        )
+        self._fit(layer, chunks, parts, done, moments)
+
+    def _captured_source(self, chunk: SampleChunk, layer: int) -> Floats:
+        """Activations [N, D] of a chunk's source rows under the layers before."""
+        out = np.zeros((sum(map(len, chunk.sources)), self.model.n_ff), np.float32)
+
+        def visit(seen: int, rows: NDArray[np.int64], h: Floats) -> bool:
+            if seen == layer:
+                out[rows] = h
+            else:
+                self._steer(seen, h)
+            return True
+
+        before = [seen for seen in self.maps if seen < layer]
+        forward(self.model, chunk.sources, visit, layers=[*before, layer], n_threads=self.n_threads)
+        return out[chunk.source_rows]
+
+    def _captured_target(self, chunk: SampleChunk, layer: int) -> Floats:
+        """Activations [M, D] of a chunk's target rows."""
+        captured = capture(self.model, chunk.targets, layers=[layer], n_threads=self.n_threads)
+        return captured[layer][chunk.target_rows]
+
+    # --- one layer --------------------------------------------------------------------------
+
+    def _fit(
+        self,
+        layer: int,
+        chunks: Sequence[SampleChunk],
+        parts: Iterable[Part],
+        done: int | None = None,
+        moments: Moments | None = None,
+    ) -> None:
+        """Fit a layer on the rows of `parts`.
+
+        Args:
+            layer: Index.
+            chunks: All samples.
+            parts: For each chunk x [n, D], y [m, D] and which of the source rows are neutral.
+            done: Chunks that `moments` has seen and `parts` leaves out; None where sums are not
+                worth keeping, since another run would not find the rest without them.
+            moments: Sums over those.
+        """
+        if gathers_rows(self.model, chunks, self.max_memory):
+            x, y = self._gathered(chunks, parts)
+            neutral = np.concatenate([chunk.neutral for chunk in chunks])
+            since = time.perf_counter()
+            found = fit_layer(
+                layer,
+                x,
+                y,
+                self.settings,
+                neutral=neutral if neutral.any() else None,
+                paired=self.paired,
+                groups=np.concatenate([chunk.groups for chunk in chunks]),
+            )
+        else:
+            moments = moments or Moments(self.model.n_ff, self.paired)
+            for number, part in enumerate(parts, start=(done or 0) + 1):
+                moments.add(*part)
+                if done is not None:
+                    self.job.save_moments(layer, number, moments)
+            since = time.perf_counter()
+            found = fit_layer_from_moments(layer, moments, self.settings)
+        self.seconds += time.perf_counter() - since
+        self.job.save(layer, *found)
+        self._keep(layer, *found)
+
+    def _gathered(
+        self, chunks: Sequence[SampleChunk], parts: Iterable[Part]
+    ) -> tuple[Floats, Floats]:
+        """All rows x [N, D] and y [M, D]."""
+        n_x, n_y = (sum(len(rows) for rows in side) for side in _sides(chunks))
+        x, y = (np.empty((n, self.model.n_ff), np.float32) for n in (n_x, n_y))
+        at_x = at_y = 0
+        for part_x, part_y, _ in parts:
+            x[at_x : at_x + len(part_x)] = part_x
+            y[at_y : at_y + len(part_y)] = part_y
+            at_x, at_y = at_x + len(part_x), at_y + len(part_y)
+        return x, y
+
+    def _keep(self, layer: int, layer_map: LayerMap | None, report: LayerReport) -> None:
+        if layer_map is not None:
+            self.maps[layer] = layer_map
+        self.reports.append(report)
+        self.on_layer(report)
+
+    def _steer(self, layer: int, h: Floats) -> None:
+        """Apply the fitted map at α = 1 with the rounded weights that will act at run time."""
+        layer_map = self.maps.get(layer)
+        if layer_map is None:
+            return
+        dense = DenseMap.of(layer_map, h.shape[1])
+        for start in range(0, len(h), STEP_ROWS):
+            part = h[start : start + STEP_ROWS]
+            rows = part
+            if len(part) < STEP_ROWS:
+                rows = np.zeros((STEP_ROWS, h.shape[1]), np.float32)
+                rows[: len(part)] = part
+            part[:, dense.neurons] += dense.step(rows)[: len(part)]
+
+
+def _sides(
+    chunks: Sequence[SampleChunk],
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """Source rows and target rows of each chunk."""
+    return [chunk.source_rows for chunk in chunks], [chunk.target_rows for chunk in chunks]

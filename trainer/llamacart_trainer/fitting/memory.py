@@ -1,0 +1,132 @@
+"""What a fit takes of memory, known before it begins, and which way through the layers that leaves.
+
+It counts what llama.cpp reserves for each lane or pass (see `llama.footprint`), the rows that
+a layer is fitted on with the copies that a fit makes of them, or the sums in their place. What a
+solver needs for its matrices comes on top: it is the same on either way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llamacart.passes.capture import forward_bytes, output_budget
+from llamacart.passes.lane import lane_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llamacart.llama.model import Model
+    from llamacart_trainer.fitting.samples import SampleChunk
+
+MAX_MEMORY = 4 * 2**30
+"""Bytes that activations may take."""
+
+ROW_COPIES = 5
+"""A layer's rows, those of them that differ, and both less their mean, while they are joined."""
+
+SQUARES = 11
+"""Matrices [D, D] of 8 bytes that sums over rows take while two of them are joined."""
+
+NEUTRAL_SQUARES = 6
+"""Those that neutral rows add, whose sums are kept apart."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How chunks go through the layers.
+
+    Attributes:
+        lanes: Bytes of all lanes; 0 where chunks stream past.
+        one_pass: Most bytes of a pass of one chunk, as streamed layers have them.
+        held: Bytes of rows or of their sums.
+        gathers: Rows are held, not their sums.
+        side_by_side: All chunks run at once, each in two lanes.
+        with_last: The last layer is among those that do.
+        limit: Bytes that were allowed.
+    """
+
+    lanes: int
+    one_pass: int
+    held: int
+    gathers: bool
+    side_by_side: bool
+    with_last: bool
+    limit: int
+
+    @property
+    def total(self) -> int:
+        """Bytes at most."""
+        return self.held + max(self.lanes, self.one_pass)
+
+    def __str__(self) -> str:
+        way = "all texts at once" if self.side_by_side else "texts one after the other, each layer"
+        text = f"{way}, {gib(self.total)} of {gib(self.limit)} GiB"
+        return text if self.total <= self.limit else f"{text}; there is no way that takes less"
+
+
+def gib(n_bytes: int) -> str:
+    """Bytes in GiB, for messages."""
+    return f"{n_bytes / 2**30:.2f}"
+
+
+def plan_memory(
+    model: Model, chunks: Sequence[SampleChunk], limit: int, *, last: bool = True
+) -> MemoryPlan:
+    """The quickest way through the layers that stays within the limit.
+
+    Args:
+        model: The model.
+        chunks: All samples.
+        limit: Bytes; where no way stays within them, it is the one that takes the least.
+        last: Whether the last layer is to be fitted.
+    """
+    layers = range(model.n_layer - 1)
+    n_tokens = sum(chunk.n_tokens for chunk in chunks)
+    gathers = gathers_rows(model, chunks, limit)
+    held = _row_bytes(model, chunks) * ROW_COPIES if gathers else _sum_bytes(model, chunks)
+    streamed = max(
+        (_pass_bytes(model, chunk, range(model.n_layer) if last else layers) for chunk in chunks),
+        default=0,
+    )
+    for with_last in (True, False):
+        if with_last and (not last or n_tokens > output_budget(model)):
+            continue
+        stops = range(model.n_layer) if with_last else layers
+        lanes = sum(
+            lane_bytes(model, texts, stops)
+            for chunk in chunks
+            for texts in (chunk.sources, chunk.targets)
+        )
+        # A last layer that is left out streams past once the lanes are closed.
+        after = 0 if with_last or not last else streamed
+        if layers and held + max(lanes, after) <= limit:
+            return MemoryPlan(lanes, after, held, gathers, True, with_last, limit)
+    return MemoryPlan(0, streamed, held, gathers, False, False, limit)
+
+
+def gathers_rows(model: Model, chunks: Sequence[SampleChunk], limit: int) -> bool:
+    """Whether rows are held: they are few, or their sums would take more."""
+    rows = _row_bytes(model, chunks)
+    return rows <= limit // 4 or rows * ROW_COPIES <= _sum_bytes(model, chunks)
+
+
+def _row_bytes(model: Model, chunks: Sequence[SampleChunk]) -> int:
+    """X [N, D] and y [M, D]."""
+    rows = sum(len(chunk.source_rows) + len(chunk.target_rows) for chunk in chunks)
+    return 4 * rows * model.n_ff
+
+
+def _sum_bytes(model: Model, chunks: Sequence[SampleChunk]) -> int:
+    neutral = any(chunk.neutral.any() for chunk in chunks)
+    largest = max((_row_bytes(model, [chunk]) for chunk in chunks), default=0)
+    squares = SQUARES + (NEUTRAL_SQUARES if neutral else 0)
+    return 8 * model.n_ff**2 * squares + ROW_COPIES * largest
+
+
+def _pass_bytes(model: Model, chunk: SampleChunk, layers: range) -> int:
+    """A pass over either side of a chunk, with all its activations at one layer."""
+    return max(
+        forward_bytes(model, texts, layers) + 8 * model.n_ff * sum(map(len, texts))
+        for texts in (chunk.sources, chunk.targets)
+    )

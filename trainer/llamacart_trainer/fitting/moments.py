@@ -1,0 +1,257 @@
+"""Sums over rows that stream past: all that the closed forms need, in memory of a fixed size.
+
+A chunk is centred on its own mean before its products are taken, and two sums are joined by
+Chan's update, so that a large mean costs no digits however many rows there are. Products of one
+chunk are taken in the rows' own precision, their sums in float64.
+
+Source: Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample
+variances (1979).
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import erf
+
+from llamacart.disk.whole import whole_file
+from llamacart.errors import InputError, RecipeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.floating[Any]]
+    Doubles = NDArray[np.float64]
+    Neurons = NDArray[np.integer[Any]]
+
+_FIELDS = ("mean_x", "mean_y", "size_x", "xx", "xy", "yy")
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Means and centred sums of products of N source and M target rows; `Activations`.
+
+    Attributes:
+        n_x: Source rows N.
+        n_y: Target rows M.
+        mean_x: μ_X [D].
+        mean_y: μ_Y [D].
+        size_x: Mean |x| [D].
+        xx: X̄ᵀX̄ [D, D].
+        xy: X̄ᵀȲ [D, D]; zero where rows are not paired.
+        yy: ȲᵀȲ [D, D].
+        paired: Whether source row i belongs to target row i.
+    """
+
+    n_x: int
+    n_y: int
+    mean_x: Doubles
+    mean_y: Doubles
+    size_x: Doubles
+    xx: Doubles
+    xy: Doubles
+    yy: Doubles
+    paired: bool = True
+
+    @classmethod
+    def empty(cls, width: int, *, paired: bool = True) -> Scatter:
+        """Of no rows, for D = `width`."""
+        none = np.zeros((0, width))
+        return cls.of(none, none, paired=paired)
+
+    @classmethod
+    def of(cls, x: Floats, y: Floats, *, paired: bool = True) -> Scatter:
+        """Of rows x [N, D] and y [M, D]; M = N where they are `paired`."""
+        mean_x, mean_y = _mean(x), _mean(y)
+        centred_x, centred_y = x - mean_x.astype(x.dtype), y - mean_y.astype(y.dtype)
+        width = x.shape[1]
+        cross = centred_x.T @ centred_y if paired else np.zeros((width, width))
+        return cls(
+            n_x=len(x),
+            n_y=len(y),
+            mean_x=mean_x,
+            mean_y=mean_y,
+            size_x=_mean(np.abs(x)),
+            xx=np.asarray(centred_x.T @ centred_x, np.float64),
+            xy=np.asarray(cross, np.float64),
+            yy=np.asarray(centred_y.T @ centred_y, np.float64),
+            paired=paired,
+        )
+
+    def joined(self, other: Scatter) -> Scatter:
+        """Of the rows of both."""
+        n_x, n_y = self.n_x + other.n_x, self.n_y + other.n_y
+        share_x, share_y = other.n_x / max(n_x, 1), other.n_y / max(n_y, 1)
+        apart_x, apart_y = other.mean_x - self.mean_x, other.mean_y - self.mean_y
+        between_x, between_y = self.n_x * share_x, self.n_y * share_y
+        return Scatter(
+            n_x=n_x,
+            n_y=n_y,
+            mean_x=self.mean_x + share_x * apart_x,
+            mean_y=self.mean_y + share_y * apart_y,
+            size_x=self.size_x + share_x * (other.size_x - self.size_x),
+            xx=self.xx + other.xx + between_x * np.outer(apart_x, apart_x),
+            xy=self.xy + other.xy + self.paired * between_x * np.outer(apart_x, apart_y),
+            yy=self.yy + other.yy + between_y * np.outer(apart_y, apart_y),
+            paired=self.paired,
+        )
+
+    def scatter_x(self, neurons: Neurons | None = None) -> Doubles:
+        """X̄ᵀX̄ at S [K, K], or [D, D] where `neurons` is None."""
+        return self.xx if neurons is None else np.asarray(self.xx[np.ix_(neurons, neurons)])
+
+    def scatter_y(self, neurons: Neurons) -> Doubles:
+        """ȲᵀȲ at S [K, K]."""
+        return np.asarray(self.yy[np.ix_(neurons, neurons)])
+
+    def cross(self, neurons: Neurons) -> Doubles:
+        """X̄ᵀȲ_S [D, K]; the rows must be paired."""
+        return np.asarray(self.xy[:, neurons])
+
+    def mean_abs(self, delta: Floats, bias: Floats) -> Doubles:
+        """Mean |delta x + b| [K], as it is where steps are normally distributed.
+
+        The rows are gone, so this is the mean of the folded normal distribution with the steps'
+        own mean m and deviation s: s √(2/π) exp(−m²/2s²) + m erf(m / s√2).
+        """
+        delta = np.asarray(delta, np.float64)
+        mean = delta @ self.mean_x + bias
+        variance = np.einsum("kd,kd->k", delta @ self.xx, delta) / max(self.n_x, 1)
+        deviation = np.sqrt(np.maximum(variance, 1e-300))
+        ratio = mean / deviation / np.sqrt(2)
+        folded: Doubles = deviation * np.sqrt(2 / np.pi) * np.exp(-(ratio**2)) + mean * erf(ratio)
+        return folded
+
+    def steps(self, delta: Floats, bias: Floats) -> float:
+        """Sum over source rows of ‖delta x + b‖²."""
+        delta = np.asarray(delta, np.float64)
+        mean = delta @ self.mean_x + bias
+        return float(((delta @ self.xx) * delta).sum() + self.n_x * (mean @ mean))
+
+    def agreement(self, delta: Floats, bias: Floats, neurons: Neurons) -> tuple[float, float]:
+        """Σ ⟨delta x + b, y_S − x_S⟩ and Σ ‖y_S − x_S‖²; the rows must be paired."""
+        delta = np.asarray(delta, np.float64)
+        cross = self.xy[:, neurons]
+        shift = (self.mean_y - self.mean_x)[neurons]
+        product = (delta.T * (cross - self.xx[:, neurons])).sum()
+        product += self.n_x * ((delta @ self.mean_x + bias) @ shift)
+        ideal = np.trace(self.scatter_x(neurons)) + np.trace(self.scatter_y(neurons))
+        ideal += self.n_x * (shift @ shift) - 2 * np.trace(cross[neurons])
+        return float(product), float(ideal)
+
+
+@dataclass
+class Moments:
+    """Running sums of one layer's rows; what teaches and what is to stay apart from each other.
+
+    Args:
+        width: D.
+        paired: Whether source row i belongs to target row i.
+
+    Attributes:
+        pairs: Of the rows that differ.
+        neutral: Of the rows added for locality, whose target is their source; None until there
+            is one, for it takes as much memory as `pairs`.
+    """
+
+    width: int
+    paired: bool = True
+    pairs: Scatter = field(init=False)
+    neutral: Scatter | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.pairs = Scatter.empty(self.width, paired=self.paired)
+
+    def add(self, x: Floats, y: Floats, neutral: NDArray[np.bool_] | None = None) -> None:
+        """Add source rows x [N, D] and target rows y [M, D].
+
+        Args:
+            x: Source activations.
+            y: Target activations; M = N where rows are paired.
+            neutral: Rows [N] that are to stay; only where rows are paired.
+        """
+        if self.paired and len(x) != len(y):
+            raise ValueError(f"{len(x)} source rows cannot be paired with {len(y)} target rows")
+        stays = np.zeros(len(x), np.bool_) if neutral is None else neutral
+        if stays.any():
+            if not self.paired:
+                raise ValueError("neutral rows must be paired")
+            found = Scatter.of(x[stays], y[stays])
+            self.neutral = found if self.neutral is None else self.neutral.joined(found)
+            x, y = x[~stays], y[~stays]
+        if len(x) or len(y):
+            self.pairs = self.pairs.joined(Scatter.of(x, y, paired=self.paired))
+
+    def all_rows(self) -> Scatter:
+        """Of the rows that differ and the neutral ones together."""
+        return self.pairs if self.neutral is None else self.pairs.joined(self.neutral)
+
+    def save(self, path: Path) -> None:
+        """Write to `path` (npz), under a temporary name until it is whole and on disk.
+
+        Raises:
+            InputError: It cannot be written.
+        """
+        arrays: dict[str, Any] = {"paired": np.array(self.paired)}
+        for label, scatter in (("pairs", self.pairs), ("neutral", self.neutral)):
+            if scatter is not None:
+                arrays[f"{label}.n"] = np.array([scatter.n_x, scatter.n_y])
+                arrays |= {f"{label}.{name}": getattr(scatter, name) for name in _FIELDS}
+        try:
+            with whole_file(path) as temporary, temporary.open("wb") as file:
+                np.savez(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Moments:
+        """Read what `save` has written.
+
+        Raises:
+            RecipeError: There is no such file, or it is damaged.
+        """
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                arrays = dict(stored)
+            pairs = _scatter(arrays, "pairs")
+            moments = cls(len(pairs.mean_x), pairs.paired)
+            moments.pairs = pairs
+            if "neutral.n" in arrays:
+                moments.neutral = _scatter(arrays, "neutral")
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise RecipeError(f"moments {str(path)!r} cannot be read: {error}") from error
+        return moments
+
+
+def _mean(rows: Floats) -> Doubles:
+    """Mean row [D]; zero where there is none."""
+    return np.asarray(rows.sum(axis=0, dtype=np.float64) / max(len(rows), 1))
+
+
+def _scatter(arrays: dict[str, Any], label: str) -> Scatter:
+    paired = bool(arrays["paired"])
+    n_x, n_y = arrays[f"{label}.n"]
+    parts = {name: np.asarray(arrays[f"{label}.{name}"], np.float64) for name in _FIELDS}
+    width = len(parts["mean_x"])
+    for name, values in parts.items():
+        if values.shape not in ((width,), (width, width)) or not np.isfinite(values).all():
+            raise ValueError(f"{label}.{name} is not finite or has shape {values.shape}")
+    return Scatter(
+        int(n_x),
+        int(n_y),
+        mean_x=parts["mean_x"],
+        mean_y=parts["mean_y"],
+        size_x=parts["size_x"],
+        xx=parts["xx"],
+        xy=parts["xy"],
+        yy=parts["yy"],
+        paired=paired,
+    )

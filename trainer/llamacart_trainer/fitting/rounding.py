@@ -1,0 +1,87 @@
+"""Rounding a map to few levels so that its steps suffer least, not its weights.
+
+Let E = delta − rounded [K, D], and H = X̄ᵀX̄ + ρI [D, D]. What rounding adds to the squared error of
+the steps on the training rows, bias adjusted, is ‖E X̄ᵀ‖² + ρ‖E‖² = ‖E R‖² with H = R Rᵀ, R upper
+triangular. Column j of E R is E_j R_jj + Σ_{i<j} E_i R_ij: columns are rounded from left to right,
+and before column j is rounded, the errors made so far are paid back on it by adding
+Σ_{i<j} E_i R_ij / R_jj. What is left of ‖E R‖² is then Σ_j R_jj² (rounding error of column j)².
+
+ρ keeps errors out of directions that these rows hardly show and others may: without it the steps
+on held-out rows would suffer for those on the training rows. `DAMPING` is what served held-out
+rows best (French recipe, layers 0, 8 and 16, where a factor of 2 either way changes nothing).
+
+Source: optimal brain quantization (Frantar and Alistarh, 2022) and GPTQ (Frantar et al., 2023), in
+the form of Babai's nearest-plane algorithm, which needs one triangular factor and no inverse.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.linalg import cholesky
+
+from llamacart.cartridge import BLOCK, QuantizedMatrix
+from llamacart.file.storage import block_scales, round_blocks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llamacart.file.storage import Storage
+
+    Doubles = NDArray[np.float64]
+
+DAMPING = 0.2
+"""ρ as a share of the mean of the scatter's diagonal."""
+
+
+def quantize_compensated(
+    delta: NDArray[np.floating[Any]], storage: Storage, factor: Doubles
+) -> QuantizedMatrix:
+    """Round delta [K, D] so that ‖E X̄ᵀ‖² + ρ‖E‖² is small, E being the rounding error.
+
+    Args:
+        delta: The map's W − E_S.
+        storage: Levels to round to.
+        factor: R [D, D] of the rows on which the map acts, from `upper_factor`.
+
+    Raises:
+        ValueError: D is not a multiple of 32, or a block's scale does not fit a 16-bit float.
+    """
+    n_rows, width = delta.shape
+    if width % BLOCK:
+        raise ValueError(f"width {width} is not a multiple of {BLOCK}")
+    diagonal = np.diag(factor).copy()
+    exact = np.asarray(delta, np.float64)
+    errors = np.zeros((n_rows, width))
+    values = np.zeros((n_rows, width), np.int8)
+    scales = np.zeros((n_rows, width // BLOCK), np.float16)
+    for b, start in enumerate(range(0, width, BLOCK)):
+        block = slice(start, start + BLOCK)
+        # One product pays back all errors of the blocks before.
+        owed = errors[:, :start] @ factor[:start, block]
+        wanted = exact[:, block] + owed / diagonal[block]
+        scales[:, b] = block_scales(wanted, storage, diagonal[block] ** 2)
+        scale = scales[:, b].astype(np.float64)
+        for j in range(BLOCK):
+            column = start + j
+            own = errors[:, start:column] @ factor[start:column, column] / diagonal[column]
+            target = wanted[:, j] + own
+            values[:, column] = round_blocks(target[:, None], scales[:, b], storage)[:, 0]
+            errors[:, column] = exact[:, column] - values[:, column] * scale
+    return QuantizedMatrix(values, scales)
+
+
+def upper_factor(scatter: Doubles, damping: float = DAMPING) -> Doubles:
+    """R [D, D], upper triangular, with R Rᵀ = scatter + ρI.
+
+    Args:
+        scatter: X̄ᵀX̄ [D, D].
+        damping: ρ as a share of the mean of the scatter's diagonal.
+    """
+    damped = np.array(scatter, np.float64)
+    rho = max(damping * float(np.trace(damped)) / len(damped), np.finfo(np.float64).tiny)
+    damped.flat[:: len(damped) + 1] += rho
+    # Cholesky of the matrix with both axes reversed is lower triangular; reversed again, upper.
+    reversed_factor = cholesky(damped[::-1, ::-1], lower=True, overwrite_a=True)
+    return np.ascontiguousarray(reversed_factor[::-1, ::-1])

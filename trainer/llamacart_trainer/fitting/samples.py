@@ -1,0 +1,205 @@
+"""From a task's texts to the token sequences that run, and to the chunks in which they do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llamacart.errors import RecipeError
+from llamacart.llama.context import MAX_SEQUENCES
+from llamacart.passes.capture import row_offsets
+from llamacart.passes.generate import greedy
+from llamacart.values.steering import UNSTEERED
+from llamacart_trainer.fitting.alignment import align
+from llamacart_trainer.recipe.pairing import PAIRINGS, TIES, PairedRows, check_suffix, neutral_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from llamacart.llama.model import Model
+    from llamacart.values.steering import Steering
+    from llamacart_trainer.recipe.recipe import Task
+
+    Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SampleBuilder:
+    """Pairs the rows of a task's texts.
+
+    Attributes:
+        task: Recipe, pairs, neutral texts.
+        model: Tokenises, continues texts, and tells which rows are alike.
+        n_threads: Threads for compute.
+    """
+
+    task: Task
+    model: Model
+    n_threads: int | None = None
+
+    @property
+    def regenerates(self) -> bool:
+        """Whether what the cascade has fitted changes the samples (`capture = "faithful"`)."""
+        return self.task.recipe.capture == "faithful" and any(self._source_counts)
+
+    def build(self, steering: Steering = UNSTEERED) -> list[PairedRows]:
+        """Every pairing of every pair, one pair after the other, then the neutral texts.
+
+        Args:
+            steering: What acts while sources are continued; targets are always the model's own.
+
+        Raises:
+            RecipeError: A pair does not suit a pairing.
+        """
+        recipe, pairs = self.task.recipe, self.task.pairs
+        lefts = self._grown_sources(steering)
+        rights = self._grown_targets
+        aligned: Iterator[PairedRows] = iter(())
+        if "align" in recipe.pairing:
+            aligned = align(
+                self.model, list(zip(lefts, rights, strict=True)), n_threads=self.n_threads
+            )
+        samples = []
+        for number, pair in enumerate(pairs):
+            for name in recipe.pairing:
+                if name == "align":
+                    sample = next(aligned)
+                elif name == "suffix":
+                    sample = self._suffix(number)
+                elif name in TIES:
+                    sample = TIES[name](lefts[number], rights[number])
+                else:
+                    tokenize = self.model.tokenize
+                    sample = PAIRINGS[name](tokenize, pair.source, pair.target, number)
+                samples.append(replace(sample, group=number))
+        for number, text in enumerate(self.task.neutral, start=len(pairs)):
+            samples.append(replace(neutral_text(self.model.tokenize, text), group=number))
+        return samples
+
+    def _suffix(self, number: int) -> PairedRows:
+        """`suffix` with the target's continuation behind both texts."""
+        pair = self.task.pairs[number]
+        check_suffix(pair.source, pair.target, f"pair {number}")
+        target = self._grown_targets[number]
+        grown = target[len(self.model.tokenize(pair.target)) :]
+        source = [*self.model.tokenize(pair.source), *grown]
+        paired = TIES["suffix"](source, target)
+        if len(paired.source_rows) <= len(grown):
+            raise RecipeError(
+                f"pair {number}: source {pair.source!r} and its target end in different tokens"
+            )
+        return paired
+
+    @cached_property
+    def _source_counts(self) -> list[int]:
+        default = self.task.recipe.generate_source
+        counts = (pair.source_tokens for pair in self.task.pairs)
+        return [default if count is None else count for count in counts]
+
+    def _grown_sources(self, steering: Steering) -> list[list[int]]:
+        """Tokens of each source and its continuation."""
+        texts = [self.model.tokenize(pair.source) for pair in self.task.pairs]
+        return self._grow(texts, self._source_counts, steering)
+
+    @cached_property
+    def _grown_targets(self) -> list[list[int]]:
+        """Tokens of each target and its continuation."""
+        default = self.task.recipe.generate_target
+        counts = (pair.target_tokens for pair in self.task.pairs)
+        texts = [self.model.tokenize(pair.target) for pair in self.task.pairs]
+        return self._grow(texts, [default if n is None else n for n in counts], UNSTEERED)
+
+    def _grow(
+        self, texts: list[list[int]], counts: Sequence[int], steering: Steering
+    ) -> list[list[int]]:
+        """Append greedy continuations; texts that occur twice are continued once."""
+        if not any(counts):
+            return texts
+        wanted: dict[Tokens, int] = {}
+        for text, count in zip(texts, counts, strict=True):
+            wanted[tuple(text)] = max(count, wanted.get(tuple(text), 0))
+        grown = greedy(
+            self.model, list(wanted), list(wanted.values()), steering=steering,
+            n_threads=self.n_threads,
+        )  # fmt: skip
+        more = dict(zip(wanted, grown, strict=True))
+        return [
+            [*text, *more[tuple(text)][:count]] for text, count in zip(texts, counts, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class SampleChunk:
+    """Samples that run together, each text once.
+
+    Attributes:
+        sources: Distinct source sequences.
+        targets: Distinct target sequences.
+        source_rows: Rows [N] of the samples, numbered over all of `sources`.
+        target_rows: Rows [M] of the samples, numbered over all of `targets`.
+        neutral: Which of the source rows [N] are there for locality.
+        groups: Group of the sample that each source row [N] is of.
+    """
+
+    sources: Sequence[Tokens]
+    targets: Sequence[Tokens]
+    source_rows: NDArray[np.int64]
+    target_rows: NDArray[np.int64]
+    neutral: NDArray[np.bool_]
+    groups: NDArray[np.int64]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all sequences."""
+        return sum(map(len, self.sources)) + sum(map(len, self.targets))
+
+
+def split(samples: Sequence[PairedRows], max_rows: int) -> list[SampleChunk]:
+    """Group samples, in order, into chunks that one ubatch a side can hold.
+
+    Args:
+        samples: Those without rows are left out.
+        max_rows: Most tokens of a side; a longer text is a chunk of its own.
+    """
+    chunks = []
+    group: list[PairedRows] = []
+    sides: tuple[set[Tokens], set[Tokens]] = (set(), set())
+    for sample in samples:
+        if not len(sample.source_rows):
+            continue
+        grown = sides[0] | {tuple(sample.source)}, sides[1] | {tuple(sample.target)}
+        if group and any(
+            sum(map(len, side)) > max_rows or len(side) > MAX_SEQUENCES for side in grown
+        ):
+            chunks.append(_chunk(group))
+            group, grown = [], ({tuple(sample.source)}, {tuple(sample.target)})
+        group.append(sample)
+        sides = grown
+    return [*chunks, _chunk(group)] if group else []
+
+
+def _chunk(samples: Sequence[PairedRows]) -> SampleChunk:
+    sources, source_rows = place_rows([s.source for s in samples], [s.source_rows for s in samples])
+    targets, target_rows = place_rows([s.target for s in samples], [s.target_rows for s in samples])
+    counts = [len(s.source_rows) for s in samples]
+    neutral = np.repeat([s.neutral for s in samples], counts)
+    groups = np.repeat([s.group for s in samples], counts)
+    return SampleChunk(sources, targets, source_rows, target_rows, neutral, groups)
+
+
+def place_rows(
+    sequences: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]
+) -> tuple[list[Tokens], NDArray[np.int64]]:
+    """Distinct sequences, and rows of the given ones numbered over the distinct ones."""
+    distinct = list(dict.fromkeys(map(tuple, sequences)))
+    starts = dict(zip(distinct, row_offsets(distinct)[:-1], strict=True))
+    placed = [
+        starts[tuple(sequence)] + np.asarray(own, np.int64)
+        for sequence, own in zip(sequences, rows, strict=True)
+    ]
+    return distinct, np.concatenate(placed)

@@ -1,0 +1,268 @@
+"""From a recipe to a cartridge: pair the texts' rows, run the cascade, assemble."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from llamacart import __version__
+from llamacart.cartridge import Cartridge, Metadata
+from llamacart.errors import InputError, RecipeError
+from llamacart.machine.processors import choose_threads
+from llamacart.values.steering import UNSTEERED, Dose
+from llamacart_trainer.fitting.cascade import MAX_UBATCH_ROWS, Cascade
+from llamacart_trainer.fitting.identity import fit_facts
+from llamacart_trainer.fitting.job import NO_JOB, Job
+from llamacart_trainer.fitting.layer import FitSettings, LayerReport
+from llamacart_trainer.fitting.lengths import check_samples, check_task
+from llamacart_trainer.fitting.memory import MAX_MEMORY
+from llamacart_trainer.fitting.samples import SampleBuilder, split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from llamacart.cartridge import LayerMap
+    from llamacart.llama.model import Model
+    from llamacart_trainer.fitting.memory import MemoryPlan
+    from llamacart_trainer.fitting.samples import SampleChunk
+    from llamacart_trainer.recipe.pairing import PairedRows
+    from llamacart_trainer.recipe.recipe import Task
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A cartridge and how it came about.
+
+    Attributes:
+        cartridge: Not yet written.
+        layers: Figures of every layer, ascending.
+        n_rows: Source rows N that were fitted.
+        seconds: Wall time of each phase; `run the model` and `fit` take turns.
+        restored: Layers that an earlier run had finished.
+    """
+
+    cartridge: Cartridge
+    layers: tuple[LayerReport, ...]
+    n_rows: int
+    seconds: dict[str, float]
+    restored: int = 0
+
+
+@dataclass
+class _Trainer:
+    """What the phases of one training share."""
+
+    task: Task
+    model: Model
+    cascade: Cascade
+    builder: SampleBuilder
+    max_ubatch_rows: int
+    on_phase: Callable[[str], None]
+    n_rows: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Fit all layers; the cascade holds the result."""
+        if self.builder.regenerates:
+            self.cascade.run_anew(self.chunks)
+        else:
+            self.cascade.run(self.chunks({}))
+
+    def chunks(self, maps: Mapping[int, LayerMap]) -> list[SampleChunk]:
+        """Samples as they are where `maps` act on the sources' continuations."""
+        since = time.perf_counter()
+        self.on_phase("prepare")
+        partial = _assemble(self.model, maps, Metadata("partial"))
+        samples = self.builder.build((Dose(partial, 1.0),) if maps else UNSTEERED)
+        check_samples(self.model, samples)
+        self.n_rows = _count_rows(self.task, samples)
+        chunks = split(samples, self.max_ubatch_rows)
+        self.on_phase("fit the cascade")
+        self.seconds["prepare"] = self.seconds.get("prepare", 0) + time.perf_counter() - since
+        return chunks
+
+
+def train(
+    task: Task,
+    model: Model,
+    *,
+    on_phase: Callable[[str], None] = lambda _phase: None,
+    on_layer: Callable[[LayerReport], None] = lambda _report: None,
+    on_plan: Callable[[MemoryPlan], None] = lambda _plan: None,
+    max_ubatch_rows: int = MAX_UBATCH_ROWS,
+    max_memory: int = MAX_MEMORY,
+    n_threads: int | None = None,
+    job: Path | None = None,
+    restart: bool = False,
+) -> TrainResult:
+    """Fit the cartridge that a recipe describes.
+
+    The result depends on the arguments alone: nothing in the cartridge varies from run to run.
+
+    Args:
+        task: The recipe and its data.
+        model: The model to fit it for.
+        on_phase: Called when a phase begins, with its name.
+        on_layer: Called with each layer's figures.
+        on_plan: Called with the way through the layers and what it takes, before they run.
+        max_ubatch_rows: Tokens that run at once.
+        max_memory: Bytes that activations may take; see `Cascade`.
+        n_threads: Threads for llama.cpp.
+        job: Folder of checkpoints; what it holds is not computed again. The caller removes it.
+        restart: Drop what is in the job folder.
+
+    Raises:
+        RecipeError: The pairs leave nothing to fit, a text is longer than the model reads, or
+            activations are not finite.
+        InputError: The job folder is of another fit.
+    """
+    for name, value in (("max_ubatch_rows", max_ubatch_rows), ("max_memory", max_memory)):
+        if value < 1:
+            raise InputError(f"{name} has value {value}; at least 1 is needed", param=name)
+    recipe = task.recipe
+    check_task(model, recipe, task.pairs, task.neutral)
+    started = time.perf_counter()
+    threads = choose_threads(n_threads)
+    limits = {"rows": max_ubatch_rows, "bytes": max_memory, "threads": threads}
+    cascade = Cascade(
+        model=model,
+        settings=FitSettings(
+            recipe.threshold,
+            recipe.penalty,
+            recipe.solver,
+            recipe.impact,
+            recipe.rank,
+            recipe.storage,
+        ),
+        layers=_layers(task, model),
+        paired="distribution" not in recipe.pairing,
+        job=NO_JOB if job is None else open_job(task, model, job, limits, restart=restart),
+        on_layer=on_layer,
+        on_plan=on_plan,
+        max_memory=max_memory,
+        n_threads=n_threads,
+    )
+    builder = SampleBuilder(task, model, n_threads)
+    trainer = _Trainer(task, model, cascade, builder, max_ubatch_rows, on_phase)
+    trainer.run()
+    reports = tuple(cascade.reports)
+    if not cascade.maps:
+        found = sum(report.candidates for report in reports)
+        raise RecipeError(
+            f"recipe {recipe.name!r}: no active neuron is left in any layer ({found} passed "
+            f"threshold {recipe.threshold}, none passed impact {recipe.impact}); are source and "
+            "target the same text?"
+        )
+    if not trainer.n_rows:  # every layer was restored, and no sample had to be made again
+        trainer.chunks({})
+    metadata = _metadata(task, reports, trainer.n_rows)
+    seconds = {**trainer.seconds, "fit": cascade.seconds}
+    seconds["run the model"] = time.perf_counter() - started - sum(seconds.values())
+    return TrainResult(
+        cartridge=_assemble(model, cascade.maps, metadata),
+        layers=reports,
+        n_rows=trainer.n_rows,
+        seconds=seconds,
+        restored=cascade.restored,
+    )
+
+
+def open_job(
+    task: Task, model: Model, folder: Path, limits: Mapping[str, int], *, restart: bool = False
+) -> Job:
+    """The job folder of a fit; see `Job` for what it refuses.
+
+    Args:
+        task: The recipe and its data.
+        model: The model.
+        folder: Where checkpoints are kept.
+        limits: Rows, bytes and threads, on which rounding depends.
+        restart: Drop what is in the folder.
+    """
+    return Job(folder, fit_facts(task, model, limits), model.fingerprint, restart=restart)
+
+
+def _count_rows(task: Task, samples: Sequence[PairedRows]) -> int:
+    """Source rows N, refused where they are too few to fit anything."""
+    n_rows = sum(len(sample.source_rows) for sample in samples)
+    taught = sum(len(sample.source_rows) for sample in samples if not sample.neutral)
+    if taught < 2:
+        raise RecipeError(f"recipe {task.recipe.name!r}: its pairs give {taught} paired rows")
+    return n_rows
+
+
+def _layers(task: Task, model: Model) -> list[int]:
+    """Layers to fit: all but those the recipe skips."""
+    skipped = task.recipe.skip_layers
+    for layer in skipped:
+        if not -model.n_layer <= layer < model.n_layer:
+            raise RecipeError(
+                f"recipe {task.recipe.name!r}: skip_layers has value {layer}; the model has "
+                f"{model.n_layer} layers"
+            )
+    wanted = sorted(set(range(model.n_layer)) - {layer % model.n_layer for layer in skipped})
+    if not wanted:
+        raise RecipeError(f"recipe {task.recipe.name!r}: skip_layers leaves no layer")
+    return wanted
+
+
+def _assemble(model: Model, maps: Mapping[int, LayerMap], metadata: Metadata) -> Cartridge:
+    return Cartridge(metadata, model.fingerprint, tuple(maps[layer] for layer in sorted(maps)))
+
+
+def _metadata(task: Task, reports: Sequence[LayerReport], n_rows: int) -> Metadata:
+    recipe = task.recipe
+    settings: dict[str, Any] = {
+        key: getattr(recipe, key)
+        for key in (
+            "threshold",
+            "penalty",
+            "rank",
+            "storage",
+            "impact",
+            "pairing",
+            "capture",
+            "skip_layers",
+            "generate_source",
+            "generate_target",
+        )
+    }
+    diagnostics: dict[str, Any] = {
+        "pairs": len(task.pairs),
+        "neutral texts": len(task.neutral),
+        "rows": n_rows,
+        "layers": [report.as_json() for report in reports],
+    }
+    return Metadata(
+        name=recipe.name,
+        description=recipe.description,
+        default_alpha=recipe.default_alpha,
+        solver=recipe.solver,
+        settings=settings,
+        dataset_hash=task.dataset_hash,
+        diagnostics=diagnostics,
+        created=creation_time(),
+        tool_version=__version__,
+    )
+
+
+def creation_time() -> str:
+    """What a cartridge tells of its age: SOURCE_DATE_EPOCH as ISO 8601, or nothing.
+
+    The clock would make two fits of one recipe differ. Source of the variable:
+    https://reproducible-builds.org/specs/source-date-epoch/
+
+    Raises:
+        InputError: The variable is no number of seconds.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch is None:
+        return ""
+    try:
+        return datetime.fromtimestamp(int(epoch), UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError) as error:
+        raise InputError(f"SOURCE_DATE_EPOCH has value {epoch!r}; seconds are needed") from error

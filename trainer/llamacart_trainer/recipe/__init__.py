@@ -1,0 +1,1 @@
+"""What a recipe says: its keys, its texts, how rows are paired."""

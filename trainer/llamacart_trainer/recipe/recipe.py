@@ -1,0 +1,252 @@
+"""A recipe: which texts a cartridge is fitted on, and with which settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from llamacart.cartridge import ALPHA_LIMIT
+from llamacart.disk.text import read_toml
+from llamacart.errors import InputError, NotFoundError, RecipeError
+from llamacart_trainer.recipe.evaluation import EvaluationSettings
+from llamacart_trainer.recipe.pairing import TIES
+from llamacart_trainer.recipe.records import (
+    MAX_GENERATED,
+    TextPair,
+    read_file,
+    read_pairs,
+    read_paper_pairs,
+    read_records,
+    read_texts,
+)
+from llamacart_trainer.recipe.validation import InvalidValue
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "EvaluationSettings",
+    "Recipe",
+    "Task",
+    "TextPair",
+    "builtin_neutral",
+    "load_task",
+    "read_pairs",
+    "read_records",
+    "read_texts",
+]
+
+PairingName = Literal[
+    "position", "relative", "suffix", "align", "distribution", "handover", "identity"
+]
+PRIORS = {"zero": "ridge", "identity": "ridge-identity"}
+"""Solvers under the names of their priors, which recipes had before there were others."""
+
+BUILTIN = "builtin"
+"""What a recipe says for the neutral texts of the trainer, in place of a file of its own."""
+
+_Alpha = Annotated[float, Field(ge=-ALPHA_LIMIT, le=ALPHA_LIMIT)]
+
+
+class Recipe(BaseModel):
+    """Settings of a fit, as written in `recipe.toml`.
+
+    Defaults are those that served best on Gemma 3 270M; the paper's are `solver = "ridge"`,
+    `penalty = 100`, `threshold = 0.03`, `impact = 0.05`, `pairing = ["position"]`,
+    `capture = "faithful"` and its own numbers of generated tokens.
+
+    Attributes:
+        name: Short id of the cartridge.
+        description: One sentence for people.
+        model: What to fit it for, where the command line names nothing else.
+        default_alpha: α when a request names none.
+        train: File of the training pairs.
+        neutral: File of `{"text"}` objects that the cartridge is to leave alone; `builtin` stands
+            for those of `builtin_neutral`.
+        heldout: File of pairs for the evaluation.
+        prompts: File of `{"prompt", "reference"?}` for the evaluation.
+        threshold: δ of the neuron selection.
+        penalty: λ, or `auto`: chosen by cross-validation.
+        solver: How a layer is fitted. `prior = "zero" | "identity"` is read as
+            `ridge | ridge-identity`.
+        rank: Singular values of W − prior to keep; None keeps all.
+        storage: How W − E_S is stored; see `FitSettings`.
+        impact: Least mean step of a neuron that is kept.
+        pairing: Which rows are tied; see `llamacart_trainer.recipe.pairing`.
+        capture: `fixed`: continuations are generated once, by the unsteered model. `faithful`:
+            those of the sources anew before each layer, by the model as steered so far.
+        skip_layers: Layers left alone; -1 is the last, the dearest to fit.
+        generate_source: Greedy tokens to append to each source.
+        generate_target: The same for each target; with `suffix` they are appended to both.
+        evaluation: See `EvaluationSettings`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")]
+    description: str = ""
+    model: str = "demo"
+    default_alpha: _Alpha = 0.8
+    train: str = "pairs.jsonl"
+    neutral: str | None = None
+    heldout: str | None = None
+    prompts: str | None = None
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = 300.0
+    solver: str = "ridge-identity"
+    rank: Annotated[int, Field(ge=1)] | None = None
+    storage: Literal["q8_0", "q5_0", "q4_0", "auto"] = "q8_0"
+    impact: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    pairing: Annotated[list[PairingName], Field(min_length=1)] = ["handover", "identity"]
+    capture: Literal["fixed", "faithful"] = "fixed"
+    skip_layers: list[int] = []
+    generate_source: Annotated[int, Field(ge=0, le=MAX_GENERATED)] = 0
+    generate_target: Annotated[int, Field(ge=0, le=MAX_GENERATED)] = 0
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_prior(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "prior" not in values:
+            return values
+        prior = values["prior"]
+        if "solver" in values:
+            raise ValueError(f"prior has value {prior!r}, but solver is given too; remove prior")
+        if prior not in PRIORS:
+            raise ValueError(f"prior has value {prior!r}; {' or '.join(PRIORS)} is needed")
+        return {k: v for k, v in values.items() if k != "prior"} | {"solver": PRIORS[prior]}
+
+    @field_validator("solver")
+    @classmethod
+    def _know_solver(cls, solver: str) -> str:
+        # Commands that fit nothing import this module too, and are quicker without SciPy.
+        from llamacart_trainer.solvers import SOLVERS
+
+        if solver not in SOLVERS:
+            raise ValueError(f"a solver is one of {', '.join(SOLVERS)}")
+        return solver
+
+    @model_validator(mode="after")
+    def _pairings_agree(self) -> Recipe:
+        grows = {*TIES, "align"}
+        if (self.generate_source or self.generate_target) and not grows & set(self.pairing):
+            raise ValueError(
+                f"generated tokens are paired by {', '.join(sorted(grows))} only; add one of them"
+            )
+        if "distribution" in self.pairing and (len(self.pairing) > 1 or self.neutral):
+            raise ValueError(
+                f"pairing has value {self.pairing!r}, but 'distribution' ties no rows, so it "
+                "takes no other pairing and no neutral texts"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Task:
+    """A recipe with its training data.
+
+    Attributes:
+        recipe: The settings.
+        pairs: Training pairs.
+        neutral: Texts that the cartridge is to leave alone.
+        folder: Where the recipe's other files are; None where it came without.
+    """
+
+    recipe: Recipe
+    pairs: tuple[TextPair, ...]
+    neutral: tuple[str, ...] = ()
+    folder: Path | None = None
+
+    def with_recipe(self, recipe: Recipe) -> Task:
+        """The same data under another recipe, with the neutral texts that it names.
+
+        Raises:
+            RecipeError: Its neutral texts cannot be read.
+        """
+        neutral = self.neutral
+        if recipe.neutral != self.recipe.neutral:
+            neutral = _neutral(recipe, self.folder or Path())
+        return replace(self, recipe=recipe, neutral=neutral)
+
+    @property
+    def dataset_hash(self) -> str:
+        """SHA-256 (hex) over the pairs and neutral texts as JSON."""
+        pairs = [
+            [pair.source, pair.target, pair.source_tokens, pair.target_tokens]
+            for pair in self.pairs
+        ]
+        data = {"pairs": pairs, "neutral": self.neutral}
+        return hashlib.sha256(json.dumps(data, ensure_ascii=False).encode()).hexdigest()
+
+
+def load_task(path: Path) -> Task:
+    """Read a recipe folder, or a data set in the paper's JSON shape.
+
+    Args:
+        path: A folder with `recipe.toml` and the files it names, or a `.json` file that holds
+            `[[{"prompt", "tokens"} target, {"prompt", "tokens"} source], …]`.
+
+    Raises:
+        NotFoundError: There is no such folder or file.
+        RecipeError: What is there cannot be used; the message names file, line and value.
+    """
+    if path.is_dir():
+        recipe = _read_recipe(path / "recipe.toml")
+        pairs = read_pairs(path / recipe.train, suffix="suffix" in recipe.pairing)
+        return Task(recipe, pairs, _neutral(recipe, path), path)
+    if path.is_file() and path.suffix == ".json":
+        name = "".join(c if c.isalnum() or c in "._-" else "-" for c in path.stem).lstrip(".")
+        recipe = Recipe(name=name[:64] or "paper", pairing=["position"])
+        return Task(recipe, read_paper_pairs(path), folder=path.parent)
+    if path.exists():
+        raise RecipeError(f"recipe {str(path)!r} is neither a folder nor a .json data set")
+    raise NotFoundError(f"recipe {str(path)!r} does not exist")
+
+
+def builtin_neutral() -> tuple[str, ...]:
+    """Texts that ship with the trainer: code, numbers, lists, and prose in forty languages.
+
+    There is no English and no French prose among them, since what is neutral there depends on
+    what the cartridge is for.
+    """
+    with as_file(files("llamacart_trainer").joinpath("neutral.jsonl")) as path:
+        return read_texts(path)
+
+
+def _neutral(recipe: Recipe, folder: Path) -> tuple[str, ...]:
+    if recipe.neutral is None:
+        return ()
+    return builtin_neutral() if recipe.neutral == BUILTIN else read_texts(folder / recipe.neutral)
+
+
+def _read_recipe(path: Path) -> Recipe:
+    try:
+        return Recipe.model_validate(read_toml(path))
+    except InputError as error:
+        raise RecipeError(error.message) from error
+    except ValidationError as error:
+        first = InvalidValue.first(error)
+        line = _line_of(read_file(path), first.place)
+        where = f"{path}:{line}" if line else str(path)
+        raise RecipeError(f"{where}: {first.advice(Recipe)}", param=first.key or None) from error
+
+
+def _line_of(text: str, place: Sequence[str | int]) -> int | None:
+    """Number of the line that sets a key, or else of the one that opens its table."""
+    first, second = ([str(part) for part in place] + ["", ""])[:2]
+    table = ""
+    opened = None
+    for number, line in enumerate(text.split("\n"), start=1):
+        key = line.split("=")[0].strip().strip("\"'")
+        if line.lstrip().startswith("["):
+            table = line.strip().strip("[]").strip()
+            opened = number if table == first else opened
+        elif (not table and key == first) or (table == first and key == second):
+            return number
+    return opened

@@ -1,0 +1,301 @@
+"""Reads the data files that a recipe names; what is wrong is told with file, line and value."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llamacart.disk.text import read_text
+from llamacart.errors import InputError, RecipeError
+from llamacart.file.validator import shown
+from llamacart_trainer.recipe.pairing import check_suffix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+MAX_GENERATED = 256
+"""Most tokens that a recipe may let the model append to a text."""
+
+_SHOWN_KEYS = 8
+
+
+@dataclass(frozen=True)
+class Form:
+    """Keys that make one kind of record.
+
+    Attributes:
+        required: Keys that it has.
+        optional: Keys that it may have.
+    """
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        keys = [f'"{key}"' for key in self.required] + [f'"{key}"?' for key in self.optional]
+        return f"{{{', '.join(keys)}}}"
+
+
+PAIR = Form(("source", "target"))
+CONTEXT_PAIR = Form(("context", "text"))
+TEXT = Form(("text",))
+PROMPT = Form(("prompt",), ("reference",))
+ANSWER = Form(("prompt", "target", "original"), ("neutral",))
+PAPER = Form(("prompt",), ("tokens",))
+
+_OURS = frozenset(
+    key
+    for form in (PAIR, CONTEXT_PAIR, TEXT, PROMPT, ANSWER, PAPER)
+    for key in (*form.required, *form.optional)
+)
+"""Keys that mean something in some form, and so must not be passed over in another."""
+
+_FOREIGN = {
+    "conversations": "ShareGPT",
+    "messages": "chat",
+    "instruction": "Alpaca",
+    "completion": "completion",
+    "chosen": "preference",
+}
+"""Key by which data of another tool is known, and what people call that form."""
+
+
+class FileText(str):
+    """A text that knows where it was read.
+
+    Args:
+        text: The text.
+        where: `file:line`.
+    """
+
+    __slots__ = ("where",)
+    where: str
+
+    def __new__(cls, text: str, where: str = "") -> FileText:
+        """See the class."""
+        self = super().__new__(cls, text)
+        self.where = where
+        return self
+
+
+def where_of(text: str, otherwise: str) -> str:
+    """Where a text was read, for messages; `otherwise` names one that is from no file."""
+    return text.where if isinstance(text, FileText) else otherwise
+
+
+@dataclass(frozen=True)
+class TextPair:
+    """A text in the model's own manner and the same text as the cartridge wants it.
+
+    Attributes:
+        source: Text whose activations are mapped.
+        target: Text whose activations are aimed at.
+        source_tokens: Greedy tokens to append to the source; None means the recipe's number.
+        target_tokens: The same for the target.
+    """
+
+    source: str
+    target: str
+    source_tokens: int | None = None
+    target_tokens: int | None = None
+
+
+def read_pairs(path: Path, *, suffix: bool = False) -> tuple[TextPair, ...]:
+    """Read a `.jsonl` file of `{"source", "target"}` or `{"context", "text"}` objects.
+
+    The latter is short for source = text, target = context + text, so that a context ends in
+    whatever is to stand between it and the text.
+
+    Args:
+        path: The file.
+        suffix: Refuse pairs of which neither text ends in the other.
+
+    Raises:
+        NotFoundError: There is no such file.
+        RecipeError: A line cannot be used, or there is none.
+    """
+    pairs = []
+    for where, record in read_records(path):
+        if check_form(record, (PAIR, CONTEXT_PAIR), where) is CONTEXT_PAIR:
+            text = text_of(record, "text", where)
+            source, target = text, FileText(text_of(record, "context", where) + text, where)
+        else:
+            source, target = text_of(record, "source", where), text_of(record, "target", where)
+        if suffix:
+            check_suffix(source, target, where)
+        pairs.append(TextPair(source, target))
+    if not pairs:
+        raise RecipeError(f"{path}: no pairs")
+    return tuple(pairs)
+
+
+def read_texts(path: Path) -> tuple[str, ...]:
+    """Read a `.jsonl` file of `{"text"}` objects.
+
+    Raises:
+        NotFoundError: There is no such file.
+        RecipeError: A line cannot be used, or there is none.
+    """
+    texts = []
+    for where, record in read_records(path):
+        check_form(record, (TEXT,), where)
+        texts.append(text_of(record, "text", where))
+    if not texts:
+        raise RecipeError(f"{path}: no texts")
+    return tuple(texts)
+
+
+def read_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The JSON objects of a `.jsonl` file, each with a `file:line` for messages."""
+    records = []
+    for number, line in enumerate(read_file(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        record = parse_json(line, where)
+        if not isinstance(record, dict):
+            raise RecipeError(f"{where}: not an object; each line is to be one JSON object")
+        records.append((where, record))
+    return records
+
+
+def read_paper_pairs(path: Path) -> tuple[TextPair, ...]:
+    """Read `[[{"prompt", "tokens"} target, {"prompt", "tokens"} source], …]`.
+
+    Raises:
+        NotFoundError: There is no such file.
+        RecipeError: A pair cannot be used, or there is none.
+    """
+    records = parse_json(read_file(path), str(path))
+    if not isinstance(records, list) or not records:
+        raise RecipeError(f"{path}: not a list of [target, source] pairs")
+    pairs = []
+    for number, record in enumerate(records):
+        where = f"{path}: pair {number}"
+        if not (isinstance(record, list) and len(record) == 2):
+            raise RecipeError(f"{where}: not a list of two")
+        for side in record:
+            if not isinstance(side, dict):
+                raise RecipeError(f"{where}: {shown(side)} is not an object")
+            check_form(side, (PAPER,), where)
+        target, source = record
+        pairs.append(
+            TextPair(
+                source=text_of(source, "prompt", where),
+                target=text_of(target, "prompt", where),
+                source_tokens=_count(source, where),
+                target_tokens=_count(target, where),
+            )
+        )
+    return tuple(pairs)
+
+
+def read_file(path: Path) -> str:
+    """Text of a UTF-8 file; see `read_text`.
+
+    Raises:
+        NotFoundError: There is no such file.
+        RecipeError: It cannot be read.
+    """
+    try:
+        return read_text(path)
+    except InputError as error:
+        raise RecipeError(error.message) from error
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The JSON value that `text` is; `where` begins the message.
+
+    Raises:
+        RecipeError: It is none, is nested too deep, or names a key of an object twice.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise RecipeError(f"{where}: JSON that is nested too deep") from error
+    except _TwiceError as error:
+        raise RecipeError(f"{where}: key {error.key} occurs twice") from error
+    except ValueError as error:
+        raise RecipeError(f"{where}: not JSON ({error})") from error
+
+
+def check_form(record: dict[str, Any], forms: tuple[Form, ...], where: str) -> Form:
+    """Which of some forms a record has; `where` begins the message.
+
+    Keys that have a meaning nowhere (an id, a note) are passed over. Those of another form are
+    refused, and so are those that look like a slip in one.
+
+    Raises:
+        RecipeError: It has none of them; the message names the keys found and those wanted.
+    """
+    for form in forms:
+        keys = {*form.required, *form.optional}
+        if record.keys() >= set(form.required) and keys >= record.keys() & _OURS:
+            for key in record.keys() - keys:
+                near = difflib.get_close_matches(key, keys, n=1, cutoff=0.8)
+                if near:
+                    raise RecipeError(
+                        f"{where}: there is no key {key!r}; did you mean {near[0]!r}?"
+                    )
+            return form
+    kind = next((f" ({_FOREIGN[key]} data)" for key in record if key in _FOREIGN), "")
+    wanted = " or ".join(map(str, forms))
+    raise RecipeError(f"{where}: found {_listed(record)}{kind}; {wanted} is needed")
+
+
+def text_of(record: dict[str, Any], key: str, where: str) -> FileText:
+    """The text under a key; `where` begins the message.
+
+    Raises:
+        RecipeError: It is missing, is no text, is blank, or holds what no tokeniser can read.
+    """
+    value = record.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise RecipeError(f"{where}: {key!r} has value {shown(value)}; a text is needed")
+    for number, character in enumerate(value):
+        if "\ud800" <= character <= "\udfff":
+            raise RecipeError(
+                f"{where}: {key!r} holds half of a character (\\u{ord(character):04x}) after "
+                f"{shown(value[max(0, number - 20) : number])}"
+            )
+        if character == "\0":
+            raise RecipeError(f"{where}: {key!r} holds a null character (\\u0000)")
+    return FileText(value, where)
+
+
+class _TwiceError(ValueError):
+    """An object names a key twice."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = shown(key)
+
+
+def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in items:
+        if key in found:
+            raise _TwiceError(key)
+        found[key] = value
+    return found
+
+
+def _listed(keys: Iterable[str]) -> str:
+    names = sorted(keys)
+    if not names:
+        return "no keys"
+    text = ", ".join(shown(name) for name in names[:_SHOWN_KEYS])
+    more = ", …" if len(names) > _SHOWN_KEYS else ""
+    return f"the key{'s' if len(names) > 1 else ''} {text}{more}"
+
+
+def _count(record: dict[str, Any], where: str) -> int:
+    value = record.get("tokens", 0)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_GENERATED:
+        raise RecipeError(
+            f"{where}: 'tokens' has value {shown(value)}; 0 to {MAX_GENERATED} is needed"
+        )
+    return value
