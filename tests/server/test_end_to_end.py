@@ -288,7 +288,8 @@ def test_times_in_the_metrics(tiny):
 def run(**options):
     app = typer.Typer()
     app.command()(cli.serve)
-    arguments = [part for k, v in options.items() for part in (f"--{k}", str(v))]
+    given = (([f"--{k}"] if v is True else [f"--{k}", str(v)]) for k, v in options.items())
+    arguments = [part for parts in given for part in parts]
     return CliRunner().invoke(app, arguments, catch_exceptions=True).exception
 
 

@@ -16,7 +16,7 @@ from numba.core import caching
 caching.CacheImpl._locator_classes = []
 import numpy as np
 
-from llamacart import compiled
+from llamacart.hook import compiled
 from llamacart.sampling.candidates import Candidates
 
 assert not compiled.KEEP

@@ -176,7 +176,7 @@ def test_moments_are_kept_after_a_while(
 SCRIPT = """
 import sys, time
 from llamacart import cli
-from llamacart_trainer import cascade
+from llamacart_trainer.fitting import cascade
 fit = cascade.fit_layer
 def slow(*args, **kwargs):
     time.sleep(0.15)
