@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llamacart_trainer.evaluation.plan import load_plan, validation_plan
+from llamacart_trainer.evaluation.plan import load_plan, split_plans
 from llamacart_trainer.recipe.recipe import BUILTIN, builtin_neutral, load_task, read_records
 
 LIBRARY = Path(__file__).parents[2] / "cartridges" / "library"
@@ -76,7 +76,7 @@ def test_a_recipe_loads_with_its_plans(recipe: str) -> None:
     task = load_task(LIBRARY / recipe)
     assert len(task.pairs) == len(records(recipe, "pairs.jsonl"))
     assert len(task.neutral) >= 30
-    plan, choosing = load_plan(LIBRARY / recipe), validation_plan(LIBRARY / recipe)
+    plan, choosing = load_plan(LIBRARY / recipe), split_plans(LIBRARY / recipe)[0]
     assert len(plan.prompts) == len(records(recipe, "prompts.jsonl"))
     assert len(plan.neutral) == len(records(recipe, "neutral_eval.jsonl"))
     assert (plan.scorer is None) == (recipe == "moon")

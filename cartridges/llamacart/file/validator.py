@@ -97,8 +97,12 @@ def check_keys(kinds: Mapping[str, int]) -> None:
             raise CartridgeFormatError("unknown-key", f"key {key!r} is not one of the format")
 
 
-def check_metadata(metadata: Metadata, fingerprint: Fingerprint, site: str) -> None:
-    """Check everything a cartridge says that is not a tensor."""
+def check_metadata(metadata: Metadata, fingerprint: Fingerprint, site: str) -> dict[str, str]:
+    """Check everything a cartridge says that is not a tensor.
+
+    Returns:
+        By key, the JSON texts of its settings and diagnostics, as a file stores them.
+    """
     texts = {
         fmt.NAME: metadata.name,
         fmt.DESCRIPTION: metadata.description,
@@ -127,8 +131,8 @@ def check_metadata(metadata: Metadata, fingerprint: Fingerprint, site: str) -> N
         check_alpha(metadata.default_alpha, name=fmt.DEFAULT_ALPHA)
     except AlphaError as error:
         raise CartridgeFormatError("default-alpha", error.message) from None
-    format_json(fmt.SETTINGS, metadata.settings)
-    format_json(fmt.DIAGNOSTICS, metadata.diagnostics)
+    structured = {fmt.SETTINGS: metadata.settings, fmt.DIAGNOSTICS: metadata.diagnostics}
+    return {key: _format_json(key, value) for key, value in structured.items()}
 
 
 def _check_text(key: str, text: str) -> None:
@@ -184,7 +188,7 @@ def parse_json(key: str, text: str) -> dict[str, Any]:
     return value
 
 
-def format_json(key: str, value: Mapping[str, Any]) -> str:
+def _format_json(key: str, value: Mapping[str, Any]) -> str:
     """`value` as the text to store under `key`, such that `parse_json` accepts it."""
     try:
         text = json.dumps(dict(value), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
@@ -303,20 +307,24 @@ def place_tensors(tensors: Mapping[str, Tensor], header_end: int, size: int) -> 
     return placed
 
 
-def check_cartridge(cartridge: Cartridge) -> None:
+def check_cartridge(cartridge: Cartridge) -> dict[str, str]:
     """Check a cartridge in memory by all rules that do not concern bytes.
+
+    Returns:
+        See `check_metadata`.
 
     Raises:
         CartridgeFormatError: A rule is broken.
     """
     fingerprint = cartridge.fingerprint
-    check_metadata(cartridge.metadata, fingerprint, cartridge.site)
+    structured = check_metadata(cartridge.metadata, fingerprint, cartridge.site)
     for before, after in pairwise(m.layer for m in cartridge.layers):
         if before >= after:
             raise CartridgeFormatError("layers", f"layer {after} comes after layer {before}")
     check_layout(_describe(cartridge.layers), fingerprint)
     for m in cartridge.layers:
         _check_values(m, fingerprint.n_ff)
+    return structured
 
 
 def _describe(layers: Sequence[LayerMap]) -> dict[str, Tensor]:

@@ -14,9 +14,10 @@ from llamacart.disk.whole import whole_file
 from llamacart.errors import CartridgeError, CartridgeFormatError
 from llamacart.file import format as fmt
 from llamacart.file.storage import narrowest, pack
-from llamacart.file.validator import check_cartridge, format_json
+from llamacart.file.validator import check_cartridge
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -34,10 +35,10 @@ def write_cartridge(cartridge: Cartridge, path: Path) -> int:
         CartridgeFormatError: The cartridge breaks a rule of FORMAT.md; nothing is written.
         CartridgeError: The file cannot be written.
     """
-    check_cartridge(cartridge)
+    structured = check_cartridge(cartridge)
     try:
         with whole_file(path) as temporary:
-            size = _write(cartridge, temporary)
+            size = _write(cartridge, structured, temporary)
             if size > fmt.MAX_FILE_BYTES:
                 raise CartridgeFormatError(
                     "file-size",
@@ -48,9 +49,9 @@ def write_cartridge(cartridge: Cartridge, path: Path) -> int:
     return size
 
 
-def _write(cartridge: Cartridge, path: Path) -> int:
+def _write(cartridge: Cartridge, structured: Mapping[str, str], path: Path) -> int:
     writer = GGUFWriter(path, cartridge.fingerprint.architecture)
-    values = _values(cartridge)
+    values = _values(cartridge) | dict(structured)
     for key, kind in fmt.REQUIRED_KEYS.items():
         if key != fmt.ARCHITECTURE:  # GGUFWriter has put it first
             # Not add_string, which leaves out empty strings.
@@ -106,9 +107,7 @@ def _values(cartridge: Cartridge) -> dict[str, Any]:
         fmt.BASE_NAME: base.name,
         fmt.DEFAULT_ALPHA: float(metadata.default_alpha),
         fmt.SOLVER: metadata.solver,
-        fmt.SETTINGS: format_json(fmt.SETTINGS, metadata.settings),
         fmt.DATASET_HASH: metadata.dataset_hash,
-        fmt.DIAGNOSTICS: format_json(fmt.DIAGNOSTICS, metadata.diagnostics),
         fmt.CREATED: metadata.created,
         fmt.TOOL_VERSION: metadata.tool_version,
         # Of a copy: the original may have computed its hash before an array was changed.

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from llamacart.errors import UnsupportedModelError
-from llamacart.llama import weights as weights_module
 from llamacart.llama import probe
+from llamacart.llama import weights as weights_module
 from llamacart.llama.model import Model
 
 N_EMBD, N_FF, N_HEAD, N_VOCAB = 64, 96, 2, 259

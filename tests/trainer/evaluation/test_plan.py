@@ -10,11 +10,9 @@ import pytest
 from llamacart.errors import NotFoundError, RecipeError
 from llamacart_trainer.evaluation.plan import (
     Answer,
-    final_plan,
     fixed_text,
     load_plan,
     split_plans,
-    validation_plan,
 )
 from llamacart_trainer.recipe.evaluation import EvaluationSettings
 
@@ -97,7 +95,7 @@ def test_each_behaviour(
 
 def test_validation_shares_nothing_with_the_test(folder: Path) -> None:
     settings = EvaluationSettings(answers="answers.jsonl")
-    validation, test = validation_plan(folder, settings), final_plan(folder, settings)
+    validation, test = split_plans(folder, settings)
     assert [p.text for p in validation.prompts] == ["two little birds", "three little birds"]
     assert not {p.text for p in validation.prompts} & {p.text for p in test.prompts}
     assert set(validation.answers).isdisjoint(test.answers)
@@ -105,7 +103,7 @@ def test_validation_shares_nothing_with_the_test(folder: Path) -> None:
         f"p{i}" for i in range(7)
     ]
     assert {a.neutral for a in validation.answers} == {a.neutral for a in test.answers}
-    chosen = validation_plan(folder, EvaluationSettings(validation="other.jsonl"))
+    chosen, _ = split_plans(folder, EvaluationSettings(validation="other.jsonl"))
     assert [p.text for p in chosen.prompts] == ["chosen for this"]
 
 
@@ -181,9 +179,9 @@ def test_nothing_to_validate_on(folder: Path) -> None:
     (folder / "recipe.toml").write_text('name = "mine"\nprompts = "prompts.jsonl"\n')
     lines(folder / "prompts.jsonl", {"prompt": "one alone"})
     with pytest.raises(RecipeError, match="nothing to validate on"):
-        validation_plan(folder)
+        split_plans(folder)
     lines(folder / "prompts.jsonl", {"prompt": "one"}, {"prompt": "two"})
-    assert len(validation_plan(folder).prompts) == 1
+    assert len(split_plans(folder)[0].prompts) == 1
     lines(folder / "answers.jsonl", {"prompt": "p", "target": " t", "original": " o"})
     with pytest.raises(RecipeError, match="nothing to validate on"):
-        final_plan(folder, EvaluationSettings(answers="answers.jsonl"))
+        split_plans(folder, EvaluationSettings(answers="answers.jsonl"))

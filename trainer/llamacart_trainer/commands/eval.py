@@ -75,7 +75,7 @@ def evaluate_cartridges(
     take_turns(console, nice)
     task = load_task(recipe)
     several = len(set(task.recipe.evaluation.alphas) if strengths is None else strengths) > 1
-    whole = split_plans(recipe) if several else (load_plan(recipe),)
+    whole = split_plans(task) if several else (load_plan(task),)
     plans = tuple(plan if prompts is None else plan.first(prompts) for plan in whole)
     files = _read(cartridges or [])
     with Model(model or task.recipe.model, gpu_layers=gpu_layers) as loaded, ExitStack() as stack:

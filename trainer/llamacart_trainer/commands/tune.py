@@ -53,7 +53,7 @@ def tune(
     console = Console()
     take_turns(console, nice)
     task = load_task(recipe)
-    validation, test = split_plans(recipe)
+    validation, test = split_plans(task)
     target = output or Path(f"{task.recipe.name}.gguf")
     check_outputs({"--output": target, "--trials": trials})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from llamacart.errors import RecipeError
@@ -25,10 +26,9 @@ from llamacart_trainer.recipe.records import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from llamacart_trainer.evaluation.scorers import Scorer
-    from llamacart_trainer.recipe.recipe import TextPair
+    from llamacart_trainer.recipe.recipe import Task, TextPair
 
 Item = TypeVar("Item")
 
@@ -113,18 +113,21 @@ def fixed_text(language: str) -> tuple[str, ...]:
     return tuple(text.read_text(encoding="utf-8").splitlines())
 
 
-def load_plan(folder: Path, settings: EvaluationSettings | None = None) -> EvaluationPlan:
+def load_plan(
+    recipe_or_task: Path | Task, settings: EvaluationSettings | None = None
+) -> EvaluationPlan:
     """The test plan of a recipe folder.
 
     Args:
-        folder: The recipe's.
+        recipe_or_task: The folder, or what was read from it.
         settings: In place of the recipe's `[evaluation]` table.
 
     Raises:
         NotFoundError: The recipe or a file it names does not exist.
         RecipeError: Something in them cannot be used.
     """
-    recipe = load_task(folder).recipe
+    task = _task(recipe_or_task)
+    recipe, folder = task.recipe, task.folder or Path()
     settings = settings or recipe.evaluation
     plan = EvaluationPlan(
         name=recipe.name,
@@ -153,7 +156,7 @@ def _measurable(plan: EvaluationPlan) -> EvaluationPlan:
 
 
 def split_plans(
-    folder: Path, settings: EvaluationSettings | None = None
+    recipe_or_task: Path | Task, settings: EvaluationSettings | None = None
 ) -> tuple[EvaluationPlan, EvaluationPlan]:
     """The plan that `tune` and `eval` choose by, and the one that what was chosen is tested on.
 
@@ -164,16 +167,17 @@ def split_plans(
     either kind apart, and with the neutral texts (one alone serves both: no test rests on it).
 
     Args:
-        folder: The recipe's.
+        recipe_or_task: The recipe's folder, or what was read from it.
         settings: In place of the recipe's `[evaluation]` table.
 
     Raises:
         RecipeError: There is nothing to validate on, or nothing left to test on.
     """
-    settings = settings or load_task(folder).recipe.evaluation
-    plan = load_plan(folder, settings)
+    task = _task(recipe_or_task)
+    settings = settings or task.recipe.evaluation
+    plan = load_plan(task, settings)
     if settings.validation:
-        prompts = _prompts(folder / settings.validation)
+        prompts = _prompts((task.folder or Path()) / settings.validation)
     else:
         prompts = tuple(Prompt(_beginning(pair.source)) for pair in plan.heldout)
     tested = {_folded(prompt.text) for prompt in plan.prompts}
@@ -200,14 +204,8 @@ def split_plans(
     return _measurable(validation), _measurable(test)
 
 
-def validation_plan(folder: Path, settings: EvaluationSettings | None = None) -> EvaluationPlan:
-    """The first of `split_plans`."""
-    return split_plans(folder, settings)[0]
-
-
-def final_plan(folder: Path, settings: EvaluationSettings | None = None) -> EvaluationPlan:
-    """The second of `split_plans`."""
-    return split_plans(folder, settings)[1]
+def _task(recipe_or_task: Path | Task) -> Task:
+    return load_task(recipe_or_task) if isinstance(recipe_or_task, Path) else recipe_or_task
 
 
 def _halves(

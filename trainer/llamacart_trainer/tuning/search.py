@@ -239,7 +239,7 @@ def tune(
     Args:
         task: The recipe and its pairs.
         model: The model.
-        validation: Plan to choose by; see `validation_plan`.
+        validation: Plan to choose by; see `split_plans`.
         test: Plan that the winner is reported on.
         seconds: Time to spend; the first fit and the scoring on the test plan are made anyhow.
         trials: JSONL file of all trials; one from an earlier run of the same search is gone on
