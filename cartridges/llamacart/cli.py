@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from llamacart import __version__
-from llamacart.commands.terminal import run
+from llamacart.commands.terminal import plain_console, run
 from llamacart.errors import LlamacartError
 from llamacart.file.reader import read_cartridge
 
@@ -43,7 +42,7 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
         return
-    console = Console()
+    console = plain_console()
     facts = Table.grid(padding=(0, 2))
     for key, value in summary.items():
         if key not in ("layers", "diagnostics"):

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import llama_cpp
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from llamacart import __version__
 from llamacart.commands.options import GpuLayersOption, ThreadsOption
+from llamacart.commands.terminal import plain_console
 from llamacart.errors import UnsupportedModelError
 from llamacart.hook import speed as hook_speed
 from llamacart.hook.compiled import KEEP
@@ -82,7 +82,7 @@ def doctor(
         for finding in findings:
             colour = _COLOURS[finding.verdict]
             table.add_row(f"[{colour}]{finding.verdict}[/]", finding.topic, _plain(finding.text))
-        Console().print(table)
+        plain_console().print(table)
     if any(finding.verdict == "bad" for finding in findings):
         raise typer.Exit(1)
 

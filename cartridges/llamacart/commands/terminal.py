@@ -12,10 +12,17 @@ import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from llamacart.errors import LlamacartError, OutputError, StoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+
+def plain_console() -> Console:
+    """Where commands print. It takes no text for markup: a file's name may hold `[…]`."""
+    return Console(markup=False)
 
 
 def run(command: Callable[[], object]) -> None:

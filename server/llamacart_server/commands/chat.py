@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from llamacart.cartridge import check_alpha
+from llamacart.commands.terminal import plain_console
 from llamacart.errors import InputError, LlamacartError
 from llamacart_server.commands.remote import DEFAULT_URL, Remote, RemoteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from rich.console import Console
 
 HELP = """\
 /use <cartridge> [alpha]   answer with a cartridge, at its own alpha or this one
@@ -40,7 +42,7 @@ def chat(
 ) -> None:
     """Chat with a running server; `/use french 0.8` swaps cartridges, `/help` shows more."""
     wishes = {"max_tokens": max_tokens, "temperature": temperature}
-    talk = Chat(Remote(url, api_key), Console(), model=model, system=system, wishes=wishes)
+    talk = Chat(Remote(url, api_key), plain_console(), model=model, system=system, wishes=wishes)
     talk.run()
 
 
@@ -129,9 +131,7 @@ class Chat:
         try:
             for piece in self._remote.chat(body):
                 text += piece
-                self._console.print(
-                    piece, end="", markup=False, highlight=False, soft_wrap=True, emoji=False
-                )
+                self._console.print(piece, end="", highlight=False, soft_wrap=True, emoji=False)
         except KeyboardInterrupt:
             self._console.print(" …", end="")
         finally:
@@ -171,4 +171,4 @@ class Chat:
         self._over = True
 
     def _say(self, text: str, style: str = "dim") -> None:
-        self._console.print(text, style=style, markup=False, highlight=False)
+        self._console.print(text, style=style, highlight=False)

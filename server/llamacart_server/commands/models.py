@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from llamacart.commands.terminal import plain_console
 from llamacart_server.commands.remote import Remote
 from llamacart_server.settings import CONFIG_VARIABLE, load_settings
 
@@ -45,7 +45,7 @@ def models(
     for row in rows:
         alpha = "" if row["alpha"] is None else f"{row['alpha']:g}"
         table.add_row(row["id"], alpha, row["hash"] or "", row["description"] or "")
-    Console().print(table)
+    plain_console().print(table)
 
 
 def _row(card: dict[str, Any]) -> dict[str, Any]:

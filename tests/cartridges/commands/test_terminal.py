@@ -13,9 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.table import Table
 
+import llamacart as core
+import llamacart_server
+import llamacart_trainer
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
-from llamacart.commands.terminal import run, tells
+from llamacart.commands.terminal import plain_console, run, tells
 from llamacart.errors import InputError, ModelError
 from llamacart.file.writer import write_cartridge
 from llamacart.llama.resolve import resolve_model
@@ -155,3 +159,23 @@ def test_a_progress_bar_that_cannot_be_drawn_is_no_traceback(
         assert sys.stdout is full
     assert (stop.value.code, failed) == (2, [])
     assert capsys.readouterr().err == "error: standard output: No space left on device\n"
+
+
+def test_no_text_is_taken_for_markup(capsys):
+    """A path, a name or a model's answer may hold what Rich would read as a style."""
+    console = plain_console()
+    table = Table("file [bold]")
+    table.add_row("a[/]b")
+    console.print("written to x[red].gguf")
+    console.print(table)
+    out = capsys.readouterr().out
+    assert "x[red].gguf" in out
+    assert "file [bold]" in out
+    assert "a[/]b" in out
+
+
+def test_every_command_prints_by_it():
+    packages = (core, llamacart_server, llamacart_trainer)
+    sources = [p for package in packages for p in Path(package.__file__).parent.rglob("*.py")]
+    own = [path.name for path in sources if "Console(" in path.read_text("utf-8")]
+    assert own == ["terminal.py"]

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from llamacart.cartridge import check_alpha
 from llamacart.commands.options import GpuLayersOption, NiceOption, ThreadsOption
-from llamacart.commands.terminal import tells
+from llamacart.commands.terminal import plain_console, tells
 from llamacart.errors import AlphaError, InputError
 from llamacart.machine.priority import LOWEST
 from llamacart.machine.processors import ALL_LAYERS
@@ -21,6 +20,8 @@ from llamacart_trainer.recipe.recipe import load_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from rich.console import Console
 
     from llamacart.cartridge import Cartridge
     from llamacart.llama.model import Model
@@ -61,6 +62,7 @@ def evaluate_cartridges(
     from llamacart.cartridge import check_fits
     from llamacart.llama.model import Model
     from llamacart_trainer.evaluation.plan import load_plan, split_plans
+    from llamacart_trainer.fitting.lengths import check_plan
 
     if recipe is None:
         raise InputError("eval needs --recipe FOLDER, which holds the prompts")
@@ -71,7 +73,7 @@ def evaluate_cartridges(
     if html is not None:
         # Missing drawing libraries are told now.
         from llamacart_trainer.report.page import render
-    console = Console()
+    console = plain_console()
     take_turns(console, nice)
     task = load_task(recipe)
     several = len(set(task.recipe.evaluation.alphas) if strengths is None else strengths) > 1
@@ -81,6 +83,8 @@ def evaluate_cartridges(
     with Model(model or task.recipe.model, gpu_layers=gpu_layers) as loaded, ExitStack() as stack:
         for cartridge in files:
             check_fits(cartridge, loaded.fingerprint)
+        for plan in plans:  # before baselines are fitted
+            check_plan(loaded, plan)
         names = _baseline_names(baselines)
         status = stack.enter_context(console.status(""))
         evaluation = _compare(loaded, files, names, task, plans, strengths, status.update, threads)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from llamacart import __version__
 from llamacart.commands.options import (
@@ -18,7 +17,7 @@ from llamacart.commands.options import (
     NiceOption,
     ThreadsOption,
 )
-from llamacart.commands.terminal import tells
+from llamacart.commands.terminal import plain_console, tells
 from llamacart.errors import NotFoundError
 from llamacart.machine.priority import LOWEST
 from llamacart.machine.processors import ALL_LAYERS
@@ -27,6 +26,8 @@ from llamacart_trainer.commands.outputs import check_outputs, save_cartridge, wr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from rich.console import Console
 
     from llamacart.cartridge import Cartridge
     from llamacart.llama.model import Model
@@ -113,7 +114,7 @@ def reproduce(
         if not (data / FILES[experiment]).is_file():
             raise NotFoundError(f"data set {str(data / FILES[experiment])!r} does not exist")
     check_outputs({"--json": json_file}, {"--output": output})
-    console = Console()
+    console = plain_console()
     take_turns(console, nice)
     with Model(model, gpu_layers=gpu_layers) as loaded:
         console.print(f"{subject.value} on {loaded.name}: {loaded.fingerprint}")

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from llamacart.cli import layer_table
 from llamacart.commands.options import GpuLayersOption, NiceOption, ThreadsOption
-from llamacart.commands.terminal import tells
+from llamacart.commands.terminal import plain_console, tells
 from llamacart.errors import LlamacartError, RecipeError
 from llamacart.machine.priority import LOWEST
 from llamacart.machine.processors import ALL_LAYERS
@@ -22,6 +21,8 @@ from llamacart_trainer.recipe.recipe import load_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from rich.console import Console
 
     from llamacart.llama.model import Model
     from llamacart_trainer.fitting.layer import LayerReport
@@ -88,7 +89,7 @@ def train(
         "max_memory": MAX_MEMORY if max_memory is None else int(max_memory * 2**30),
         "n_threads": threads,
     }
-    console = Console()
+    console = plain_console()
     take_turns(console, nice)
     task = load_task(recipe)
     target = output or Path(f"{task.recipe.name}.gguf")

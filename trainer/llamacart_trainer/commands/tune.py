@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from llamacart.commands.options import GpuLayersOption, NiceOption, ThreadsOption
-from llamacart.commands.terminal import tells
+from llamacart.commands.terminal import plain_console, tells
 from llamacart.machine.priority import LOWEST
 from llamacart.machine.processors import ALL_LAYERS
 from llamacart_trainer.commands.options import ModelOption, OutputOption, take_turns
@@ -50,7 +49,7 @@ def tune(
     from llamacart_trainer.tuning.search import tune as search
     from llamacart_trainer.tuning.tables import trials_table, winner_table
 
-    console = Console()
+    console = plain_console()
     take_turns(console, nice)
     task = load_task(recipe)
     validation, test = split_plans(task)
