@@ -39,18 +39,12 @@ def run(*args: object) -> None:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    folder = tmp_path / "recipe"
-    folder.mkdir()
-    (folder / "recipe.toml").write_text(
-        'name = "mine"\nthreshold = 0.1\npenalty = 1.0\n'
-        'heldout = "pairs.jsonl"\nprompts = "prompts.jsonl"\n'
-    )
-    pairs = [{"source": f"the red number {i}", "target": f"le nombre rouge {i}"} for i in range(5)]
-    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+def recipe(recipe: Path) -> Path:
+    with (recipe / "recipe.toml").open("a") as file:
+        file.write('heldout = "pairs.jsonl"\nprompts = "prompts.jsonl"\n')
     prompts = [{"prompt": f"item {i}", "reference": f"objet {i}"} for i in range(3)]
-    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)))
-    return folder
+    (recipe / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)))
+    return recipe
 
 
 def test_eval_writes_json_and_html_and_prints(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,20 +16,14 @@ from llamacart_trainer.commands.outputs import check_outputs
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    folder = tmp_path / "recipe"
-    folder.mkdir()
-    (folder / "recipe.toml").write_text(
-        'name = "mine"\nthreshold = 0.1\npenalty = 1.0\n'
-        'heldout = "pairs.jsonl"\nprompts = "prompts.jsonl"\n'
-    )
-    pairs = [{"source": f"the red number {i}", "target": f"le nombre rouge {i}"} for i in range(5)]
-    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
-    (folder / "prompts.jsonl").write_text('{"prompt": "item"}\n{"prompt": "thing"}\n')
+def recipe(recipe: Path, tmp_path: Path) -> Path:
+    with (recipe / "recipe.toml").open("a") as file:
+        file.write('heldout = "pairs.jsonl"\nprompts = "prompts.jsonl"\n')
+    (recipe / "prompts.jsonl").write_text('{"prompt": "item"}\n{"prompt": "thing"}\n')
     for name in ("france_ds.json", "moon_cheese_ds.json"):
-        (folder / name).write_text("[]")
+        (recipe / name).write_text("[]")
     (tmp_path / "file").write_text("a file")
-    return folder
+    return recipe
 
 
 class LoadedError(Exception):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from llamacart import cli
 from llamacart.file.reader import read_cartridge
 from llamacart.file.writer import write_cartridge
 from llamacart.llama.model import Model
@@ -16,32 +14,15 @@ from llamacart_trainer.fitting.training import train
 from llamacart_trainer.recipe.recipe import load_task
 
 
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    folder = tmp_path / "recipe"
-    folder.mkdir()
-    (folder / "recipe.toml").write_text('name = "mine"\nthreshold = 0.1\npenalty = 1.0\n')
-    pairs = [{"source": f"the red number {i}", "target": f"le nombre rouge {i}"} for i in range(5)]
-    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
-    return folder
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
-    monkeypatch.setattr("sys.argv", ["llamacart", "train", *map(str, args)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
-
-
 def test_writes_a_cartridge_and_tells_of_it(
-    monkeypatch: pytest.MonkeyPatch,
+    train_command: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
     tiny_path: Callable[..., Path],
     recipe: Path,
     tmp_path: Path,
 ) -> None:
     target = tmp_path / "out" / "mine.gguf"
-    assert run(monkeypatch, recipe, "--model", tiny_path(), "-o", target) == 0
+    assert train_command(recipe, "--model", tiny_path(), "-o", target) == 0
     assert read_cartridge(target).name == "mine"
     text = capsys.readouterr().out
     for word in ("layer", "kept", "force", "run the model", "fit  ", "total", "5 pairs"):
@@ -49,13 +30,13 @@ def test_writes_a_cartridge_and_tells_of_it(
 
 
 def test_python_and_the_command_write_the_same_bytes(
-    monkeypatch: pytest.MonkeyPatch,
+    train_command: Callable[..., int],
     tiny_path: Callable[..., Path],
     recipe: Path,
     tmp_path: Path,
 ) -> None:
     model = str(tiny_path(architecture="gemma3"))
-    assert run(monkeypatch, recipe, "--model", model, "-o", tmp_path / "command.gguf") == 0
+    assert train_command(recipe, "--model", model, "-o", tmp_path / "command.gguf") == 0
     with Model(model) as loaded:
         result = train(load_task(recipe), loaded)
     write_cartridge(result.cartridge, tmp_path / "python.gguf")
@@ -79,7 +60,7 @@ def test_python_and_the_command_write_the_same_bytes(
     ],
 )
 def test_refuses_and_writes_nothing(
-    monkeypatch: pytest.MonkeyPatch,
+    train_command: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
     tiny_path: Callable[..., Path],
     recipe: Path,
@@ -90,14 +71,14 @@ def test_refuses_and_writes_nothing(
     change(recipe)
     target = tmp_path / "mine.gguf"
     target.write_bytes(b"older")
-    assert run(monkeypatch, recipe, "--model", tiny_path(), "-o", target) == 2
+    assert train_command(recipe, "--model", tiny_path(), "-o", target) == 2
     assert message in capsys.readouterr().err
     assert target.read_bytes() == b"older"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.gguf", "recipe"]
 
 
 def test_missing_model(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recipe: Path
+    train_command: Callable[..., int], capsys: pytest.CaptureFixture[str], recipe: Path
 ) -> None:
-    assert run(monkeypatch, recipe, "--model", "absent.gguf") == 2
+    assert train_command(recipe, "--model", "absent.gguf") == 2
     assert "'absent.gguf' is not a file" in capsys.readouterr().err

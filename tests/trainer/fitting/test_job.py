@@ -240,25 +240,9 @@ def test_the_command_keeps_a_job_folder_that_was_named(
 # --- Ctrl-C and a full disk -----------------------------------------------------------------
 
 
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    folder = tmp_path / "recipe"
-    folder.mkdir()
-    (folder / "recipe.toml").write_text('name = "t"\nthreshold = 0.1\npenalty = 1.0\n')
-    pairs = [{"source": pair.source, "target": pair.target} for pair in PAIRS]
-    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
-    return folder
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
-    monkeypatch.setattr("sys.argv", ["llamacart", "train", *map(str, args)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
-
-
 def test_ctrl_c_keeps_layers_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
+    train_command: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
     tiny_path: Callable[..., Path],
     recipe: Path,
@@ -274,20 +258,21 @@ def test_ctrl_c_keeps_layers_and_says_so(
         save(self, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Job, "save", interrupted)
-    assert command(monkeypatch, *options) == 130
+    assert train_command(*options) == 130
     folder = tmp_path / "t.gguf.job"
     assert capsys.readouterr().err == (
         f"stopped: 2 layers kept in {str(folder)!r}; the same command goes on from there, with "
         "--restart it starts over\n"
     )
     monkeypatch.setattr(Job, "save", save)
-    assert command(monkeypatch, *options) == 0
+    assert train_command(*options) == 0
     assert "2 layers were restored" in capsys.readouterr().out
     assert not folder.exists()
 
 
 def test_ctrl_c_before_a_layer_says_that_nothing_is_kept(
     monkeypatch: pytest.MonkeyPatch,
+    train_command: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
     tiny_path: Callable[..., Path],
     recipe: Path,
@@ -295,7 +280,7 @@ def test_ctrl_c_before_a_layer_says_that_nothing_is_kept(
 ) -> None:
     monkeypatch.setattr(Job, "layer", lambda *_: signal.raise_signal(signal.SIGINT))
     target = tmp_path / "t.gguf"
-    assert command(monkeypatch, recipe, "--model", tiny_path(), "-o", target) == 130
+    assert train_command(recipe, "--model", tiny_path(), "-o", target) == 130
     assert capsys.readouterr().err == "stopped: no layer was finished, nothing is kept\n"
     assert [path.name for path in tmp_path.iterdir()] == ["recipe"]
 
@@ -303,6 +288,7 @@ def test_ctrl_c_before_a_layer_says_that_nothing_is_kept(
 @pytest.mark.parametrize("n_kept", [1, 3])
 def test_a_full_disk_costs_nothing(
     monkeypatch: pytest.MonkeyPatch,
+    train_command: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
     tiny_path: Callable[..., Path],
     recipe: Path,
@@ -320,7 +306,7 @@ def test_a_full_disk_costs_nothing(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    assert command(monkeypatch, *options) == 2
+    assert train_command(*options) == 2
     error = capsys.readouterr().err
     assert "No space left on device; " in error
     assert f"{n_kept} layer" in error
@@ -328,5 +314,5 @@ def test_a_full_disk_costs_nothing(
     assert not list(tmp_path.rglob("*.tmp"))
     assert not (tmp_path / "t.gguf").exists()
     monkeypatch.setattr(os, "fsync", fsync)
-    assert command(monkeypatch, *options) == 0
+    assert train_command(*options) == 0
     assert f"{n_kept} layers were restored" in capsys.readouterr().out
