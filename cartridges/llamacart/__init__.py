@@ -26,22 +26,28 @@ if TYPE_CHECKING:
         CartridgeMismatchError,
         ContextOverflowError,
         EngineError,
+        HostWorkError,
         InputError,
         LlamacartError,
         ModelError,
         ModelNotFoundError,
         NotFoundError,
+        OutputError,
         OverloadedError,
         RecipeError,
+        SchemaTooComplexError,
+        StoppedError,
         UnsupportedModelError,
     )
     from llamacart.file.reader import read_cartridge
     from llamacart.file.writer import write_cartridge
     from llamacart.hook.steering_hook import SteeringHook
+    from llamacart.json_grammar.grammar import Grammar
     from llamacart.llama.context import Context, EvalHook
     from llamacart.llama.model import Model
     from llamacart.llama.resolve import resolve_model
     from llamacart.llama.tap import Tap
+    from llamacart.llama.weights import Weights
     from llamacart.passes.capture import forward, row_offsets
     from llamacart.passes.control_vector import ControlDose, ControlVector, fit_control_vector
     from llamacart.passes.embedding import Embedder
@@ -80,18 +86,23 @@ _HOMES = {
         "CartridgeMismatchError",
         "ContextOverflowError",
         "EngineError",
+        "HostWorkError",
         "InputError",
         "LlamacartError",
         "ModelError",
         "ModelNotFoundError",
         "NotFoundError",
+        "OutputError",
         "OverloadedError",
         "RecipeError",
+        "SchemaTooComplexError",
+        "StoppedError",
         "UnsupportedModelError",
     ),
     "llamacart.file.reader": ("read_cartridge",),
     "llamacart.file.writer": ("write_cartridge",),
     "llamacart.hook.steering_hook": ("SteeringHook",),
+    "llamacart.json_grammar.grammar": ("Grammar",),
     "llamacart.llama.context": (
         "Context",
         "EvalHook",
@@ -99,6 +110,7 @@ _HOMES = {
     "llamacart.llama.model": ("Model",),
     "llamacart.llama.resolve": ("resolve_model",),
     "llamacart.llama.tap": ("Tap",),
+    "llamacart.llama.weights": ("Weights",),
     "llamacart.passes.capture": (
         "forward",
         "row_offsets",
@@ -163,6 +175,8 @@ __all__ = [
     "EvalHook",
     "Fault",
     "Fingerprint",
+    "Grammar",
+    "HostWorkError",
     "InputError",
     "Lane",
     "LayerMap",
@@ -173,6 +187,7 @@ __all__ = [
     "ModelError",
     "ModelNotFoundError",
     "NotFoundError",
+    "OutputError",
     "OverloadedError",
     "QuantizedMatrix",
     "RecipeError",
@@ -180,12 +195,15 @@ __all__ = [
     "RunBatch",
     "Sampler",
     "SamplingParams",
+    "SchemaTooComplexError",
     "Steering",
     "SteeringHook",
     "StepReport",
+    "StoppedError",
     "Tap",
     "TextScores",
     "UnsupportedModelError",
+    "Weights",
     "__version__",
     "activations",
     "check_fits",

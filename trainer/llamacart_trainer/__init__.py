@@ -19,12 +19,15 @@ if TYPE_CHECKING:
         Evaluation,
         HeldOut,
         LayerFidelity,
+        Measured,
         Point,
         Projection,
         Scores,
     )
     from llamacart_trainer.evaluation.scorers import language, words
+    from llamacart_trainer.evaluation.significance import Contrast
     from llamacart_trainer.fitting.layer import LayerReport
+    from llamacart_trainer.fitting.memory import MemoryPlan
     from llamacart_trainer.fitting.training import TrainResult, train
     from llamacart_trainer.recipe.evaluation import EvaluationSettings
     from llamacart_trainer.recipe.recipe import Recipe, Task, builtin_neutral, load_task
@@ -54,6 +57,7 @@ _HOMES = {
         "Evaluation",
         "HeldOut",
         "LayerFidelity",
+        "Measured",
         "Point",
         "Projection",
         "Scores",
@@ -62,7 +66,9 @@ _HOMES = {
         "language",
         "words",
     ),
+    "llamacart_trainer.evaluation.significance": ("Contrast",),
     "llamacart_trainer.fitting.layer": ("LayerReport",),
+    "llamacart_trainer.fitting.memory": ("MemoryPlan",),
     "llamacart_trainer.fitting.training": (
         "TrainResult",
         "train",
@@ -91,6 +97,7 @@ __all__ = [
     "Answer",
     "Candidate",
     "CartridgeFacts",
+    "Contrast",
     "Difference",
     "Estimate",
     "Evaluation",
@@ -100,6 +107,8 @@ __all__ = [
     "HeldOut",
     "LayerFidelity",
     "LayerReport",
+    "Measured",
+    "MemoryPlan",
     "Objective",
     "Point",
     "Projection",
