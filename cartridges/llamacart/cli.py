@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,22 +100,26 @@ def build_app() -> typer.Typer:
         try:
             function = point.load()
         except ImportError as error:
-            function = _missing(point.name, str(error))
+            function = _missing(point, str(error))
         app.command(point.name)(function)
     return app
 
 
-def _missing(name: str, reason: str) -> Any:
-    in_trainer = name in ("train", "eval", "tune", "reproduce")
-    extra = "trainer" if in_trainer else "server"
+def _missing(point: EntryPoint, reason: str) -> Any:
+    """What stands for a command that cannot be imported; the entry point names its extras."""
+    package = point.dist.name if point.dist else "llamacart"
+    extras = ",".join(point.extras)
+    noun = "extra" if len(point.extras) == 1 else "extras"
 
     def command() -> None:
+        if not extras:
+            raise LlamacartError(f"'llamacart {point.name}' cannot be loaded: {reason}")
         raise LlamacartError(
-            f"'llamacart {name}' needs the {extra} extra: "
-            f"pip install 'llamacart[{extra}]' ({reason})"
+            f"'llamacart {point.name}' needs the {extras} {noun}: "
+            f"pip install '{package}[{extras}]' ({reason})"
         )
 
-    command.__doc__ = f"(needs the {extra} extra)"
+    command.__doc__ = f"(needs the {extras} {noun})" if extras else f"(broken: {reason})"
     return command
 
 

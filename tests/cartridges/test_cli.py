@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import runpy
-from importlib.metadata import EntryPoint
+import tomllib
+from importlib.metadata import Distribution, EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +82,49 @@ def test_errors_are_one_line(
     assert str(file) in error
 
 
-def test_a_missing_extra_says_how_to_get_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("marked", "says"),
+    [
+        (" [trainer]", "needs the trainer extra: pip install 'llamacart[trainer]' ("),
+        (" [server]", "needs the server extra: pip install 'llamacart[server]' ("),
+        (" [a, b]", "needs the a,b extras: pip install 'llamacart[a,b]' ("),
+        ("", "cannot be loaded: "),
+    ],
+)
+def test_a_command_that_cannot_be_imported_says_what_its_entry_point_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], marked: str, says: str
 ) -> None:
-    point = EntryPoint("train", "no_such_package.cli:train", "llamacart.commands")
+    point = EntryPoint("fly", f"no_such_package.cli:fly{marked}", "llamacart.commands")
     monkeypatch.setattr(cli, "entry_points", lambda group: [point])
-    assert run(monkeypatch, "train") == 2
-    assert "pip install 'llamacart[trainer]'" in capsys.readouterr().err
+    assert run(monkeypatch, "fly") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: 'llamacart fly' {says}")
+    assert "No module named 'no_such_package'" in error
+    assert run(monkeypatch, "--help") == 0
+    assert ("(broken: " if not marked else "(needs the ") in capsys.readouterr().out
+
+
+def test_the_extra_is_that_of_the_package_that_brings_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "plugin-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[llamacart.commands]\nfly = absent:fly [wings]\n")
+    points = Distribution.at(folder).entry_points
+    monkeypatch.setattr(cli, "entry_points", lambda group: points.select(group=group))
+    assert run(monkeypatch, "fly") == 2
+    assert "pip install 'plugin[wings]'" in capsys.readouterr().err
+
+
+def test_every_command_outside_the_core_names_an_extra_that_brings_its_needs() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    points = project["project"]["entry-points"]["llamacart.commands"]
+    for name, value in points.items():
+        point = EntryPoint(name, value, "llamacart.commands")
+        package = point.module.partition(".")[0]
+        named = [] if package == "llamacart" else [package.removeprefix("llamacart_")]
+        assert point.extras == named, f"{name} names {point.extras}"
+        assert set(point.extras) <= set(extras)
+        assert callable(point.load())
