@@ -349,14 +349,12 @@ def test_compare_holds_everything(tiny_model: Model) -> None:
     assert found.frontier
     assert Evaluation.from_json(found.to_json()) == found
     assert json.loads(found.to_json())["prompts"] == ["one two", "three", "four"]
-    assert found.best_point("ridge").label == "ridge"
+    tests = {point.label: point for point in found.tests}
     assert [row.other for row in found.differences] == [
         "ridge-identity", "control-vector", "ridge (2)",
     ]  # fmt: skip
     for field, apart in found.differences[0].figures.items():
-        one, other = (
-            getattr(found.best_point(label).scores, field) for label in ("ridge", "ridge-identity")
-        )
+        one, other = (getattr(tests[label].scores, field) for label in ("ridge", "ridge-identity"))
         assert apart.value == pytest.approx(one.value - other.value)
     assert {"behaviour", "nll", "distinct", "kl"} <= set(found.differences[0].figures)
     # One that is the same at the same α is never told apart.

@@ -181,7 +181,7 @@ def test_nothing_to_validate_on(folder: Path) -> None:
     with pytest.raises(RecipeError, match="nothing to validate on"):
         split_plans(folder)
     lines(folder / "prompts.jsonl", {"prompt": "one"}, {"prompt": "two"})
-    assert len(split_plans(folder)[0].prompts) == 1
+    assert [len(plan.prompts) for plan in split_plans(folder)] == [1, 1]
     lines(folder / "answers.jsonl", {"prompt": "p", "target": " t", "original": " o"})
     with pytest.raises(RecipeError, match="nothing to validate on"):
         split_plans(folder, EvaluationSettings(answers="answers.jsonl"))

@@ -260,10 +260,6 @@ class Evaluation:
             where = ".".join(map(str, first.place)) or "the whole"
             raise InputError(f"no evaluation: {where}: {first.message}") from error
 
-    def best_point(self, label: str) -> Point:
-        """The test of `label`, at its best α."""
-        return next(p for p in self.tests if p.label == label)
-
     def is_best(self, point: Point) -> bool:
         """Whether the point is to be shown as its contender's best.
 
