@@ -1,26 +1,40 @@
-"""Every error the project raises on purpose, as one tree.
+"""Every error that the three packages raise on purpose, as one tree.
 
-    LlamacartError
-    ├── InputError                 400, exit 2: what was asked cannot be done as asked
-    │   ├── AlphaError             α is not finite or beyond ±10
-    │   ├── ContextOverflowError   the tokens do not fit the context
-    │   ├── SchemaTooComplexError  following a schema takes more work than a token may cost
-    │   ├── RecipeError            a recipe or its data set cannot be used
-    │   └── CartridgeError         a cartridge cannot be used
-    │       ├── CartridgeFormatError     the file breaks a rule of FORMAT.md
-    │       └── CartridgeMismatchError   made for another model
-    ├── NotFoundError              404, exit 2: no such cartridge, model or file
-    │   └── ModelNotFoundError     a request's model id names what is not there
-    ├── ModelError                 500, exit 2: a model cannot be loaded
-    │   └── UnsupportedModelError        its rows cannot be steered, or not be followed
-    ├── OverloadedError            503: queue caps are reached, or the server drains
-    ├── EngineError                500: llama.cpp failed or the hook lost track of rows
-    │   └── HostWorkError          a request's own work for a token took too long
-    ├── OutputError                exit 2: what a command prints cannot be written
-    └── StoppedError               exit 130: Ctrl-C
+The number is the HTTP status of an answer. A command ends with exit code 2, or with the one drawn.
+In brackets: the module of the server that defines the class; the others are defined here.
 
-Each class carries the HTTP status and the machine-readable code that the server
-answers with, so that no caller chooses a status from the text of a message.
+    LlamacartError                        500  base of all
+    ├── InputError                        400  what was asked cannot be done as asked
+    │   ├── AlphaError                    400  α is not finite or beyond ±10
+    │   ├── ContextOverflowError          400  the tokens do not fit the context
+    │   ├── SchemaTooComplexError         400  a schema takes more work than a token may cost
+    │   ├── RecipeError                   400  a recipe or its data set cannot be used
+    │   ├── CartridgeError                400  a cartridge cannot be used
+    │   │   ├── CartridgeFormatError      400  the file breaks a rule of FORMAT.md
+    │   │   └── CartridgeMismatchError    400  made for another model
+    │   ├── MethodNotAllowedError         405  the path has no such method [errors]
+    │   ├── ConflictError                 409  what exists already is in the way [errors]
+    │   ├── BodyTooLargeError             413  longer than `max_body_bytes` [errors]
+    │   └── UnsupportedMediaTypeError     415  not the route's Content-Type [errors]
+    ├── AuthenticationError               401  no valid key [errors]
+    ├── PermissionDeniedError             403  not the admin key [middleware.admin_auth]
+    │   └── AdminOffError                 403  there is no admin key [middleware.admin_auth]
+    ├── NotFoundError                     404  no such cartridge, model or file
+    │   └── ModelNotFoundError            404  a model id names what is not there
+    ├── RateLimitError                    429  the key has been used too often [errors]
+    ├── ModelError                        500  a model cannot be loaded
+    │   └── UnsupportedModelError         500  its rows cannot be steered, or not be followed
+    ├── EngineError                       500  llama.cpp failed or the hook lost track of rows
+    │   └── HostWorkError                 500  a request's own work for a token took too long
+    ├── StorageError                      500  a file cannot be written or deleted [errors]
+    ├── RemoteError                       500  a command's server cannot be used [commands.remote]
+    ├── OutputError                       500  what a command prints cannot be written
+    ├── StoppedError                      500  Ctrl-C; exit 130
+    ├── OverloadedError                   503  queue caps are reached, or the server drains
+    └── RequestTimeoutError               504  longer than `request_timeout` [errors]
+
+Each class carries the status and the machine-readable code that the server answers with, so that
+no caller chooses a status from the text of a message. The trainer has no class of its own.
 """
 
 from __future__ import annotations
