@@ -25,7 +25,8 @@ In brackets: the module of the server that defines the class; the others are def
     ├── ModelError                        500  a model cannot be loaded
     │   └── UnsupportedModelError         500  its rows cannot be steered, or not be followed
     ├── EngineError                       500  llama.cpp failed or the hook lost track of rows
-    │   └── HostWorkError                 500  a request's own work for a token took too long
+    │   ├── HostWorkError                 500  a request's own work for a token took too long
+    │   └── OutOfRangeError               500  activations left what a model computes with
     ├── StorageError                      500  a file cannot be written or deleted [errors]
     ├── RemoteError                       500  a command's server cannot be used [commands.remote]
     ├── OutputError                       500  what a command prints cannot be written
@@ -154,6 +155,10 @@ class EngineError(LlamacartError):
     """llama.cpp failed, or the hook and the batch disagree about rows."""
 
     code = "engine_error"
+
+
+class OutOfRangeError(EngineError):
+    """Activations or a step left the range of what a model computes with: the α is too large."""
 
 
 class HostWorkError(EngineError):

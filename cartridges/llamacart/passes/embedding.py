@@ -160,8 +160,7 @@ class Embedder(Closing):
             self._context.decode(batch)
         finally:
             report = self._hook.take_report()
-        if report.faults:
-            raise EngineError(str(next(iter(report.faults.values()))))
+        report.check()
         if text.total is None:
             text.total = np.zeros(self._model.n_embd)
         for row in range(n):

@@ -82,6 +82,7 @@ def sampled(
 
     Raises:
         InputError: The parameters do not suit the model.
+        OutOfRangeError: A cartridge made activations leave their range.
         EngineError: A grammar allows no token.
     """
     candidates = Candidates(model.n_vocab)
@@ -144,6 +145,7 @@ def _continue(
             now, rows = rows[:ROWS_PER_DECODE], rows[ROWS_PER_DECODE:]
             hook.set_rows([steering] * len(now))
             context.decode(as_batch(now))
+            hook.take_report().check()
             for number, (s, position, _, has_output) in enumerate(now):
                 if not has_output:
                     continue

@@ -85,6 +85,7 @@ def visit_logits(
 
     Raises:
         InputError: A sequence is empty.
+        OutOfRangeError: A cartridge made activations leave their range.
     """
     if any(len(sequence) == 0 for sequence in sequences):
         raise InputError("a sequence without tokens cannot be scored")
@@ -115,6 +116,8 @@ def visit_logits(
                 if hook is not None:
                     hook.set_rows([doses] * len(rows))
                 context.decode(as_batch(rows, run.start))
+                if hook is not None:
+                    hook.take_report().check()
                 for number, row in enumerate(rows):
                     if row.output:
                         visitor(row.sequence, row.position, context.logits(number))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from llamacart.errors import OutOfRangeError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -46,6 +48,11 @@ class StepReport:
     faults: Mapping[int, Fault] = field(default_factory=dict)
     doses: NDArray[np.float32] | None = None
     capped: Mapping[int, int] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise `OutOfRangeError` where a row has a fault."""
+        for fault in self.faults.values():
+            raise OutOfRangeError(str(fault))
 
 
 NOTHING_TO_REPORT = StepReport()

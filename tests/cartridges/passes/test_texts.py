@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
-from llamacart.errors import AlphaError, CartridgeMismatchError, InputError
+from llamacart.errors import AlphaError, CartridgeMismatchError, InputError, OutOfRangeError
 from llamacart.llama.model import Model
 from llamacart.passes.capture import capture
 from llamacart.passes.generate import greedy
+from llamacart.passes.scoring import log_likelihoods
 from llamacart.passes.texts import activations, complete
 from llamacart.values.sampling import SamplingParams
 from llamacart.values.steering import Dose
@@ -110,3 +111,12 @@ class TestActivations:
             activations(tiny_model, [[]])
         with pytest.raises(InputError, match="without tokens"):
             activations(tiny_model, [])
+
+
+def test_a_text_that_was_not_steered_throughout_is_an_error(tiny_model: Model) -> None:
+    dose = Dose(shift(tiny_model, 1e37), 10.0)
+    with pytest.raises(OutOfRangeError, match="cartridge 'shift' met or made activations out of"):
+        complete(tiny_model, PROMPTS, n_tokens=2, steering=dose)
+    tokens = tiny_model.tokenize("a text")
+    with pytest.raises(OutOfRangeError, match="shift"):
+        log_likelihoods(tiny_model, [tokens], [tokens], steering=(dose,))

@@ -403,3 +403,9 @@ def test_variants_are_checked(tiny_model: Model) -> None:
     with pytest.raises(RecipeError, match="baseline 'nothing' is not among"):
         fit_baselines(Task(recipe, PAIRS), tiny_model, ["nothing"])
     assert "control-vector" in baseline_names()
+
+
+def test_where_activations_leave_their_range_nothing_is_measured(tiny_model: Model) -> None:
+    """A row that was not steered would pass for a cartridge that does no harm."""
+    scores = Evaluator(tiny_model, plan()).score(mean_shift(tiny_model, 1e37), 10.0)
+    assert (scores.behaviour, scores.nll, scores.kl, scores.texts) == (None, None, None, ())

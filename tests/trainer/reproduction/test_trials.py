@@ -104,7 +104,7 @@ def test_every_variant_is_fitted_and_measured(
         assert trial.unseen.projection is not None
     verdicts = judge(experiment, trials)
     assert len(verdicts) >= 5
-    console = Console(record=True, width=200)
+    console = Console(record=True, width=200, markup=False)
     console.print(tables.figures(experiment, trials), tables.fidelity(trials))
     console.print(tables.texts(trials, ["[red]one"]), tables.verdicts(verdicts))
     text = console.export_text()

@@ -54,7 +54,7 @@ def trials(candidates: list[Candidate], shortfall: float = 0.0) -> list[Trial]:
 
 def rendered(table: Table) -> list[str]:
     out = StringIO()
-    Console(file=out, width=80).print(table)
+    Console(file=out, width=80, markup=False).print(table)
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert "…" not in out.getvalue()

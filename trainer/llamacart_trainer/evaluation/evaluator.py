@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llamacart.errors import OutOfRangeError
 from llamacart.passes.control_vector import ControlDose, ControlVector
 from llamacart.passes.generate import greedy
 from llamacart.passes.scoring import Reference, log_likelihoods, reference, score_texts
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from llamacart_trainer.evaluation.plan import EvaluationPlan
 
     Contender = Cartridge | ControlVector
+
+logger = logging.getLogger(__name__)
 
 MAX_NEUTRAL_ROWS = 512
 """Rows of neutral text whose unsteered logits are kept: 268 MB for Gemma's vocabulary."""
@@ -63,14 +67,24 @@ class Evaluator:
         check_plan(self.model, self.plan)
 
     def score(self, contender: Contender | None, alpha: float) -> Scores:
-        """Figures of a cartridge or control vector at α; None is the unsteered model."""
+        """Figures of a cartridge or control vector at α; None is the unsteered model.
+
+        Where it makes activations leave their range, nothing is measured.
+        """
+        started = time.perf_counter()
+        try:
+            return self._measure(contender, alpha, started)
+        except OutOfRangeError as error:
+            logger.warning("nothing is measured at α = %g: %s", alpha, error.message)
+            return Scores(None, None, None, None, seconds=time.perf_counter() - started)
+
+    def _measure(self, contender: Contender | None, alpha: float, started: float) -> Scores:
         steering: Steering = UNSTEERED
         control: ControlDose | None = None
         if isinstance(contender, ControlVector):
             control = ControlDose(contender, alpha)
         elif contender is not None:
             steering = (Dose(contender, alpha),)
-        started = time.perf_counter()
         out = self._continue(self._prompts, steering, control)
         texts = [self.model.detokenize(tokens) for tokens in out]
         odds, target = self._answers(steering, control)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from llamacart_trainer.evaluation.tables import figure
@@ -58,11 +57,9 @@ def fidelity(trials: Sequence[PaperTrial]) -> Table:
 
 def texts(trials: Sequence[PaperTrial], prompts: Sequence[str], count: int = 4) -> Table:
     """What every trial wrote after the first prompts."""
-    table = Table("", *map(escape, prompts[:count]), title="greedy continuations", show_lines=True)
+    table = Table("", *prompts[:count], title="greedy continuations", show_lines=True)
     for trial in trials:
-        table.add_row(
-            trial.name, *(escape(" ".join(t.split())) for t in trial.scores.texts[:count])
-        )
+        table.add_row(trial.name, *(" ".join(t.split()) for t in trial.scores.texts[:count]))
     return table
 
 
@@ -74,7 +71,7 @@ def verdicts(found: Sequence[Verdict]) -> Table:
         "after Holm's correction over the experiment. α is the paper's; nothing was chosen here."
     )
     for verdict in found:
-        table.add_row(escape(verdict.claim), _ANSWERS[verdict.holds], escape(verdict.evidence))
+        table.add_row(verdict.claim, _ANSWERS[verdict.holds], verdict.evidence)
     return table
 
 

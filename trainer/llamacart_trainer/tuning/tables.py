@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from llamacart_trainer.evaluation.tables import COLUMNS, figure
@@ -34,14 +33,14 @@ def trials_table(result: TuneResult) -> Table:
         notes.append(f"none meets the objective; the first is {result.chosen.shortfall:.3f} short")
     table = _table(
         title=f"{len(result.trials)} trials; validation, best first",
-        caption=escape("; ".join(notes)) or None,
+        caption="; ".join(notes) or None,
     )
     table.add_column("settings")
     for heading in ("α", *headings):
         table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     for trial, own, row in zip(ranked, parts, rows, strict=True):
         table.add_row(
-            escape(" ".join(part for part in own if part not in shared)) or "–",
+            " ".join(part for part in own if part not in shared) or "–",
             f"{trial.alpha:g}",
             *(f"{row[heading]:.3f}" for heading in headings),
         )
