@@ -15,13 +15,14 @@ from llamacart.values.logprobs import TokenLogprobs
 from llamacart.values.report import Fault, StepReport
 from llamacart.values.sampling import SamplingParams
 from llamacart.values.steering import Dose, Steering, effective
+from llamacart_server.engine.engine import Engine
 from llamacart_server.engine.request import ApplyTo, GenerationRequest, PlacedDose, TokenEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from llamacart.values.batch import RunBatch
-    from llamacart_server.engine.engine import Engine
+    from llamacart_server.engine.generation import Generation
 
 N_VOCAB = 1000
 END = 0
@@ -369,6 +370,17 @@ def continued(request: GenerationRequest, *more: int) -> GenerationRequest:
     return replace(request, prompt=(*request.prompt, *alone(request), *more))
 
 
+def drive(engine: Engine) -> None:
+    """Step until nothing is left to do."""
+    while engine.step():
+        pass
+
+
+def tokens(generation: Generation) -> list[int]:
+    """What a generation yields, to its end."""
+    return [event.token for event in generation.events() if event.token is not None]
+
+
 class Fakes:
     """What tests use, as one fixture: this file cannot be imported."""
 
@@ -376,6 +388,8 @@ class Fakes:
     alone = staticmethod(alone)
     alone_scored = staticmethod(alone_scored)
     check = staticmethod(check)
+    drive = staticmethod(drive)
+    tokens = staticmethod(tokens)
     continued = staticmethod(continued)
     cartridge = staticmethod(make_cartridge)
     request = staticmethod(make_request)
@@ -388,3 +402,19 @@ class Fakes:
 def fakes() -> type[Fakes]:
     """The fake runner's class and functions that make what goes with it."""
     return Fakes
+
+
+@pytest.fixture
+def runner(fakes: type[Fakes]) -> FakeRunner:
+    return fakes.Runner()
+
+
+@pytest.fixture
+def engine(runner: FakeRunner, fakes: type[Fakes]) -> Iterator[Engine]:
+    """Not started: the test calls `step`, and leaves nothing behind."""
+    engine = Engine(runner)
+    yield engine
+    if not engine._stopping:
+        fakes.check(engine)
+    engine.stop()
+    assert runner.empty

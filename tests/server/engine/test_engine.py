@@ -1,9 +1,8 @@
+"""The engine over a runner without a model: every answer is what it is alone."""
+
 from __future__ import annotations
 
-import asyncio
 import threading
-from contextlib import aclosing
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,47 +18,17 @@ from llamacart.errors import (
     OverloadedError,
 )
 from llamacart.runner import LlamaRunner
-from llamacart.values.report import Fault
 from llamacart.values.sampling import SamplingParams
 from llamacart.values.steering import Dose
-from llamacart_server.engine.engine import Engine, Generation
+from llamacart_server.engine.engine import Engine
 from llamacart_server.engine.request import GenerationRequest, PlacedDose, TokenEvent
 from llamacart_server.engine.sequence import Sequence
-
-
-def drive(engine):
-    while engine.step():
-        pass
-
-
-def tokens(generation):
-    return [event.token for event in generation.events() if event.token is not None]
-
-
-def prompt_of(batch, sequence):
-    return [t for t, s in zip(batch.tokens, batch.sequences, strict=True) if s == sequence]
-
-
-@pytest.fixture
-def runner(fakes):
-    return fakes.Runner()
-
-
-@pytest.fixture
-def engine(runner, fakes):
-    """Not started: the test calls `step`."""
-    engine = Engine(runner)
-    yield engine
-    if not engine._stopping:
-        fakes.check(engine)
-    engine.stop()
-    assert runner.empty
 
 
 class TestResults:
     def test_last_event_of_a_full_length(self, engine, fakes):
         generation = engine.submit(fakes.request(5, 3, ignore_eos=True))
-        drive(engine)
+        fakes.drive(engine)
         events = list(generation.events())
         assert [e.finish_reason for e in events] == [None, None, "length"]
         assert [e.token for e in events] == fakes.alone(fakes.request(5, 3, ignore_eos=True))
@@ -71,7 +40,7 @@ class TestResults:
             if 0 < len(fakes.alone(r)) < 50
         )
         generation = engine.submit(request)
-        drive(engine)
+        fakes.drive(engine)
         events = list(generation.events())
         assert events[-1] == TokenEvent(None, "stop")
         assert [e.token for e in events[:-1]] == fakes.alone(request)
@@ -79,8 +48,8 @@ class TestResults:
     def test_ignore_eos_goes_on(self, engine, fakes):
         seed = next(i for i in range(1000) if len(fakes.alone(fakes.request(2, 50, seed=i))) < 40)
         generation = engine.submit(fakes.request(2, 50, seed=seed, ignore_eos=True))
-        drive(engine)
-        got = tokens(generation)
+        fakes.drive(engine)
+        got = fakes.tokens(generation)
         assert len(got) == 50
         assert fakes.END in got
 
@@ -101,15 +70,15 @@ class TestResults:
             for i in range(24)
         ]
         generations = [engine.submit(request) for request in requests]
-        drive(engine)
-        assert [tokens(g) for g in generations] == [fakes.alone(r) for r in requests]
+        fakes.drive(engine)
+        assert [fakes.tokens(g) for g in generations] == [fakes.alone(r) for r in requests]
         assert max(len(set(b.sequences)) for b in engine._runner.batches) == 4
 
     def test_the_context_bounds_the_answer(self, fakes):
         engine = Engine(fakes.Runner(n_ctx=20))
         generation = engine.submit(fakes.request(15, 500, ignore_eos=True))
-        drive(engine)
-        assert len(tokens(generation)) == 5
+        fakes.drive(engine)
+        assert len(fakes.tokens(generation)) == 5
 
 
 class TestApplyTo:
@@ -121,7 +90,7 @@ class TestApplyTo:
         cartridge = fakes.cartridge("french")
         engine.load(cartridge)
         engine.submit(fakes.request(3, 3, (cartridge, 1.0, rows), ignore_eos=True))
-        drive(engine)
+        fakes.drive(engine)
         steered = [bool(s) for batch in runner.batches for s in batch.steerings]
         assert steered == [on_prompt] * 3 + [on_generated] * 2
 
@@ -167,155 +136,11 @@ class TestSubmit:
         generations = [engine.submit(request), engine.submit(request)]
         with pytest.raises(OverloadedError):
             engine.submit(request)
-        drive(engine)
-        assert [tokens(g) for g in generations] == [fakes.alone(request)] * 2
+        fakes.drive(engine)
+        assert [fakes.tokens(g) for g in generations] == [fakes.alone(request)] * 2
         engine.unload(cartridge)
         assert runner.n_open_samplers == 0
         assert not runner.resident
-
-
-class TestCancel:
-    def test_running(self, engine, runner, fakes):
-        cancelled = engine.submit(fakes.request(3, 100, ignore_eos=True))
-        other_request = fakes.request(4, 20, ignore_eos=True)
-        other = engine.submit(other_request)
-        for _ in range(3):
-            engine.step()
-        cancelled.cancel()
-        cancelled.cancel()
-        engine.step()
-        assert engine.stats().running == 1
-        assert set(runner.batches[-1].sequences) == {1}
-        assert list(cancelled.events()) == []
-        drive(engine)
-        assert tokens(other) == fakes.alone(other_request)
-        assert (engine.stats().cancelled, engine.stats().finished) == (1, 1)
-
-    def test_in_the_middle_of_its_prompt(self, engine, runner, fakes):
-        generation = engine.submit(fakes.request(500))
-        engine.step()
-        generation.cancel()
-        assert not engine.step()
-        assert runner.n_open_samplers == 0
-
-    def test_queued(self, fakes):
-        runner = fakes.Runner(n_sequences=1)
-        engine = Engine(runner, max_queued=1)
-        requests = [fakes.request(3, 5, first=i) for i in range(3)]
-        first, queued = engine.submit(requests[0]), engine.submit(requests[1])
-        queued.cancel()
-        assert engine.stats().queued == 1  # the first, for which a slot is free
-        third = engine.submit(requests[2])
-        drive(engine)
-        assert tokens(first) == fakes.alone(requests[0])
-        assert tokens(third) == fakes.alone(requests[2])
-        assert runner.n_open_samplers == 0
-
-    def test_while_its_step_runs(self, engine, runner, fakes):
-        generation = engine.submit(fakes.request(3, 100, ignore_eos=True))
-        engine.step()
-        runner.before_run = generation.cancel
-        engine.step()
-        assert runner.n_open_samplers == engine.stats().running == 0
-        assert not engine.step()
-        assert engine.stats().cancelled == 1
-
-    def test_after_the_end_does_nothing(self, engine, fakes):
-        request = fakes.request(3, 3, ignore_eos=True)
-        generation = engine.submit(request)
-        drive(engine)
-        generation.cancel()
-        assert tokens(generation) == fakes.alone(request)
-        assert engine.stats().cancelled == 0
-
-    def test_leaving_events_early_cancels(self, engine, fakes):
-        generation = engine.submit(fakes.request(3, 100, ignore_eos=True))
-        engine.step()
-        events = generation.events()
-        next(events)
-        events.close()
-        assert not engine.step()
-        assert engine.stats().cancelled == 1
-
-    def test_one_slot_is_reused_cleanly(self, fakes):
-        engine = Engine(fakes.Runner(n_sequences=1))
-        engine.submit(fakes.request(70, 9)).cancel()
-        request = fakes.request(5, 9, first=3)
-        generation = engine.submit(request)
-        drive(engine)
-        assert tokens(generation) == fakes.alone(request)
-
-
-STATES = ["queued", "in prefill", "decoding", "preempted", "finished"]
-
-
-class TestEnding:
-    """A generation that its caller ends, in every state it can be in."""
-
-    @pytest.fixture
-    def crowded(self, fakes):
-        """An engine for two, and a generation in the state asked for."""
-        runner = fakes.Runner(n_ctx=130, n_batch=16, n_sequences=2)
-        engine = Engine(runner)
-
-        def reach(state):
-            others = [fakes.request(20, 40, first=100 * i, ignore_eos=True) for i in (1, 2)]
-            n_before = {"queued": 2, "finished": 0}.get(state, 1)
-            generations = [engine.submit(request) for request in others[:n_before]]
-            long = {"in prefill": (60, 5), "preempted": (20, 100)}.get(state, (10, 30))
-            if state == "preempted":
-                others[0] = fakes.request(20, 100, first=100, ignore_eos=True)
-                generations[0].cancel()
-                generations[0] = engine.submit(others[0])
-            request = fakes.request(*long, first=600, ignore_eos=True)
-            generation = engine.submit(request)
-            sequence = list(engine._live)[-1]
-            reached = {
-                "queued": lambda: engine.stats().steps == 3,
-                "in prefill": lambda: 0 < sequence.n_computed < 60,
-                "decoding": lambda: sequence.n_generated > 3,
-                "preempted": lambda: engine.stats().preempted,
-                "finished": lambda: sequence not in engine._live,
-            }[state]
-            while not reached():
-                engine.step()
-                fakes.check(engine)
-            return generation, sequence, list(zip(others, generations, strict=False))
-
-        yield engine, reach
-        engine.stop()
-        assert runner.empty
-
-    @pytest.mark.parametrize("state", STATES)
-    @pytest.mark.parametrize("how", ["cancel", "finish"])
-    def test_only_its_own_row_goes(self, crowded, fakes, state, how):
-        engine, reach = crowded
-        generation, sequence, others = reach(state)
-        before = engine.stats()
-        getattr(generation, how)()
-        engine.step()
-        fakes.check(engine)
-        assert sequence not in engine._live
-        assert sequence.slot is None
-        after = engine.stats()
-        assert after.cancelled - before.cancelled == (how == "cancel" and state != "finished")
-        assert after.finished - before.finished == (how == "finish" and state != "finished")
-        drive(engine)
-        for request, other in others:
-            assert tokens(other) == fakes.alone(request)
-
-    def test_finish_keeps_what_was_counted_and_ends_the_stream(self, engine, fakes):
-        generation = engine.submit(fakes.request(30, 100, ignore_eos=True))
-        for _ in range(5):
-            engine.step()
-        generation.finish()
-        generation.cancel()
-        assert not generation.cancelled
-        assert not engine.step()
-        assert list(generation.events()) == []
-        stats = engine.stats()
-        assert (stats.finished, stats.cancelled, stats.cached_entries) == (1, 0, 1)
-        assert (stats.prompt_tokens, stats.generated_tokens) == (30, 5)
 
 
 class TestPreemption:
@@ -337,7 +162,7 @@ class TestPreemption:
             fakes.check(engine)
             assert first.slot is not None or first not in engine._live
         assert engine.stats().preempted > 0
-        assert [tokens(g) for g in generations] == [fakes.alone(r) for r in requests]
+        assert [fakes.tokens(g) for g in generations] == [fakes.alone(r) for r in requests]
         assert [g.report.cached_tokens for g in generations] == [0] * 4
         restores = [call for call in runner.calls if call[0] == "restore"]
         assert bool(restores) == bool(host)
@@ -350,8 +175,8 @@ class TestSharing:
         system = tuple(range(1, 201))
         requests = [GenerationRequest((*system, 300 + i), 5) for i in range(4)]
         generations = [engine.submit(request) for request in requests]
-        drive(engine)
-        assert [tokens(g) for g in generations] == [fakes.alone(r) for r in requests]
+        fakes.drive(engine)
+        assert [fakes.tokens(g) for g in generations] == [fakes.alone(r) for r in requests]
         assert [g.report.cached_tokens for g in generations] == [0, 200, 200, 200]
         assert sum(len(b.tokens) for b in runner.batches) < 201 + 4 * 6
         assert engine.stats().cached_tokens == 600
@@ -367,8 +192,8 @@ class TestSharing:
             leader.cancel()
         else:
             runner.fail = EngineError("decode failed")
-        drive(engine)
-        assert tokens(follower) == fakes.alone(request)
+        fakes.drive(engine)
+        assert fakes.tokens(follower) == fakes.alone(request)
         assert follower.report.cached_tokens == (64 if how == "cancel" else 0)
 
     def test_a_leader_whose_rows_are_gone_costs_the_follower_nothing_but_time(
@@ -378,8 +203,8 @@ class TestSharing:
         generations = [engine.submit(request) for _ in range(2)]
         engine.step()
         runner.forgets = {0}
-        drive(engine)
-        assert [tokens(g) for g in generations] == [fakes.alone(request)] * 2
+        fakes.drive(engine)
+        assert [fakes.tokens(g) for g in generations] == [fakes.alone(request)] * 2
         assert generations[1].report.cached_tokens == 0
 
     def test_a_long_prompt_delays_nobody_by_more_than_one_chunk(self, fakes):
@@ -389,210 +214,20 @@ class TestSharing:
         talker = engine.submit(talker_request)
         engine.step()
         newcomer = engine.submit(fakes.request(2000, 3, first=7))
-        drive(engine)
+        fakes.drive(engine)
         for batch in runner.batches[1:126]:
             assert batch.sequences[0] == 0
             assert len(batch.tokens) == 17
-        assert tokens(talker) == fakes.alone(talker_request)
-        assert len(tokens(newcomer)) == 3
+        assert fakes.tokens(talker) == fakes.alone(talker_request)
+        assert len(fakes.tokens(newcomer)) == 3
 
     def test_cached_tokens_are_known_before_the_first_token(self, engine, fakes):
         engine.submit(fakes.request(30, 2))
-        drive(engine)
+        fakes.drive(engine)
         generation = engine.submit(fakes.request(40, 9, ignore_eos=True))
         while not generation._items:
             engine.step()
         assert generation.report.cached_tokens == 30
-
-
-class TestReport:
-    def test_doses_are_averaged_over_rows_where_something_acts(self, engine, runner, fakes):
-        cartridge = fakes.cartridge("french")
-        engine.load(cartridge)
-        request = fakes.request(
-            100, 5, (cartridge, -0.5, "generated"), ignore_eos=True, telemetry=True
-        )
-        generation = engine.submit(request)
-        engine.step()
-        engine.step()
-        assert np.isnan(generation.report.dose[0]), "nothing has acted yet"
-        drive(engine)
-        assert generation.report.dose[0] == pytest.approx(0.5)
-        assert np.isnan(generation.report.dose[1])
-        mixed = engine.submit(
-            fakes.request(
-                6,
-                5,
-                (cartridge, 1.0, "all"),
-                (cartridge, 2.0, "generated"),
-                first=500,
-                ignore_eos=True,
-                telemetry=True,
-            )
-        )
-        drive(engine)
-        assert mixed.report.dose[0] == pytest.approx((6 * 1.0 + 4 * 3.0) / 10)
-
-    def test_nothing_is_observed_where_nobody_asked(self, engine, runner, fakes):
-        cartridge = fakes.cartridge("french")
-        engine.load(cartridge)
-        doses = (cartridge, 1.0, "all")
-        silent = engine.submit(fakes.request(5, 20, doses, ignore_eos=True))
-        engine.step()
-        told = engine.submit(fakes.request(5, 3, doses, first=9, telemetry=True, ignore_eos=True))
-        drive(engine)
-        assert silent.report.dose is None
-        assert told.report.dose is not None
-        observed = [b.observed for b in runner.batches]
-        assert observed[0] is None
-        assert observed[1] == [False] + [True] * 5
-        assert observed[-1] is None
-
-    def test_a_sample_is_the_last_row_of_the_prompt_and_the_first_after_it(
-        self, engine, runner, fakes
-    ):
-        cartridge = fakes.cartridge("french")
-        engine.load(cartridge)
-        doses = ((cartridge, 1.0, "prompt"), (cartridge, 3.0, "generated"))
-        request = fakes.request(5, 9, *doses, ignore_eos=True)
-        sampled = engine.submit(replace(request, sample_dose=True))
-        drive(engine)
-        assert sampled.report.mean_dose == pytest.approx((1.0 + 3.0) / 2)
-        assert sampled.report.dose is None, "nobody asked for each layer's"
-        observed = [b.observed for b in runner.batches]
-        assert observed[:3] == [[False] * 4 + [True], [True], None]
-        silent = engine.submit(replace(request, prompt=(7, 8, 9)))
-        drive(engine)
-        assert silent.report.mean_dose is None
-
-    def test_rows_computed_again_are_not_counted_again(self, fakes):
-        runner = fakes.Runner(n_ctx=130, n_batch=32, n_sequences=2, n_cached=0)
-        engine = Engine(runner)
-        cartridge = fakes.cartridge("french")
-        engine.load(cartridge)
-        engine.submit(fakes.request(10, 100, ignore_eos=True))
-        runner.caps = dict.fromkeys(range(600, 608), 2)
-        generation = engine.submit(
-            fakes.request(
-                10,
-                100,
-                (cartridge, 1.0, "prompt"),
-                (cartridge, 3.0, "generated"),
-                first=599,
-                telemetry=True,
-                ignore_eos=True,
-            )
-        )
-        request = list(engine._live)[1].request
-        drive(engine)
-        assert engine.stats().preempted == 1
-        n_capped = sum(t in runner.caps for t in (*request.prompt, *fakes.alone(request)[:-1]))
-        assert generation.report.capped_rows == n_capped
-        assert sum(sum(b.observed or ()) for b in runner.batches) == 109
-        assert generation.report.dose[0] == pytest.approx((10 * 1.0 + 99 * 3.0) / 109)
-
-    def test_capped_rows_are_summed_and_told_once(self, engine, runner, fakes, caplog):
-        runner.caps = {3: 1, 4: 5, 900: 1}
-        generation = engine.submit(fakes.request(200, 1, ignore_eos=True))
-        drive(engine)
-        assert (generation.report.capped_rows, engine.stats().capped_rows) == (2, 2)
-        assert [r.levelname for r in caplog.records] == ["WARNING"]
-
-    def test_a_fault_ends_its_sequence_only(self, engine, runner, fakes):
-        good_request = fakes.request(20, 5, ignore_eos=True)
-        good = engine.submit(good_request)
-        bad = engine.submit(fakes.request(20, 5, first=500))
-        runner.faults = {515: Fault(7, "french")}
-        drive(engine)
-        with pytest.raises(EngineError, match=r"'french'.* layer 7"):
-            tokens(bad)
-        assert tokens(good) == fakes.alone(good_request)
-        assert (engine.stats().failed, engine.stats().cached_entries) == (1, 1)
-
-    def test_a_fault_in_a_row_without_output_counts_too(self, engine, runner, fakes):
-        bad = engine.submit(fakes.request(100, 5))
-        runner.faults = {5: Fault(7, "french")}
-        engine.step()
-        assert engine.stats().failed == 1
-        with pytest.raises(EngineError, match="french"):
-            tokens(bad)
-
-
-class TestLogprobs:
-    @pytest.fixture
-    def request_(self, fakes):
-        return replace(fakes.request(30, 9, ignore_eos=True), logprobs=2, prompt_logprobs=True)
-
-    def test_of_prompt_and_answer(self, engine, fakes, request_):
-        generation = engine.submit(request_)
-        drive(engine)
-        prompt, events = fakes.alone_scored(request_)
-        got = list(generation.events())
-        assert [replace(event, finish_reason=None) for event in got] == events
-        assert generation.report.prompt_logprobs == prompt
-        assert [len(s.top) for s in prompt] == [2] * 29
-
-    def test_those_of_the_prompt_are_there_with_the_first_token(self, engine, fakes, request_):
-        generation = engine.submit(request_)
-        while not generation._items:
-            engine.step()
-        assert len(generation.report.prompt_logprobs) == 29
-        drive(engine)
-
-    def test_the_token_that_ends_has_one_too(self, engine, fakes):
-        seed = next(i for i in range(1000) if len(fakes.alone(fakes.request(2, 50, seed=i))) < 40)
-        request = replace(fakes.request(2, 50, seed=seed), logprobs=0)
-        generation = engine.submit(request)
-        drive(engine)
-        last = list(generation.events())[-1]
-        assert (last.token, last.finish_reason) == (None, "stop")
-        assert last.logprobs == fakes.alone_scored(request)[1][-1].logprobs
-        assert last.logprobs.token == fakes.END
-
-    def test_nothing_is_read_unless_asked_for(self, engine, runner, fakes):
-        runner.broken_scores = RuntimeError("not to be called")
-        generation = engine.submit(fakes.request(30, 9))
-        drive(engine)
-        assert [e.logprobs for e in generation.events()] == [None] * len(
-            fakes.alone_scored(fakes.request(30, 9))[1]
-        )
-        assert generation.report.prompt_logprobs == ()
-
-    def test_a_prompt_alone(self, engine, runner, fakes, request_):
-        request = replace(request_, max_tokens=0)
-        generation = engine.submit(request)
-        drive(engine)
-        assert list(generation.events()) == [TokenEvent(None, "length")]
-        assert generation.report.prompt_logprobs == fakes.alone_scored(request)[0]
-        assert (engine.stats().finished, engine.stats().prompt_tokens) == (1, 30)
-        assert engine.stats().generated_tokens == 0
-
-    def test_a_prompt_of_one_token_has_none(self, engine, fakes, request_):
-        request = replace(request_, prompt=(5,), max_tokens=0)
-        generation = engine.submit(request)
-        drive(engine)
-        assert list(generation.events()) == [TokenEvent(None, "length")]
-        assert generation.report.prompt_logprobs == ()
-
-    def test_the_cache_changes_nothing_for_it_and_its_rows_serve_others(
-        self, engine, runner, fakes, request_
-    ):
-        plain = replace(request_, logprobs=None, prompt_logprobs=False)
-        for request, n_cached in ((plain, 0), (request_, 0), (plain, 29)):
-            generation = engine.submit(request)
-            drive(engine)
-            assert tokens(generation) == fakes.alone(request)
-            assert generation.report.prompt_logprobs == fakes.alone_scored(request)[0]
-            assert generation.report.cached_tokens == n_cached
-
-    def test_a_failure_to_read_ends_those_who_asked_alone(self, engine, runner, fakes, request_):
-        runner.broken_scores = RuntimeError("broken")
-        plain_request = fakes.request(5, 3, first=7)
-        asking, plain = engine.submit(request_), engine.submit(plain_request)
-        drive(engine)
-        with pytest.raises(EngineError, match="broken"):
-            list(asking.events())
-        assert tokens(plain) == fakes.alone(plain_request)
 
 
 class TestCartridges:
@@ -624,8 +259,8 @@ class TestCartridges:
             engine.submit(request)
         with pytest.raises(NotFoundError):
             engine.unload(cartridge)
-        drive(engine)
-        assert tokens(generation) == fakes.alone(request)
+        fakes.drive(engine)
+        assert fakes.tokens(generation) == fakes.alone(request)
         assert not runner.resident
 
     def test_cancelling_the_last_user_unloads(self, runner, fakes):
@@ -659,7 +294,7 @@ class TestCartridges:
         engine.unload(cartridge)
         engine.load(cartridge)
         engine.submit(request)
-        drive(engine)
+        fakes.drive(engine)
         assert list(runner.resident) == [cartridge.content_hash]
 
 
@@ -690,7 +325,7 @@ class TestLife:
         assert (stats.running, stats.queued, stats.queued_tokens) == (1, 1, 7)
         assert (stats.kv_used, stats.kv_cached, stats.steps) == (10, 0, 1)
         assert (stats.prompt_tokens, stats.generated_tokens) == (10, 1)
-        drive(engine)
+        fakes.drive(engine)
         stats = engine.stats()
         assert (stats.prompt_tokens, stats.cached_tokens, stats.generated_tokens) == (17, 6, 10)
         assert (stats.kv_used, stats.kv_cached, stats.cached_entries) == (14 + 5, 14 + 5, 2)
@@ -702,7 +337,7 @@ class TestLife:
         got = {}
 
         def ask(i):
-            got[i] = tokens(engine.submit(requests[i]))
+            got[i] = fakes.tokens(engine.submit(requests[i]))
 
         with Engine(runner) as engine:
             threads = [threading.Thread(target=ask, args=(i,)) for i in range(16)]
@@ -713,80 +348,8 @@ class TestLife:
         assert got == {i: fakes.alone(request) for i, request in enumerate(requests)}
 
 
-class TestAsync:
-    def test_iteration(self, runner, fakes):
-        requests = [fakes.request(3, 30, first=i) for i in range(8)]
-
-        async def ask(engine, request):
-            return [e.token async for e in engine.submit(request) if e.token is not None]
-
-        async def main(engine):
-            return await asyncio.gather(*(ask(engine, request) for request in requests))
-
-        with Engine(runner) as engine:
-            assert asyncio.run(main(engine)) == [fakes.alone(r) for r in requests]
-
-    def test_an_error_is_raised_in_the_loop(self, runner, fakes):
-        async def main(engine):
-            runner.fail = EngineError("decode failed")
-            with pytest.raises(EngineError, match="decode failed"):
-                async for _ in engine.submit(fakes.request(3, 30)):
-                    pass
-
-        with Engine(runner) as engine:
-            asyncio.run(main(engine))
-
-    def test_aclose_cancels(self, engine, fakes):
-        async def main():
-            generation = engine.submit(fakes.request(3, 30, ignore_eos=True))
-            engine.step()
-            async with aclosing(aiter(generation)) as events:
-                await anext(events)
-            assert generation.cancelled
-
-        asyncio.run(main())
-        assert not engine.step()
-
-    def test_break_cancels(self, engine, fakes):
-        async def main():
-            generation = engine.submit(fakes.request(3, 30, ignore_eos=True))
-            engine.step()
-            async with aclosing(generation):
-                async for _ in generation:
-                    break
-            assert generation.cancelled
-
-        asyncio.run(main())
-
-    def test_a_cancelled_task_cancels_its_generation(self, engine, fakes):
-        async def consume(generation):
-            async for _ in generation:
-                pass
-
-        async def main():
-            generation = engine.submit(fakes.request(3, 30, ignore_eos=True))
-            task = asyncio.create_task(consume(generation))
-            await asyncio.sleep(0)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            assert generation.cancelled
-
-        asyncio.run(main())
-        assert not engine.step()
-
-    def test_a_loop_that_is_gone_cancels(self):
-        cancelled = []
-        generation = Generation(cancelled.append)
-        loop = asyncio.new_event_loop()
-        loop.close()
-        generation._wake = lambda: loop.call_soon_threadsafe(print)
-        generation.deliver(TokenEvent(1))
-        assert cancelled == ["cancelled"]
-
-
 @pytest.mark.model
-def test_llama_runner_serves_steered_and_plain_requests_together(demo_model):
+def test_llama_runner_serves_steered_and_plain_requests_together(demo_model, fakes):
     neurons = np.arange(256, dtype=np.int32)
     bias = np.full(256, 30.0, np.float32)
     shifts = tuple(LayerMap(layer, neurons, None, bias) for layer in range(4, 14))
@@ -801,9 +364,9 @@ def test_llama_runner_serves_steered_and_plain_requests_together(demo_model):
     runner = LlamaRunner(demo_model, n_ctx=256, n_batch=32, n_sequences=4)
     with runner, Engine(runner) as engine:
         engine.load(cartridge)
-        alone = [tokens(engine.submit(one)) for one in requests]
+        alone = [fakes.tokens(engine.submit(one)) for one in requests]
         generations = [engine.submit(one) for one in requests]
-        together = [tokens(generation) for generation in generations]
+        together = [fakes.tokens(generation) for generation in generations]
         assert engine.stats().running == 0
     assert together == alone
     assert alone[0] == alone[2] != alone[1]

@@ -12,15 +12,6 @@ from llamacart_server.engine.engine import Engine
 from llamacart_server.engine.kv.actions import Compact, Copy
 
 
-def drive(engine):
-    while engine.step():
-        pass
-
-
-def tokens(generation):
-    return [event.token for event in generation.events() if event.token is not None]
-
-
 def failing(error, times=1):
     """A function that raises some times, and then does nothing."""
     left = [error] * times
@@ -30,22 +21,6 @@ def failing(error, times=1):
             raise left.pop()
 
     return fail
-
-
-@pytest.fixture
-def runner(fakes):
-    return fakes.Runner()
-
-
-@pytest.fixture
-def engine(runner, fakes):
-    """Not started: the test calls `step`."""
-    engine = Engine(runner)
-    yield engine
-    if not engine._stopping:
-        fakes.check(engine)
-    engine.stop()
-    assert runner.empty
 
 
 class TestOneOfMany:
@@ -60,8 +35,8 @@ class TestOneOfMany:
         runner.fail = failure
         engine.step()
         assert not runner.kv
-        drive(engine)
-        assert tokens(queued) == fakes.alone(requests[2])
+        fakes.drive(engine)
+        assert fakes.tokens(queued) == fakes.alone(requests[2])
         for generation in hit:
             events = generation.events()
             assert next(events).finish_reason is None
@@ -75,19 +50,19 @@ class TestOneOfMany:
         request = fakes.request(3, 9, seed=2)
         good = engine.submit(request)
         runner.samplers[0].broken = True
-        drive(engine)
+        fakes.drive(engine)
         with pytest.raises(EngineError):
-            tokens(bad)
-        assert tokens(good) == fakes.alone(request)
+            fakes.tokens(bad)
+        assert fakes.tokens(good) == fakes.alone(request)
 
     def test_failed_sampling_names_what_acted(self, engine, runner, fakes):
         cartridge = fakes.cartridge("wild")
         engine.load(cartridge)
         bad = engine.submit(fakes.request(3, 9, (cartridge, 0.5, "all")))
         runner.samplers[0].broken = True
-        drive(engine)
+        fakes.drive(engine)
         with pytest.raises(EngineError, match=r"broken; what acted: 'wild' at alpha 0\.5"):
-            tokens(bad)
+            fakes.tokens(bad)
 
     def test_an_error_after_the_step_ends_its_batch_alone(self, engine, runner, fakes):
         requests = [fakes.request(3, 9, first=i, ignore_eos=True) for i in (1, 50)]
@@ -96,10 +71,10 @@ class TestOneOfMany:
         runner.is_end = failing(RuntimeError("no vocabulary"))
         engine.step()
         second = engine.submit(requests[1])
-        drive(engine)
+        fakes.drive(engine)
         with pytest.raises(EngineError, match="no vocabulary"):
-            tokens(first)
-        assert tokens(second) == fakes.alone(requests[1])
+            fakes.tokens(first)
+        assert fakes.tokens(second) == fakes.alone(requests[1])
 
     def test_a_cartridge_that_cannot_be_unloaded_stops_nobody(self, engine, runner, fakes):
         cartridge = fakes.cartridge("french")
@@ -108,20 +83,20 @@ class TestOneOfMany:
         generation = engine.submit(request)
         engine.unload(cartridge)
         runner.unload = failing(RuntimeError("stuck"))
-        drive(engine)
-        assert tokens(generation) == fakes.alone(request)
+        fakes.drive(engine)
+        assert fakes.tokens(generation) == fakes.alone(request)
         engine.load(cartridge)
         again = engine.submit(request)
-        drive(engine)
-        assert tokens(again) == fakes.alone(request)
+        fakes.drive(engine)
+        assert fakes.tokens(again) == fakes.alone(request)
 
     def test_a_sampler_that_cannot_be_closed_stops_nobody(self, engine, runner, fakes):
         requests = [fakes.request(3, 9, first=i) for i in (1, 50)]
         generations = [engine.submit(request) for request in requests]
         sampler, close = runner.samplers[0], runner.samplers[0].close
         sampler.close = failing(RuntimeError("stuck"))
-        drive(engine)
-        assert [tokens(g) for g in generations] == [fakes.alone(r) for r in requests]
+        fakes.drive(engine)
+        assert [fakes.tokens(g) for g in generations] == [fakes.alone(r) for r in requests]
         close()
 
 
@@ -140,10 +115,10 @@ class TestHostWork:
             ]
 
         runner.sample = sample_slowly
-        drive(engine)
+        fakes.drive(engine)
         with pytest.raises(HostWorkError, match=r"took 4\.50 s of work"):
-            tokens(generations[0])
-        assert tokens(generations[1]) == fakes.alone(requests[1])
+            fakes.tokens(generations[0])
+        assert fakes.tokens(generations[1]) == fakes.alone(requests[1])
         stats = engine.stats()
         assert (stats.overruns, stats.failed, stats.finished) == (1, 1, 1)
         assert [r.getMessage() for r in caplog.records] == [
@@ -169,8 +144,8 @@ class TestUnknownCache:
         engine.step()
         runner.free = free
         fakes.check(engine)
-        drive(engine)
-        assert [tokens(g) for g in generations[1:]] == [fakes.alone(r) for r in requests[1:]]
+        fakes.drive(engine)
+        assert [fakes.tokens(g) for g in generations[1:]] == [fakes.alone(r) for r in requests[1:]]
         stats = engine.stats()
         assert (stats.cache_resets, stats.cancelled, stats.finished, stats.failed) == (1, 1, 2, 0)
         engine.stop()
@@ -191,22 +166,22 @@ class TestUnknownCache:
         generations = [engine.submit(request) for request in requests]
         while engine.step():
             fakes.check(engine)
-        assert [tokens(g) for g in generations] == [fakes.alone(r) for r in requests]
+        assert [fakes.tokens(g) for g in generations] == [fakes.alone(r) for r in requests]
         assert runner.compact == compact
         assert engine.stats().cache_resets == 1
 
     def test_a_reuse_whose_slot_cannot_be_freed_either(self, engine, runner, fakes):
         request = fakes.request(30, 9)
         engine.submit(request)
-        drive(engine)
+        fakes.drive(engine)
         longer = fakes.continued(request, 7, 8, 9)
         generation = engine.submit(longer)
         runner.broken_reuse = RuntimeError("no copy")
         free, runner.free = runner.free, failing(RuntimeError("cannot free"))
         assert engine.step(), "there is work left"
         runner.free = free
-        drive(engine)
-        assert tokens(generation) == fakes.alone(longer)
+        fakes.drive(engine)
+        assert fakes.tokens(generation) == fakes.alone(longer)
 
     def test_what_always_fails_keeps_nobody_waiting(self, fakes):
         runner = fakes.Runner(n_ctx=130, n_batch=32, n_sequences=2, n_cached=0)
@@ -220,7 +195,7 @@ class TestUnknownCache:
         assert not engine.step()
         for generation, request in zip(generations, requests, strict=True):
             try:
-                assert tokens(generation) == fakes.alone(request)
+                assert fakes.tokens(generation) == fakes.alone(request)
             except EngineError as error:
                 assert "lost again" in error.message  # noqa: PT017
         assert engine.stats().running == engine.stats().queued == 0
@@ -229,7 +204,7 @@ class TestUnknownCache:
         runner = fakes.Runner(n_ctx=150, n_cached=2, ordered=True)
         engine = Engine(runner)
         engine.submit(fakes.request(20, 5, ignore_eos=True))
-        drive(engine)
+        fakes.drive(engine)
         (idle,) = engine._scheduler._cache._idle
         runner.no_compact = {idle}
         engine._perform((Compact((idle,)),))
@@ -250,7 +225,7 @@ class TestUnknownCache:
         assert sequence.slot is not None
         assert sequence.n_computed == 0
         next(iter(engine._live.values())).generation.cancel()
-        drive(engine)
+        fakes.drive(engine)
 
 
 class TestEnd:
@@ -265,7 +240,7 @@ class TestEnd:
         with engine:
             for generation in generations:
                 with pytest.raises(EngineError, match="cannot clear"):
-                    tokens(generation)
+                    fakes.tokens(generation)
             assert told.wait(10)
             with pytest.raises(OverloadedError, match="has failed: cannot clear"):
                 engine.submit(fakes.request(3, 9))
@@ -283,7 +258,7 @@ class TestEnd:
         generation = engine.submit(fakes.request(3, 9))
         engine._scheduler.plan = failing(ValueError("3 cells are wanted, 2 are free"), times=9)
         with engine, pytest.raises(EngineError, match="3 cells are wanted"):
-            tokens(generation)
+            fakes.tokens(generation)
         assert engine.failure is not None
         assert runner.empty
 
@@ -371,8 +346,8 @@ class TestWorks:
         assert (work.left, len(runner.batches)) == (4, 1)
         engine.step()
         assert (work.left, len(runner.batches)) == (3, 2)
-        drive(engine)
-        assert tokens(generation) == fakes.alone(request)
+        fakes.drive(engine)
+        assert fakes.tokens(generation) == fakes.alone(request)
 
     def test_one_that_is_given_up_is_dropped_and_the_next_begins(self, engine):
         works = [self.Steps(9), self.Steps(9), self.Steps(2)]

@@ -1,3 +1,5 @@
+"""Who runs, who waits and who gives way: the scheduler without an engine."""
+
 from __future__ import annotations
 
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from llamacart.errors import ContextOverflowError, InputError, OverloadedError
 from llamacart_server.engine.kv.actions import Copy, Free, Save, Trim
 from llamacart_server.engine.limits import SchedulerConfig
-from llamacart_server.engine.plan import Plan, fair_shares
+from llamacart_server.engine.plan import Plan
 from llamacart_server.engine.request import GenerationRequest
 from llamacart_server.engine.scheduler import HEADROOM, MIN_AWAITED_ROWS, Scheduler
 from llamacart_server.engine.sequence import Sequence, SequenceState
@@ -56,32 +58,6 @@ def compute(scheduler: Scheduler, plan: Plan) -> None:
 
 def rows_of(plan: Plan) -> dict[Sequence, int]:
     return {chunk.sequence: chunk.n_rows for chunk in plan.chunks}
-
-
-class TestFairShares:
-    @given(
-        needs=st.lists(st.integers(1, 50), max_size=8),
-        budget=st.integers(0, 200),
-        turn=st.integers(0, 20),
-    )
-    def test_all_of_the_budget_is_used_and_nobody_gets_too_much(self, needs, budget, turn):
-        shares = fair_shares(needs, budget, turn)
-        assert sum(shares) == min(budget, sum(needs))
-        assert all(0 <= share <= need for share, need in zip(shares, needs, strict=True))
-
-    @given(
-        needs=st.lists(st.integers(1, 50), min_size=1, max_size=8),
-        budget=st.integers(0, 200),
-        turn=st.integers(0, 20),
-    )
-    def test_whoever_needs_more_got_no_less_than_another_but_one(self, needs, budget, turn):
-        shares = fair_shares(needs, budget, turn)
-        for share, need in zip(shares, needs, strict=True):
-            assert share == need or share >= max(shares) - 1
-
-    def test_a_row_that_cannot_be_split_goes_round(self):
-        got = [fair_shares([9, 9, 9], 1, turn) for turn in range(3)]
-        assert got == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
 
 
 class TestPlan:
@@ -609,14 +585,3 @@ def test_everyone_finishes_within_the_limits(arrivals, n_batch):
         assert scheduler.kv_used <= 128
         compute(scheduler, plan)
     assert all(one.n_generated == one.max_tokens for one in everyone)
-
-
-def test_config_names_what_is_wrong():
-    with pytest.raises(InputError, match="n_sequences has value 5"):
-        make(n_sequences=5, n_batch=4)
-    with pytest.raises(InputError, match="prefill_rows has value 0"):
-        make(prefill_rows=0)
-    with pytest.raises(InputError, match="n_cached has value -1"):
-        make(n_cached=-1)
-    with pytest.raises(InputError, match="host_cache_bytes has value -1"):
-        make(host_cache_bytes=-1)
