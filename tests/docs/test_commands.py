@@ -126,7 +126,7 @@ def test_commands_run(manual_page, folder):
     for info, text in manual_page.blocks("sh"):
         for words in () if info else commands(text):
             program, *arguments = words
-            if program == "curl":  # tests/server/http/test_documentation.py
+            if program == "curl":  # tests/server/test_documentation.py
                 continue
             assert program == "llamacart", f"say why {words} is not run"
             result = CliRunner().invoke(APP, arguments)

@@ -1,20 +1,13 @@
-"""Bootstrap, fluency and scorers: pure functions with known answers."""
+"""Intervals cover as often as they say, and paired differences see what intervals hide."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamacart.errors import RecipeError
-from llamacart_trainer.evaluation import scorers
 from llamacart_trainer.evaluation.bootstrap import Estimate, difference, estimate
-from llamacart_trainer.evaluation.fluency import LEAST_TOKENS, distinct, repetition
-
-TOKENS = st.lists(st.integers(0, 5), max_size=40)
 
 
 def test_interval_covers_the_mean_as_often_as_it_says() -> None:
@@ -52,65 +45,6 @@ def test_bootstrap_refuses(values: list[float]) -> None:
         estimate(values)
     with pytest.raises(ValueError, match="sum to 0"):
         estimate([1.0], [0.0])
-
-
-def test_distinct_and_repetition_by_hand() -> None:
-    assert distinct([1, 2, 1, 2, 1]) == 0.5
-    assert distinct([1, 2, 3, 4]) == 1.0
-    assert distinct([]) == distinct([1]) == distinct([1, 2, 3]) == 0.0  # too short to tell
-    assert repetition([1, 2, 3, 4, 9, 1, 2, 3, 4]) == pytest.approx(4 / 9)
-    assert repetition([]) == repetition([1, 2, 3]) == 1.0
-
-
-@given(TOKENS)
-def test_fluency_is_a_share(tokens: list[int]) -> None:
-    assert 0 <= distinct(tokens) <= 1
-    assert 0 <= repetition(tokens) <= 1
-    if len(tokens) >= LEAST_TOKENS:
-        assert distinct(tokens) > 0
-        assert repetition(tokens) < 1
-        assert repetition(tokens + tokens + tokens) >= repetition(tokens)
-
-
-def test_language() -> None:
-    score = scorers.language("fr")
-    texts = ["Le chat dort sur la table de la cuisine.", "The cat sleeps on the table.", "  "]
-    assert scorers.run(score, [""] * 3, texts) == [1.0, 0.0, 0.0]
-    with pytest.raises(RecipeError, match="'xx' is not among"):
-        scorers.language("xx")
-
-
-def test_words_are_whole_and_know_no_case() -> None:
-    score = scorers.words(["cheese", "gouda wheel"], ["rock"])
-    texts = ["Cheese!", "cheesecake", "a Gouda wheel", "cheese and rock", "rocket cheese"]
-    assert scorers.run(score, [""] * 5, texts) == [1.0, 0.0, 1.0, 0.0, 1.0]
-    absent = scorers.words([], ["rock"])
-    assert scorers.run(absent, [""] * 4, ["rock", "sand", "", " \n"]) == [0.0, 1.0, 0.0, 0.0]
-
-
-def test_users_own_scorer(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(
-        "def length(prompts, texts):\n    return [len(t) / 10 for t in texts]\n"
-        "def short(prompts, texts):\n    return [1.0]\n"
-        "def fails(prompts, texts):\n    return 1 / 0\n"
-        "number = 3\n"
-    )
-    assert scorers.run(scorers.users_own("mine.py:length", tmp_path), ["", ""], ["ab", ""]) == [
-        0.2,
-        0.0,
-    ]
-    assert scorers.users_own("statistics:mean", tmp_path)
-    for spec, message in {
-        "mine.py:absent": "no function 'absent'",
-        "mine.py:number": "no function 'number'",
-        "other.py:f": "does not exist",
-        "no_such_module_x:f": "cannot be imported",
-    }.items():
-        with pytest.raises(RecipeError, match=message):
-            scorers.users_own(spec, tmp_path)
-    for name, message in {"short": "one finite number", "fails": "division by zero"}.items():
-        with pytest.raises(RecipeError, match=message):
-            scorers.run(scorers.users_own(f"mine.py:{name}", tmp_path), ["", ""], ["a", "b"])
 
 
 def test_paired_difference_sees_what_the_intervals_hide() -> None:
