@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
-from llamacart.errors import InputError
+from llamacart.errors import InputError, NotFoundError
 from llamacart.values.sampling import SEED_LIMIT
 from llamacart_server.answers.answer import Answer
 from llamacart_server.answers.logprobs import Echo
@@ -27,12 +27,12 @@ from llamacart_server.middleware.lifecycle import Lifecycle
 from llamacart_server.middleware.request_metrics import ObservedEngine, RequestMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from llamacart.json_grammar.grammar import Grammar
     from llamacart_server.bodies.generation import ChatBody, CompletionBody, GenerationBody
     from llamacart_server.engine.interface import EngineLike
-    from llamacart_server.library.library import CartridgeLibrary, Lease
+    from llamacart_server.library.library import CartridgeLibrary, Snapshot
     from llamacart_server.served import ServedModel
     from llamacart_server.settings import ServeSettings
 
@@ -57,7 +57,8 @@ class Prepared:
         requests: One for each choice, those of one prompt side by side.
         stops: Strings that end a choice.
         selection: The cartridges it resolved to.
-        lease: Keeps them in the engine until it has been submitted.
+        resolved_in: Where they were looked up.
+        resolve: Makes the same of another snapshot, without what is replaced below.
         n_per_prompt: Choices for each prompt.
         compares: Whether each prompt has two choices, without the cartridges and with them.
         echoes: What comes before the choices of each prompt, if that was asked for.
@@ -67,7 +68,8 @@ class Prepared:
     requests: tuple[GenerationRequest, ...]
     stops: tuple[str, ...]
     selection: Selection
-    lease: Lease
+    resolved_in: Snapshot
+    resolve: Callable[[Snapshot], Prepared]
     n_per_prompt: int = 1
     compares: bool = False
     echoes: tuple[Echo, ...] = ()
@@ -151,24 +153,45 @@ class Service:
         )
         return replace(prepared, has_tools=use is not None)
 
-    def submit(self, prepared: Prepared) -> Answer:
-        """Start generating; to be called in the event loop."""
+    def submit(self, prepared: Prepared) -> tuple[Answer, Prepared]:
+        """Start generating; to be called in the event loop.
+
+        Cartridges may have been replaced or removed while the request was prepared. It is then
+        resolved again, by id; once it is in the engine, what it uses stays there to its end.
+
+        Returns:
+            What runs, and the request as it was resolved.
+
+        Raises:
+            NotFoundError: A cartridge has been removed.
+        """
         if self.settings.log_prompts:
             for request in prepared.requests[:: prepared.n_per_prompt]:
                 text = self.model.tokenizer.detokenize(request.prompt, special=True)
                 logger.info("prompt", extra=fields(prompt=text))
-        try:
-            return Answer(
-                ObservedEngine(self.engine, self.metrics),
-                prepared.requests,
-                self.model.tokenizer,
-                prepared.stops,
-                prepared.n_per_prompt,
-                frozenset(self._markers.values()) if prepared.has_tools else frozenset(),
-                self.lifecycle.answering,
-            )
-        finally:
-            self.library.release(prepared.lease)
+        while True:
+            snapshot = self.library.snapshot
+            if snapshot is not prepared.resolved_in:
+                given = prepared
+                prepared = replace(
+                    given.resolve(snapshot), echoes=given.echoes, has_tools=given.has_tools
+                )
+            try:
+                return self._answer(prepared), prepared
+            except NotFoundError:
+                if self.library.snapshot is snapshot:  # no change came between
+                    raise
+
+    def _answer(self, prepared: Prepared) -> Answer:
+        return Answer(
+            ObservedEngine(self.engine, self.metrics),
+            prepared.requests,
+            self.model.tokenizer,
+            prepared.stops,
+            prepared.n_per_prompt,
+            frozenset(self._markers.values()) if prepared.has_tools else frozenset(),
+            self.lifecycle.answering,
+        )
 
     @cached_property
     def _markers(self) -> dict[str, int]:
@@ -211,38 +234,42 @@ class Service:
         grammar = grammar_of(body, self.model.tokenizer)
         if grammar and tool_grammar:
             raise InputError("tools cannot be combined with a format of the answer", param="tools")
-        lease = self.library.lease()
-        selection = select(body.model, body.steering, self.model.names, lease.snapshot)
         self.check_tokens(list(body.logit_bias or ()), "logit_bias")
         if not all(prompts):
             raise InputError("a prompt has no tokens", param="prompt")
-        if body.compare:
-            _check_comparable(body, selection)
         n = 2 if body.compare else body.n_choices
+        limit = default_limit if body.token_limit is None else body.token_limit
+        unsteered = GenerationRequest(
+            prompt=(),
+            max_tokens=min(limit, self.settings.max_tokens),
+            sampling=replace(body.sampling, grammar=grammar or tool_grammar),
+            ignore_eos=bool(body.ignore_eos),
+            telemetry=bool(body.telemetry),
+            logprobs=body.n_top_logprobs,
+            prompt_logprobs=body.scores_prompt,
+        )
+        stops = body.stops + template_stops
+
+        def resolve(snapshot: Snapshot) -> Prepared:
+            selection = select(body.model, body.steering, self.model.names, snapshot)
+            acting = selection.acting
+            request = replace(unsteered, doses=acting, sample_dose=bool(acting))
+            if body.compare:
+                _check_comparable(body, selection)
+            variants = _pair(request) if body.compare else _seeded_apart(request, n)
+            requests = tuple(
+                replace(variant, prompt=tuple(tokens)) for tokens in prompts for variant in variants
+            )
+            compares = bool(body.compare)
+            return Prepared(requests, stops, selection, snapshot, resolve, n, compares=compares)
+
         if n * len(prompts) > self.settings.max_queued:
             raise InputError(
                 f"{n} choices of {len(prompts)} prompts are wanted; at most "
                 f"{self.settings.max_queued} choices are allowed in all",
                 param="n",
             )
-        limit = default_limit if body.token_limit is None else body.token_limit
-        request = GenerationRequest(
-            prompt=(),
-            max_tokens=min(limit, self.settings.max_tokens),
-            doses=selection.acting,
-            sampling=replace(body.sampling, grammar=grammar or tool_grammar),
-            ignore_eos=bool(body.ignore_eos),
-            telemetry=bool(body.telemetry),
-            sample_dose=bool(selection.acting),
-            logprobs=body.n_top_logprobs,
-            prompt_logprobs=body.scores_prompt,
-        )
-        variants = _pair(request) if body.compare else _seeded_apart(request, n)
-        requests = tuple(
-            replace(variant, prompt=tuple(tokens)) for tokens in prompts for variant in variants
-        )
-        stops = body.stops + template_stops
-        return Prepared(requests, stops, selection, lease, n, compares=bool(body.compare))
+        return resolve(self.library.snapshot)
 
 
 def _check_comparable(body: GenerationBody, selection: Selection) -> None:

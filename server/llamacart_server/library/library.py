@@ -5,9 +5,6 @@ Readers see one `Snapshot`, which never changes; a change puts another in its pl
 
 from __future__ import annotations
 
-import threading
-import time
-import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,8 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llamacart.cartridge import Cartridge, Fingerprint
-
-LEASE_CHECK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -120,13 +115,6 @@ class Snapshot:
         return Snapshot(e for e in self if e.cartridge.name != cartridge_id)
 
 
-@dataclass(frozen=True, eq=False)
-class Lease:
-    """What a request looks cartridges up in until it has reached the engine."""
-
-    snapshot: Snapshot
-
-
 class CartridgeLibrary:
     """Cartridges by id, in the order of their ids; may be used and changed by any thread.
 
@@ -144,9 +132,6 @@ class CartridgeLibrary:
     def __init__(self, cartridges: Iterable[Cartridge] = ()) -> None:
         self._snapshot = Snapshot(Entry(cartridge) for cartridge in cartridges)
         self.left_out: tuple[LeftOut, ...] = ()
-        # Guards the leases; reading the snapshot needs no lock.
-        self._changed = threading.Condition()
-        self._leases: weakref.WeakSet[Lease] = weakref.WeakSet()
 
     @classmethod
     def from_folder(
@@ -213,39 +198,8 @@ class CartridgeLibrary:
     def replace(self, snapshot: Snapshot) -> None:
         """Offer what `snapshot` holds from now on."""
         files = {entry.file for entry in snapshot}
-        with self._changed:
-            self._snapshot = snapshot
-            self.left_out = tuple(left for left in self.left_out if left.file not in files)
-
-    # --- requests on their way to the engine --------------------------------------------------
-
-    def lease(self) -> Lease:
-        """What there is now, to be given back by `release` once the engine has the request.
-
-        One that is dropped instead, because the request failed, counts as given back.
-        """
-        with self._changed:
-            lease = Lease(self._snapshot)
-            self._leases.add(lease)
-            return lease
-
-    def release(self, lease: Lease) -> None:
-        """Give back a lease; a second time does nothing."""
-        with self._changed:
-            self._leases.discard(lease)
-            self._changed.notify_all()
-
-    def wait_for_leases(self, seconds: float) -> bool:
-        """Wait until nobody holds a lease of what there was before; false if it took too long."""
-        deadline = time.monotonic() + seconds
-        with self._changed:
-            while any(lease.snapshot is not self._snapshot for lease in self._leases):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                # In short turns: nobody tells of a lease that was dropped.
-                self._changed.wait(min(left, LEASE_CHECK_SECONDS))
-        return True
+        self._snapshot = snapshot
+        self.left_out = tuple(left for left in self.left_out if left.file not in files)
 
 
 def _read(

@@ -30,16 +30,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LEASE_SECONDS = 10.0
-"""How long what leaves the library waits in the engine for requests that have just found it."""
-
 
 class CartridgeStore:
     """Adds and removes cartridges, one change at a time; its methods block.
 
     A change is whole or not at all: the engine takes the new cartridge first, then the folder,
-    then the library; what the library no longer offers leaves the engine last, once requests
-    that found it there have been submitted. Those that run keep it to their end.
+    then the library; what the library no longer offers leaves the engine last. Requests that run
+    keep it to their end; those that found it and have not reached the engine look again.
 
     Args:
         engine: Has every cartridge of `library` loaded.
@@ -199,11 +196,6 @@ class CartridgeStore:
     def _retire(self, cartridge: Cartridge) -> None:
         if self._library.snapshot.steers_with(cartridge):
             return
-        if not self._library.wait_for_leases(LEASE_SECONDS):
-            logger.warning(
-                "cartridge %s is unloaded though requests that found it are still being prepared",
-                cartridge.name,
-            )
         self._engine.unload(cartridge)
 
     def _file_for(self, cartridge_id: str, folder: Path) -> str:

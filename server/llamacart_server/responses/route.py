@@ -50,7 +50,7 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/responses", response_model=ResponseObject, responses={200: _STREAM})
     async def create_response(body: ResponsesBody, request: Request) -> Response:
         prepared = await run_in_threadpool(_prepare, service, body)
-        answer = service.submit(prepared)
+        answer, prepared = service.submit(prepared)
         writer = ResponseWriter(_begun(body, prepared), has_tools=prepared.has_tools)
         if body.stream:
             return _stream(answer, writer)

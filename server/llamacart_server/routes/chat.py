@@ -41,7 +41,7 @@ def router(service: Service) -> APIRouter:
     )
     async def create_chat_completion(body: ChatBody, request: Request) -> Response:
         prepared = await run_in_threadpool(service.prepare_chat, body)
-        answer = service.submit(prepared)
+        answer, prepared = service.submit(prepared)
         writer = _Writer(prepared, service.model.tokenizer)
         if body.stream:
             return _stream(answer, writer, wants_usage=body.wants_usage)

@@ -24,7 +24,7 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/completions", response_model=Completion, responses=event_stream(Completion))
     async def create_completion(body: CompletionBody, request: Request) -> Response:
         prepared = await run_in_threadpool(service.prepare_completion, body)
-        answer = service.submit(prepared)
+        answer, prepared = service.submit(prepared)
         writer = _Writer(prepared, answer, service.model.tokenizer)
         if body.stream:
             return _stream(answer, writer, wants_usage=body.wants_usage)

@@ -1,9 +1,7 @@
 """Showing, adding and removing cartridges while the server runs."""
 
-import gc
 import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -14,9 +12,8 @@ import pytest
 from llamacart.cartridge import Cartridge, LayerMap, QuantizedMatrix
 from llamacart.errors import InputError
 from llamacart.file.writer import write_cartridge
-from llamacart_server.library import store as cartridge_store
-from llamacart_server.library.library import CartridgeLibrary
-from llamacart_server.library.store import CartridgeStore
+from llamacart_server import service
+from llamacart_server.library.library import CartridgeLibrary, Entry
 from llamacart_server.middleware.auth import read_keys
 from llamacart_server.settings import load_settings
 
@@ -273,77 +270,73 @@ def test_open_requests_keep_what_they_started_with(admin, engine, folder, raw, c
         assert hashes == [old, new]
 
 
-class SlowTokenizer:
-    """Holds every request back between finding its cartridges and reaching the engine."""
-
-    def __init__(self, model):
-        self._model = model
-        self.reached = threading.Event()
-        self.go_on = threading.Event()
-
-    def __getattr__(self, name):
-        return getattr(self._model, name)
-
-    def check_tokens(self, tokens):
-        self.reached.set()
-        assert self.go_on.wait(10)
-
-
 @pytest.mark.parametrize("change", ["delete", "replace"])
-def test_a_request_on_its_way_to_the_engine_is_served(
-    start, engine, served, raw, change, cartridges
+def test_a_request_on_its_way_to_the_engine_looks_again(
+    admin, engine, raw, change, cartridges, monkeypatch
 ):
-    slow = SlowTokenizer(served.tokenizer)
-    admin = start(model=replace(served, tokenizer=slow))
+    """It has found its cartridge, and not reached the engine: nobody waits for it."""
+    reached, go_on = threading.Event(), threading.Event()
+    select = service.select
+
+    def slow(*args):
+        found = select(*args)
+        if not reached.is_set():
+            reached.set()
+            assert go_on.wait(10)
+        return found
+
+    monkeypatch.setattr(service, "select", slow)
     old = admin.get(f"{URL}/french").json()["hash"]
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(1) as pool:
         try:
             request = pool.submit(admin.post, "/v1/completions", json=BODY)
-            assert slow.reached.wait(5)
+            assert reached.wait(5)
             if change == "delete":
-                changing = pool.submit(admin.delete, f"{URL}/french")
+                assert admin.delete(f"{URL}/french").status_code == 200
             else:
-                changing = pool.submit(cartridges.upload, admin, raw(bias=7))
-            deadline = time.monotonic() + 5
-            while admin.get(f"{URL}/french").json().get("hash") == old:
-                assert time.monotonic() < deadline
-            time.sleep(0.1)
-            assert not changing.done()
-            assert old in engine.loaded
+                new = cartridges.upload(admin, raw(bias=7)).json()["hash"]
+            assert old not in engine.loaded
         finally:
-            slow.go_on.set()
+            go_on.set()
         answer = request.result(10)
+    if change == "delete":
+        assert answer.status_code == 404
+        assert "no cartridge 'french'" in answer.json()["error"]["message"]
+    else:
         assert answer.status_code == 200, answer.text
-        assert answer.json()["cartridges"][0]["hash"] == old
-        assert changing.result(10).status_code == 200
-    assert old not in engine.loaded
+        assert answer.json()["cartridges"][0]["hash"] == new != old
 
 
-def test_leases_that_are_dropped_hold_nothing_up(make, engine):
-    library = CartridgeLibrary([make()])
-    engine.load(make())
-    kept, dropped = library.lease(), library.lease()
-    assert library.wait_for_leases(0)
-    library.replace(library.snapshot.without("french"))
-    assert not library.wait_for_leases(0.01)
-    library.release(kept)
-    library.release(kept)
-    assert not library.wait_for_leases(0.01)
-    del dropped
-    gc.collect()
-    assert library.wait_for_leases(0)
-    assert library.lease().snapshot.ids == ()
+def test_a_change_between_the_last_look_and_the_engine(start, engine, make, monkeypatch):
+    """The snapshot was the newest, and the cartridge has left the engine all the same."""
+    libraries = []
+    read = CartridgeLibrary.from_folder
+    monkeypatch.setattr(
+        CartridgeLibrary,
+        "from_folder",
+        lambda *args, **options: libraries.append(read(*args, **options)) or libraries[0],
+    )
+    admin = start()
+    old, new = make("french", 1), make("french", 9)
+    submit, changes = engine.submit, []
+
+    def late(request):
+        if not changes:
+            changes.append("replaced")
+            engine.load(new)
+            libraries[0].replace(libraries[0].snapshot.with_entry(Entry(new)))
+            engine.unload(old)
+        return submit(request)
+
+    monkeypatch.setattr(engine, "submit", late)
+    answer = admin.post("/v1/completions", json=BODY)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["cartridges"][0]["hash"] == new.content_hash
 
 
-def test_a_lease_that_is_never_given_back_is_not_waited_for_long(make, engine, monkeypatch, caplog):
-    monkeypatch.setattr(cartridge_store, "LEASE_SECONDS", 0.01)
-    library = CartridgeLibrary([make()])
-    engine.load(make())
-    lease = library.lease()
-    CartridgeStore(engine, library).remove("french")
-    assert not engine.loaded
-    assert "still being prepared" in caplog.text
-    library.release(lease)
+def test_what_the_engine_does_not_have_is_not_looked_for_for_ever(admin, engine, make):
+    engine.unload(make("french", 1))
+    assert admin.post("/v1/completions", json=BODY).status_code == 404
 
 
 def test_changes_of_one_id_at_the_same_time(admin, engine, folder, raw, cartridges):
