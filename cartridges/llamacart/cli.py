@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -97,30 +98,56 @@ def build_app() -> typer.Typer:
     app.callback()(_options)
     app.command("inspect")(inspect)
     for point in sorted(entry_points(group="llamacart.commands"), key=lambda p: p.name):
-        try:
-            function = point.load()
-        except ImportError as error:
-            function = _missing(point, str(error))
-        app.command(point.name)(function)
+        app.command(point.name)(_load(point))
     return app
 
 
-def _missing(point: EntryPoint, reason: str) -> Any:
-    """What stands for a command that cannot be imported; the entry point names its extras."""
-    package = point.dist.name if point.dist else "llamacart"
-    extras = ",".join(point.extras)
-    noun = "extra" if len(point.extras) == 1 else "extras"
+def _load(point: EntryPoint) -> Any:
+    """The entry point's command, or what says why there is none.
+
+    A command that is there may find only when it runs that its extra is not installed.
+    """
+    try:
+        function = point.load()
+    except ImportError as error:
+        return _missing(point, error)
+
+    @functools.wraps(function)
+    def command(*given: Any, **named: Any) -> Any:
+        try:
+            return function(*given, **named)
+        except ModuleNotFoundError as error:
+            if not point.extras or (error.name or "").startswith("llamacart"):
+                raise  # a fault of the program
+            raise _refusal(point, error) from error
+
+    return command
+
+
+def _missing(point: EntryPoint, reason: ImportError) -> Any:
+    """What stands for a command that cannot be imported."""
 
     def command() -> None:
-        if not extras:
-            raise LlamacartError(f"'llamacart {point.name}' cannot be loaded: {reason}")
-        raise LlamacartError(
-            f"'llamacart {point.name}' needs the {extras} {noun}: "
-            f"pip install '{package}[{extras}]' ({reason})"
-        )
+        raise _refusal(point, reason)
 
-    command.__doc__ = f"(needs the {extras} {noun})" if extras else f"(broken: {reason})"
+    command.__doc__ = f"(needs {_extras(point)})" if point.extras else f"(broken: {reason})"
     return command
+
+
+def _refusal(point: EntryPoint, reason: ImportError) -> LlamacartError:
+    """Names the extras that the entry point names, in the package that brings it."""
+    if not point.extras:
+        return LlamacartError(f"'llamacart {point.name}' cannot be loaded: {reason}")
+    package = point.dist.name if point.dist else "llamacart"
+    return LlamacartError(
+        f"'llamacart {point.name}' needs {_extras(point)}: "
+        f"pip install '{package}[{','.join(point.extras)}]' ({reason})"
+    )
+
+
+def _extras(point: EntryPoint) -> str:
+    noun = "extra" if len(point.extras) == 1 else "extras"
+    return f"the {','.join(point.extras)} {noun}"
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import sys
 import tomllib
 from importlib.metadata import Distribution, EntryPoint
 from pathlib import Path
@@ -102,6 +103,40 @@ def test_a_command_that_cannot_be_imported_says_what_its_entry_point_names(
     assert "No module named 'no_such_package'" in error
     assert run(monkeypatch, "--help") == 0
     assert ("(broken: " if not marked else "(needs the ") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("marked", "module", "told"),
+    [
+        (" [wings]", "absent_feathers", True),
+        ("", "absent_feathers", False),
+        (" [wings]", "llamacart.absent", False),
+    ],
+)
+def test_a_command_may_find_only_when_it_runs_that_its_extra_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    marked: str,
+    module: str,
+    told: bool,
+) -> None:
+    (tmp_path / "plugin_that_flies.py").write_text(
+        f"def fly(height: int):\n    'Fly.'\n    import {module}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "plugin_that_flies", raising=False)
+    point = EntryPoint("fly", f"plugin_that_flies:fly{marked}", "llamacart.commands")
+    monkeypatch.setattr(cli, "entry_points", lambda group: [point])
+    if not told:
+        monkeypatch.setattr("sys.argv", ["llamacart", "fly", "3"])
+        with pytest.raises(ModuleNotFoundError, match=module):
+            cli.main()
+        return
+    assert run(monkeypatch, "fly", "3") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: 'llamacart fly' needs the wings extra: pip install")
+    assert f"No module named '{module}'" in error
 
 
 def test_the_extra_is_that_of_the_package_that_brings_the_command(

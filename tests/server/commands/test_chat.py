@@ -139,6 +139,6 @@ def test_models_of_files(tmp_path, tiny_path, tiny_model, cartridge_named):
 def test_commands_are_registered():
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
     points = project["project"]["entry-points"]["llamacart.commands"]
-    assert points["chat"] == f"{chat.__module__}:chat"
-    assert points["models"] == f"{models.__module__}:models"
+    assert points["chat"] == f"{chat.__module__}:chat [server]"
+    assert points["models"] == f"{models.__module__}:models [server]"
     assert points["doctor"] == "llamacart.commands.doctor:doctor"
