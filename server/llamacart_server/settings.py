@@ -22,6 +22,7 @@ from llamacart.disk.text import read_toml
 from llamacart.errors import InputError, LlamacartError
 from llamacart.llama.resolve import CACHE_VARIABLE, DEMO
 from llamacart.machine.processors import ALL_LAYERS, MAX_THREADS
+from llamacart_server.engine.limits import MAX_QUEUED, MAX_QUEUED_TOKENS
 from llamacart_server.options import Option, split_list
 
 if TYPE_CHECKING:
@@ -155,9 +156,9 @@ class ServeSettings(BaseSettings):
     ] = 2048
     max_queued: Annotated[
         Positive, Option(CAPACITY, "Choices that may wait, and most choices of one request.")
-    ] = 256
+    ] = MAX_QUEUED
     max_queued_tokens: Annotated[Positive, Option(CAPACITY, "Prompt tokens that may wait.")] = (
-        262_144
+        MAX_QUEUED_TOKENS
     )
 
     max_tokens: Annotated[

@@ -12,7 +12,7 @@ from llamacart.errors import EngineError, LlamacartError, OverloadedError
 from llamacart_server.engine.generation import Generation
 from llamacart_server.engine.jobs import Jobs, fresh
 from llamacart_server.engine.kv.actions import perform
-from llamacart_server.engine.limits import SchedulerConfig
+from llamacart_server.engine.limits import MAX_QUEUED, MAX_QUEUED_TOKENS, SchedulerConfig
 from llamacart_server.engine.postprocess import End, Live, Postprocessor, engine_error
 from llamacart_server.engine.residents import Residents
 from llamacart_server.engine.scheduler import Scheduler
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from llamacart_server.engine.jobs import Work
     from llamacart_server.engine.kv.actions import Action
     from llamacart_server.engine.plan import Plan
-    from llamacart_server.engine.postprocess import Outcome
     from llamacart_server.engine.request import GenerationRequest, TokenEvent
     from llamacart_server.engine.runner_interface import Runner
+    from llamacart_server.engine.stats import Outcome
 
 __all__ = ["Engine", "EngineStats", "Generation"]
 
@@ -69,8 +69,8 @@ class Engine:
         self,
         runner: Runner,
         *,
-        max_queued: int = 64,
-        max_queued_tokens: int = 65_536,
+        max_queued: int = MAX_QUEUED,
+        max_queued_tokens: int = MAX_QUEUED_TOKENS,
         prefill_rows: int | None = None,
         host_cache_bytes: int = 0,
     ) -> None:
@@ -350,7 +350,7 @@ class Engine:
         """Let go of what goes with a sequence that the scheduler has given up."""
         live = self._live.pop(sequence)
         self._residents.release(sequence.cartridges)
-        setattr(self._counters, outcome, getattr(self._counters, outcome) + 1)
+        self._counters.end(outcome)
         try:
             live.sampler.close()
         except Exception:

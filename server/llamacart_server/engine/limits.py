@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 from llamacart.errors import InputError
 
+MAX_QUEUED = 256
+"""Requests that may wait, where nothing else is said."""
+MAX_QUEUED_TOKENS = 262_144
+"""Prompt tokens that may wait, where nothing else is said."""
+
 
 @dataclass(frozen=True)
 class SchedulerConfig:
@@ -31,8 +36,8 @@ class SchedulerConfig:
     host_cache_bytes: int = 0
     ordered: bool = False
     prefill_rows: int | None = None
-    max_queued: int = 64
-    max_queued_tokens: int = 65_536
+    max_queued: int = MAX_QUEUED
+    max_queued_tokens: int = MAX_QUEUED_TOKENS
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_sequences <= self.n_batch:

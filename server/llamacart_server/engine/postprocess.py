@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from llamacart.errors import EngineError, HostWorkError, InputError, LlamacartError
 from llamacart.values.steering import effective
@@ -21,11 +21,9 @@ if TYPE_CHECKING:
     from llamacart_server.engine.plan import Chunk, Plan
     from llamacart_server.engine.runner_interface import Runner, TokenSampler
     from llamacart_server.engine.sequence import Sequence
-    from llamacart_server.engine.stats import Counters
+    from llamacart_server.engine.stats import Counters, Outcome
 
 logger = logging.getLogger(__name__)
-
-Outcome = Literal["finished", "cancelled", "failed"]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Outcome = Literal["finished", "cancelled", "failed"]
+"""How a generation ended."""
 
 
 @dataclass
@@ -33,10 +37,20 @@ class Counters:
     cache_resets: int = 0
     overruns: int = 0
 
+    def end(self, outcome: Outcome) -> None:
+        """Count a generation that is over."""
+        match outcome:
+            case "finished":
+                self.finished += 1
+            case "cancelled":
+                self.cancelled += 1
+            case "failed":
+                self.failed += 1
 
-@dataclass(frozen=True)
-class EngineStats:
-    """What an engine is doing, and what it has done since it was made.
+
+@dataclass(kw_only=True)
+class EngineStats(Counters):
+    """What an engine is doing, and what it has done since it was made (see `Counters`).
 
     Attributes:
         running: Sequences with a slot.
@@ -47,16 +61,6 @@ class EngineStats:
         cached_entries: Idle entries in slots.
         host_bytes: Host memory taken by entries that had to leave their slots.
         preempted: Times that a running sequence had to give way.
-        steps: Batches given to the runner.
-        finished: Generations that came to their end, or were ended by `Generation.finish`.
-        cancelled: Generations that were cancelled.
-        failed: Generations that ended with an error.
-        prompt_tokens: Tokens of prompts that were read to their end.
-        cached_tokens: Those of them that the prefix cache had.
-        generated_tokens: Tokens sampled, the one that ends a generation not counted.
-        capped_rows: Rows at which the dose limit made a delta smaller.
-        cache_resets: Times that the KV cache was cleared because its state was not known.
-        overruns: Generations that were ended because choosing a token took too long.
     """
 
     running: int
@@ -67,13 +71,3 @@ class EngineStats:
     cached_entries: int
     host_bytes: int
     preempted: int
-    steps: int
-    finished: int
-    cancelled: int
-    failed: int
-    prompt_tokens: int
-    cached_tokens: int
-    generated_tokens: int
-    capped_rows: int
-    cache_resets: int
-    overruns: int

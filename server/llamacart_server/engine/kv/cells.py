@@ -25,12 +25,16 @@ class CellLedger:
     def __init__(self, n_cells: int, *, ordered: bool = False) -> None:
         self.n_cells = n_cells
         self.ordered = ordered
+        self._empty()
+
+    def _empty(self) -> None:
+        """No slot holds a cell, and no slot is pinned."""
         self.n_dead = 0
         self._n_rows = 0
         self._n_pinned_rows = 0
-        self._free = list(range(n_cells - 1, -1, -1))
-        self._holders = np.zeros(n_cells, np.int32)
-        self._pins = np.zeros(n_cells, np.int32)
+        self._free = list(range(self.n_cells - 1, -1, -1))
+        self._holders = np.zeros(self.n_cells, np.int32)
+        self._pins = np.zeros(self.n_cells, np.int32)
         self._n_pinned = 0
         self._slots: dict[int, array[int]] = {}
         self._pinned: set[int] = set()
@@ -128,7 +132,7 @@ class CellLedger:
             raise ValueError(f"{self._n_rows} rows do not fit {self.n_cells} cells")
         sizes = {slot: len(cells) for slot, cells in self._slots.items()}
         pinned = list(self._pinned)
-        self.__init__(self.n_cells, ordered=self.ordered)  # type: ignore[misc]
+        self._empty()
         for slot in pinned:
             self.pin(slot)
         for slot, n in sizes.items():
