@@ -98,10 +98,9 @@ class SteeredBody(Body):
         return SteeringFields(choices, self.cartridge, self.alpha)
 
 
-class GenerationBody(SteeredBody):
-    """What completions and chat completions share."""
+class SampledBody(SteeredBody):
+    """What every body shares that asks for text: how its tokens are chosen and sent."""
 
-    max_tokens: Annotated[WholeNumber, Field(ge=1)] | None = None
     temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
     top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     top_k: Annotated[WholeNumber, Field(ge=-1, lt=2**31)] | None = None
@@ -120,41 +119,11 @@ class GenerationBody(SteeredBody):
     stream_options: StreamOptions | None = None
     user: str | None = None
 
-    compare: Flag | None = Field(
-        None,
-        description="Answer twice from one batch and one seed: choice 0 without the cartridges, "
-        "choice 1 with them; each choice says which act on it.",
-    )
-    n: Annotated[int, Field(strict=True, ge=1)] | None = None
-    response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
-    guided_json: dict[str, Any] | str | None = None
-    json_schema: dict[str, Any] | None = None
     grammar: Empty = None
     guided_regex: Empty = None
     guided_choice: Empty = None
     guided_grammar: Empty = None
     lora: Empty = None
-
-    @property
-    def token_limit(self) -> int | None:
-        """Most tokens that the client wants."""
-        return self.max_tokens
-
-    @property
-    def n_top_logprobs(self) -> int | None:
-        """How many likely tokens are to be reported beside each; None where nothing is."""
-        return None
-
-    @property
-    def scores_prompt(self) -> bool:
-        """Whether log-probabilities of the prompt are wanted too."""
-        return False
-
-    @property
-    def n_choices(self) -> int:
-        """Choices for each prompt."""
-        return self.n or 1
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -180,6 +149,42 @@ class GenerationBody(SteeredBody):
             "seed": _fold_seed(self.seed),
         }
         return SamplingParams(**{k: v for k, v in given.items() if v is not None})
+
+
+class GenerationBody(SampledBody):
+    """What completions and chat completions share."""
+
+    max_tokens: Annotated[WholeNumber, Field(ge=1)] | None = None
+    compare: Flag | None = Field(
+        None,
+        description="Answer twice from one batch and one seed: choice 0 without the cartridges, "
+        "choice 1 with them; each choice says which act on it.",
+    )
+    n: Annotated[int, Field(strict=True, ge=1)] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    json_schema: dict[str, Any] | None = None
+
+    @property
+    def token_limit(self) -> int | None:
+        """Most tokens that the client wants."""
+        return self.max_tokens
+
+    @property
+    def n_top_logprobs(self) -> int | None:
+        """How many likely tokens are to be reported beside each; None where nothing is."""
+        return None
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether log-probabilities of the prompt are wanted too."""
+        return False
+
+    @property
+    def n_choices(self) -> int:
+        """Choices for each prompt."""
+        return self.n or 1
 
 
 def _fold_seed(seed: int | None) -> int | None:

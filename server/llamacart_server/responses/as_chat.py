@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from llamacart_server.bodies.formats import JsonSchemaFormat, ResponseFormat
-from llamacart_server.bodies.generation import ChatBody, GenerationBody, Message
+from llamacart_server.bodies.generation import ChatBody, Message, SampledBody
 from llamacart_server.bodies.tools import (
     CalledFunction,
     FunctionChoice,
@@ -42,8 +42,8 @@ _NAMES = (
     (re.compile(r"^response_format(\.json_schema\.schema)?$"), "text.format.schema"),
     (re.compile(r"^(tools\[\d+])\.function"), r"\1"),
 )
-# Of these the chat has a notion of its own.
-_SHARED = GenerationBody.model_fields.keys() - {"stream_options", "response_format"}
+_SHARED = SampledBody.model_fields.keys() - {"stream_options"}
+"""Fields that a chat has too."""
 
 
 def as_chat(body: ResponsesBody) -> ChatBody:

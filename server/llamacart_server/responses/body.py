@@ -12,7 +12,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from llamacart_server.bodies.examples import RESPONSES
 from llamacart_server.bodies.fields import Body, Empty, Flag, Off, Only, WholeNumber
-from llamacart_server.bodies.generation import GenerationBody
+from llamacart_server.bodies.generation import SampledBody
 from llamacart_server.bodies.tools import FunctionName
 
 
@@ -178,7 +178,7 @@ MetadataKey = Annotated[RepeatedText, Field(max_length=64)]
 MetadataValue = Annotated[RepeatedText, Field(max_length=512)]
 
 
-class ResponsesBody(GenerationBody):
+class ResponsesBody(SampledBody):
     """Body of `POST /v1/responses`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": RESPONSES})
