@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
-from llamacart.errors import InputError, NotFoundError
+from llamacart.errors import InputError, NotFoundError, OverloadedError
 from llamacart.values.sampling import SEED_LIMIT
 from llamacart_server.answers.answer import Answer
 from llamacart_server.answers.logprobs import Echo
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from llamacart_server.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
+
+LOOKS = 8
+"""How often a request's cartridges are looked up while they change under it."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ class Service:
             for request in prepared.requests[:: prepared.n_per_prompt]:
                 text = self.model.tokenizer.detokenize(request.prompt, special=True)
                 logger.info("prompt", extra=fields(prompt=text))
-        while True:
+        for _ in range(LOOKS):
             snapshot = self.library.snapshot
             if snapshot is not prepared.resolved_in:
                 given = prepared
@@ -181,6 +184,7 @@ class Service:
             except NotFoundError:
                 if self.library.snapshot is snapshot:  # no change came between
                     raise
+        raise OverloadedError("cartridges change faster than a request can be begun")
 
     def _answer(self, prepared: Prepared) -> Answer:
         return Answer(

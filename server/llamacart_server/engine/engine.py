@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeVar
 
@@ -161,21 +162,17 @@ class Engine:
             check_alpha(placed.dose.alpha)
         sequence = Sequence(request, self._scheduler.fit_max_tokens(request))
         generation = Generation(lambda ending: self._leave(sequence, ending))
-        sampler = self._runner.sampler(request.sampling)
-        try:
+        with ExitStack() as undo:
+            sampler = self._runner.sampler(request.sampling)
+            undo.callback(sampler.close)
             with self._changed:
                 self._check_open()
                 self._residents.acquire(sequence.cartridges)
-                try:
-                    self._scheduler.add(sequence)
-                except OverloadedError:
-                    self._residents.release(sequence.cartridges)
-                    raise
+                undo.callback(self._residents.release, sequence.cartridges)
+                self._scheduler.add(sequence)
                 self._live[sequence] = Live(sequence, generation, sampler)
                 self._changed.notify_all()
-        except LlamacartError:
-            sampler.close()
-            raise
+            undo.pop_all()
         return generation
 
     def load(self, cartridge: Cartridge) -> None:

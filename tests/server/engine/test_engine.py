@@ -127,6 +127,23 @@ class TestSubmit:
         assert runner.empty
         assert not engine.step()
 
+    def test_whatever_refuses_a_request_leaves_no_use_behind(
+        self, engine, runner, fakes, monkeypatch
+    ):
+        """Not only what was foreseen: a count that is left would keep a cartridge for ever."""
+        cartridge = fakes.cartridge("french")
+        engine.load(cartridge)
+
+        def refuse(_sequence):
+            raise ValueError("unforeseen")
+
+        monkeypatch.setattr(engine._scheduler, "add", refuse)
+        with pytest.raises(ValueError, match="unforeseen"):
+            engine.submit(fakes.request(3, 3, (cartridge, 1.0, "all")))
+        engine.unload(cartridge)
+        assert runner.n_open_samplers == 0
+        assert not runner.resident
+
     def test_a_full_queue_refuses_and_counts_no_use(self, fakes):
         runner = fakes.Runner(n_sequences=1)
         engine = Engine(runner, max_queued=1)
