@@ -12,6 +12,7 @@ import os
 import stat
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
@@ -34,14 +35,13 @@ from llamacart.file.validator import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
-def read_cartridge(path: Path, *, label: str | None = None) -> Cartridge:
+def read_cartridge(path: Path | str, *, label: str | None = None) -> Cartridge:
     """Read and check a cartridge.
 
     Its arrays are read-only and hold no reference to the file, which may be replaced
@@ -56,7 +56,7 @@ def read_cartridge(path: Path, *, label: str | None = None) -> Cartridge:
         CartridgeFormatError: The file breaks a rule of FORMAT.md.
         CartridgeError: `path` cannot be read, or is not a regular file.
     """
-    label = str(path) if label is None else label
+    label, path = str(path) if label is None else label, Path(path)
     try:
         _check_regular(path, label)
         with path.open("rb") as file:

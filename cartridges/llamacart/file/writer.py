@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,14 +19,13 @@ from llamacart.file.validator import check_cartridge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from llamacart.cartridge import Cartridge
 
 
-def write_cartridge(cartridge: Cartridge, path: Path) -> int:
+def write_cartridge(cartridge: Cartridge, path: Path | str) -> int:
     """Write a cartridge, replacing any file at `path`, and return its size in bytes.
 
     The file is written under a temporary name in the same folder and renamed once it is
@@ -35,7 +35,7 @@ def write_cartridge(cartridge: Cartridge, path: Path) -> int:
         CartridgeFormatError: The cartridge breaks a rule of FORMAT.md; nothing is written.
         CartridgeError: The file cannot be written.
     """
-    structured = check_cartridge(cartridge)
+    path, structured = Path(path), check_cartridge(cartridge)
     try:
         with whole_file(path) as temporary:
             size = _write(cartridge, structured, temporary)

@@ -7,8 +7,10 @@ import re
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart.errors import (
     CartridgeError,
     CartridgeFormatError,
@@ -124,3 +126,12 @@ def test_no_permission(tmp_path, packed):
     path.chmod(0)
     with pytest.raises(CartridgeError, match=r"x\.gguf: Permission denied"):
         read_cartridge(path)
+
+
+def test_a_path_may_be_text(tmp_path, monkeypatch):
+    """As a notebook writes it."""
+    monkeypatch.chdir(tmp_path)
+    layer = LayerMap.from_dense(0, np.array([1]), np.ones((1, 32)), np.zeros(1))
+    made = Cartridge(Metadata("small"), Fingerprint("llama", 2, 32, 16, "ab" * 32, "t"), (layer,))
+    write_cartridge(made, "small.gguf")
+    assert read_cartridge("small.gguf").content_hash == made.content_hash
