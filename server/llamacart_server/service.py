@@ -43,7 +43,7 @@ LOOKS = 8
 
 
 @dataclass(frozen=True)
-class Header:
+class AnswerHead:
     """What every part of one answer begins with."""
 
     id: str
@@ -302,14 +302,14 @@ def _seeded_apart(request: GenerationRequest, n: int) -> list[GenerationRequest]
     return [replace(request, sampling=replace(sampling, seed=s)) for s in seeds]
 
 
-def header(kind: str, selection: Selection) -> Header:
+def header(kind: str, selection: Selection) -> AnswerHead:
     """Head of a new answer.
 
     Args:
         kind: Prefix of its id, `cmpl` or `chatcmpl`.
         selection: What acts on it.
     """
-    return Header(
+    return AnswerHead(
         id=f"{kind}-{uuid.uuid4().hex}",
         created=int(time.time()),
         model=selection.model_id,

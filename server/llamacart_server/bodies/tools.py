@@ -55,7 +55,7 @@ class NamedTool(Body):
 ToolChoice = Literal["none", "auto", "required"] | NamedTool
 
 
-class CalledFunction(Body):
+class PastFunction(Body):
     """What an assistant called, in a message of the past."""
 
     name: str
@@ -69,4 +69,4 @@ class PastCall(Body):
 
     id: str | None = None
     type: Literal["function"] = "function"
-    function: CalledFunction
+    function: PastFunction

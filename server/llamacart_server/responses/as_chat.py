@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from llamacart_server.bodies.formats import JsonSchemaFormat, ResponseFormat
 from llamacart_server.bodies.generation import ChatBody, Message, SampledBody
 from llamacart_server.bodies.tools import (
-    CalledFunction,
     FunctionChoice,
     FunctionSpec,
     NamedTool,
     PastCall,
+    PastFunction,
     Tool,
 )
 from llamacart_server.responses.body import (
@@ -87,7 +87,7 @@ def _messages(instructions: str | None, given: str | list[InputItem]) -> list[Me
     calls: list[PastCall] = []
     for i, item in enumerate(items[n_leading:]):
         if isinstance(item, FunctionCallItem):
-            function = CalledFunction(name=item.name, arguments=item.arguments)
+            function = PastFunction(name=item.name, arguments=item.arguments)
             calls.append(PastCall(id=item.call_id, function=function))
             # What was said just before, and all calls made at once, are one turn.
             said = out.pop().content if i and out[-1].role == "assistant" else None

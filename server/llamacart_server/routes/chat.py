@@ -42,7 +42,7 @@ def router(service: Service) -> APIRouter:
     async def create_chat_completion(body: ChatBody, request: Request) -> Response:
         prepared = await run_in_threadpool(service.prepare_chat, body)
         answer, prepared = service.submit(prepared)
-        writer = _Writer(prepared, service.model.tokenizer)
+        writer = _ChatWriter(prepared, service.model.tokenizer)
         if body.stream:
             return _stream(answer, writer, wants_usage=body.wants_usage)
         pieces = await collect_pieces(request.receive, answer)
@@ -54,7 +54,7 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-class _Writer:
+class _ChatWriter:
     """Writes the pieces of one answer, whole or as chunks."""
 
     def __init__(self, prepared: Prepared, tokenizer: Tokenizer) -> None:
@@ -150,7 +150,7 @@ class _Writer:
         return ChatLogprobs.of(piece.logprobs, self._tokenizer)
 
 
-def _stream(answer: Answer, writer: _Writer, *, wants_usage: bool) -> Response:
+def _stream(answer: Answer, writer: _ChatWriter, *, wants_usage: bool) -> Response:
     excluded = None if wants_usage else {"usage"}
 
     async def produce(emit: Emit) -> None:

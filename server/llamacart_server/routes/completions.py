@@ -25,7 +25,7 @@ def router(service: Service) -> APIRouter:
     async def create_completion(body: CompletionBody, request: Request) -> Response:
         prepared = await run_in_threadpool(service.prepare_completion, body)
         answer, prepared = service.submit(prepared)
-        writer = _Writer(prepared, answer, service.model.tokenizer)
+        writer = _CompletionWriter(prepared, answer, service.model.tokenizer)
         if body.stream:
             return _stream(answer, writer, wants_usage=body.wants_usage)
         pieces = await collect_pieces(request.receive, answer)
@@ -37,7 +37,7 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-class _Writer:
+class _CompletionWriter:
     """Writes the pieces of one answer; the first of each choice with the echo of its prompt."""
 
     def __init__(self, prepared: Prepared, answer: Answer, tokenizer: Tokenizer) -> None:
@@ -80,7 +80,7 @@ class _Writer:
         return out
 
 
-def _stream(answer: Answer, writer: _Writer, *, wants_usage: bool) -> Response:
+def _stream(answer: Answer, writer: _CompletionWriter, *, wants_usage: bool) -> Response:
     excluded = None if wants_usage else {"usage"}
 
     async def produce(emit: Emit) -> None:
