@@ -8,9 +8,8 @@ from fastapi.concurrency import run_in_threadpool
 
 from llamacart.errors import InputError, NotFoundError
 from llamacart.values.tokenizer import Tokenizer
-from llamacart_server.answers.answer import Answer, Piece
+from llamacart_server.answers.answer import Piece
 from llamacart_server.answers.logprobs import ChatLogprobs
-from llamacart_server.answers.sse import CLIENT_CLOSED_REQUEST, Emit, EventStream, collect_pieces
 from llamacart_server.bodies.answers import (
     AssistantMessage,
     CalledFunction,
@@ -29,7 +28,8 @@ from llamacart_server.bodies.generation import ChatBody
 from llamacart_server.constraints.tools import CallPart, ToolReader
 from llamacart_server.errors import RequestTimeoutError
 from llamacart_server.openapi import event_stream, failures
-from llamacart_server.service import Prepared, Service, header, usage_of
+from llamacart_server.routes.respond import respond
+from llamacart_server.service import Prepared, Service, header
 
 
 def router(service: Service) -> APIRouter:
@@ -43,13 +43,7 @@ def router(service: Service) -> APIRouter:
         prepared = await run_in_threadpool(service.prepare_chat, body)
         answer, prepared = service.submit(prepared)
         writer = _ChatWriter(prepared, service.model.tokenizer)
-        if body.stream:
-            return _stream(answer, writer, wants_usage=body.wants_usage)
-        pieces = await collect_pieces(request.receive, answer)
-        if pieces is None:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-        whole = writer.completion(pieces, usage_of(answer))
-        return Response(whole.model_dump_json(), media_type="application/json")
+        return await respond(request, body, answer, writer)
 
     return routes
 
@@ -148,21 +142,6 @@ class _ChatWriter:
         if not self._has_logprobs:
             return None
         return ChatLogprobs.of(piece.logprobs, self._tokenizer)
-
-
-def _stream(answer: Answer, writer: _ChatWriter, *, wants_usage: bool) -> Response:
-    excluded = None if wants_usage else {"usage"}
-
-    async def produce(emit: Emit) -> None:
-        async def on_piece(piece: Piece) -> None:
-            for chunk in writer.chunks(piece):
-                await emit(chunk.model_dump_json(exclude=excluded))
-
-        await answer.run(on_piece)
-        if wants_usage:
-            await emit(writer.usage(usage_of(answer)).model_dump_json())
-
-    return EventStream(produce, answer.cancel)
 
 
 def _opening() -> Delta:

@@ -1,6 +1,6 @@
 """`POST /v1/completions`: translates between OpenAI's completions and the engine."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -9,12 +9,12 @@ from llamacart.errors import InputError, NotFoundError
 from llamacart.values.tokenizer import Tokenizer
 from llamacart_server.answers.answer import Answer, Piece
 from llamacart_server.answers.logprobs import CompletionLogprobs, Echo
-from llamacart_server.answers.sse import CLIENT_CLOSED_REQUEST, Emit, EventStream, collect_pieces
 from llamacart_server.bodies.answers import Completion, CompletionChoice, Telemetry, Usage
 from llamacart_server.bodies.generation import CompletionBody
 from llamacart_server.errors import RequestTimeoutError
 from llamacart_server.openapi import event_stream, failures
-from llamacart_server.service import Prepared, Service, header, usage_of
+from llamacart_server.routes.respond import respond
+from llamacart_server.service import Prepared, Service, header
 
 
 def router(service: Service) -> APIRouter:
@@ -26,13 +26,7 @@ def router(service: Service) -> APIRouter:
         prepared = await run_in_threadpool(service.prepare_completion, body)
         answer, prepared = service.submit(prepared)
         writer = _CompletionWriter(prepared, answer, service.model.tokenizer)
-        if body.stream:
-            return _stream(answer, writer, wants_usage=body.wants_usage)
-        pieces = await collect_pieces(request.receive, answer)
-        if pieces is None:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-        whole = writer.completion(pieces, usage_of(answer))
-        return Response(whole.model_dump_json(), media_type="application/json")
+        return await respond(request, body, answer, writer)
 
     return routes
 
@@ -46,6 +40,14 @@ class _CompletionWriter:
         self._answer = answer
         self._tokenizer = tokenizer
         self._begun: set[int] = set()
+
+    def chunks(self, piece: Piece) -> Iterator[Completion]:
+        """A piece as a completion of its own."""
+        yield self.completion([piece])
+
+    def usage(self, usage: Usage) -> Completion:
+        """The chunk that tells the usage."""
+        return self.completion([], usage)
 
     def completion(self, pieces: Sequence[Piece], usage: Usage | None = None) -> Completion:
         choices = [self._choice(piece) for piece in pieces]
@@ -78,17 +80,3 @@ class _CompletionWriter:
         for placed in piece.logprobs:
             out.add(placed.value.token, before + placed.start, placed.value, self._tokenizer)
         return out
-
-
-def _stream(answer: Answer, writer: _CompletionWriter, *, wants_usage: bool) -> Response:
-    excluded = None if wants_usage else {"usage"}
-
-    async def produce(emit: Emit) -> None:
-        async def on_piece(piece: Piece) -> None:
-            await emit(writer.completion([piece]).model_dump_json(exclude=excluded))
-
-        await answer.run(on_piece)
-        if wants_usage:
-            await emit(writer.completion([], usage_of(answer)).model_dump_json())
-
-    return EventStream(produce, answer.cancel)
