@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from llamacart_trainer.fitting.memory import MemoryPlan
     from llamacart_trainer.fitting.training import TrainResult, train
     from llamacart_trainer.recipe.evaluation import EvaluationSettings
+    from llamacart_trainer.recipe.questions import builtin_questions
     from llamacart_trainer.recipe.recipe import Recipe, Task, builtin_neutral, load_task
     from llamacart_trainer.recipe.records import TextPair
     from llamacart_trainer.recipe.tasks import make_task
@@ -74,6 +75,7 @@ _HOMES = {
         "train",
     ),
     "llamacart_trainer.recipe.evaluation": ("EvaluationSettings",),
+    "llamacart_trainer.recipe.questions": ("builtin_questions",),
     "llamacart_trainer.recipe.recipe": (
         "Recipe",
         "Task",
@@ -121,6 +123,7 @@ __all__ = [
     "Trial",
     "TuneResult",
     "builtin_neutral",
+    "builtin_questions",
     "evaluate",
     "fit_baselines",
     "language",

@@ -1,0 +1,42 @@
+"""User messages: those that ship with the trainer, and those of a file."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from typing import TYPE_CHECKING, Literal
+
+from llamacart.errors import RecipeError
+from llamacart_trainer.recipe.records import PROMPT, check_form, read_records, text_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Split = Literal["train", "eval"]
+
+_SHIPPED: dict[Split, str] = {"train": "questions.jsonl", "eval": "questions_eval.jsonl"}
+
+
+def builtin_questions(split: Split = "train") -> tuple[str, ...]:
+    """User messages that ship with the trainer, in English: questions, requests, small talk.
+
+    Args:
+        split: `train` for 200 to fit on, `eval` for 80 others to measure on.
+    """
+    with as_file(files("llamacart_trainer").joinpath(_SHIPPED[split])) as path:
+        return read_questions(path)
+
+
+def read_questions(path: Path) -> tuple[str, ...]:
+    """Read a file of `{"prompt"}` objects, each a user's message.
+
+    Raises:
+        NotFoundError: There is no such file.
+        RecipeError: A line cannot be used, or there is none.
+    """
+    questions = []
+    for where, record in read_records(path):
+        check_form(record, (PROMPT,), where)
+        questions.append(text_of(record, "prompt", where))
+    if not questions:
+        raise RecipeError(f"{path}: no questions")
+    return tuple(questions)
