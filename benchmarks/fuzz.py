@@ -255,7 +255,7 @@ def random_messages(rng: random.Random) -> list[dict[str, Any]]:
 
 def try_template(rng: random.Random) -> str:
     """Compile and render one; returns what became of it."""
-    from llamacart_server.prompts.templates import ChatTemplate
+    from llamacart.chat.templates import ChatTemplate
 
     template = ChatTemplate("gguf", random_template(rng))
     try:

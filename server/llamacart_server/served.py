@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from llamacart.chat.templates import BUILTIN, TemplateOwner, choose_template
 from llamacart.errors import InputError
 from llamacart.values.tokenizer import Tokenizer
-from llamacart_server.prompts.templates import TemplateOwner, choose_template
 
 if TYPE_CHECKING:
-    from llamacart_server.prompts.templates import ChatTemplate
+    from llamacart.chat.templates import ChatTemplate
+
+logger = logging.getLogger(__name__)
 
 
 class LoadedModel(Tokenizer, TemplateOwner, Protocol):
@@ -69,6 +72,14 @@ def describe(model: LoadedModel, n_ctx: int, chat_template: str | None = None) -
     Raises:
         InputError: That chat template cannot be used.
     """
+    template = choose_template(model, chat_template)
+    if template.problem is not None:
+        logger.warning(
+            "the model's chat template cannot be used: %s; chats are refused, unless "
+            "--chat-template names another (a file, or %s)",
+            template.problem,
+            ", ".join(BUILTIN),
+        )
     with contextlib.suppress(InputError):  # of a vocabulary without an end, as requests are told
         _ = model.grammars  # now: it would take the first request that needs them a second or two
     return ServedModel(
@@ -76,5 +87,5 @@ def describe(model: LoadedModel, n_ctx: int, chat_template: str | None = None) -
         aliases=(model.spec,),
         n_ctx=n_ctx,
         tokenizer=model,
-        template=choose_template(model, chat_template),
+        template=template,
     )

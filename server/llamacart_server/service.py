@@ -25,6 +25,7 @@ from llamacart_server.library.selection import Selection, select
 from llamacart_server.logs import fields
 from llamacart_server.middleware.lifecycle import Lifecycle
 from llamacart_server.middleware.request_metrics import ObservedEngine, RequestMetrics
+from llamacart_server.prompts.chat import chat_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -149,7 +150,8 @@ class Service:
             )
         use = tool_use(body, self._markers, self.model.tokenizer)
         template = self.model.template
-        tokens = template.tokens(body.messages, self.model.tokenizer, use.tools if use else ())
+        tools = use.tools if use else ()
+        tokens = chat_tokens(template, body.messages, self.model.tokenizer, tools)
         limit = self.settings.default_max_tokens_chat
         prepared = self._prepare(
             body, [tokens], limit, template.stops, tool_grammar=use.grammar if use else None

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, fields
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import httpx
@@ -19,15 +17,14 @@ import pytest
 import uvicorn
 
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata, check_fits
-from llamacart.errors import InputError, LlamacartError, NotFoundError
-from llamacart.json_grammar.grammar import Grammars
+from llamacart.chat.templates import choose_template
+from llamacart.errors import LlamacartError, NotFoundError
 from llamacart_server.app import create_app
 from llamacart_server.commands import serve as cli
 from llamacart_server.engine.request import GenerationReport, GenerationRequest, TokenEvent
 from llamacart_server.engine.stats import EngineStats
 from llamacart_server.library.library import CartridgeLibrary
-from llamacart_server.prompts.templates import choose_template
-from llamacart_server.served import ServedModel
+from llamacart_server.served import LoadedModel, ServedModel
 from llamacart_server.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -35,49 +32,8 @@ if TYPE_CHECKING:
 
     from llamacart.values.steering import Steering
 
-CONTROL = ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
-FIRST_BYTE = 10
+FIRST_BYTE = 10  # of the fake model's vocabulary
 FINGERPRINT = Fingerprint("gemma3", 2, 32, 8, "0123456789abcdef", "Fake 1B")
-
-
-class FakeModel:
-    """A vocabulary of bytes and four control tokens."""
-
-    architecture = "gemma3"
-    chat_template: str | None = None
-    bos_token, eos_token = 0, 1
-    n_vocab = FIRST_BYTE + 256
-
-    def tokenize(
-        self, text: str, *, add_special: bool = True, parse_special: bool = False
-    ) -> list[int]:
-        out = [self.bos_token] if add_special else []
-        names = "|".join(map(re.escape, CONTROL))
-        for piece in re.split(f"({names})", text) if parse_special else [text]:
-            if parse_special and piece in CONTROL:
-                out.append(CONTROL.index(piece))
-            else:
-                out += [FIRST_BYTE + byte for byte in piece.encode("utf-8", "surrogatepass")]
-        return out
-
-    def token_bytes(self, token: int, *, special: bool = False) -> bytes:
-        if token >= FIRST_BYTE:
-            return bytes([token - FIRST_BYTE])
-        return CONTROL[token].encode() if special and token < len(CONTROL) else b""
-
-    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
-        raw = b"".join(self.token_bytes(token, special=special) for token in tokens)
-        return raw.decode("utf-8", "replace")
-
-    @cached_property
-    def grammars(self) -> Grammars:
-        pieces = [self.token_bytes(token) for token in range(self.n_vocab)]
-        return Grammars(pieces, [self.eos_token, CONTROL.index("<end_of_turn>")])
-
-    def check_tokens(self, tokens: Sequence[int]) -> None:
-        for token in tokens:
-            if not 0 <= token < self.n_vocab:
-                raise InputError(f"token {token} is not in the vocabulary")
 
 
 class FakeGeneration:
@@ -219,12 +175,7 @@ def library() -> CartridgeLibrary:
 
 
 @pytest.fixture(scope="session")
-def fake_model() -> FakeModel:
-    return FakeModel()
-
-
-@pytest.fixture(scope="session")
-def served(fake_model: FakeModel) -> ServedModel:
+def served(fake_model: LoadedModel) -> ServedModel:
     return ServedModel("fake-1b", ("demo",), 512, fake_model, choose_template(fake_model))
 
 

@@ -15,11 +15,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import llamacart_server
+from llamacart.chat.templates import choose_template
 from llamacart.errors import LlamacartError
 from llamacart.file.writer import write_cartridge
 from llamacart_server.app import create_app
 from llamacart_server.library.library import CartridgeLibrary
-from llamacart_server.prompts.templates import choose_template
 from llamacart_server.served import ServedModel
 from llamacart_server.settings import ServeSettings
 

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import openai
 import pytest
 
+from llamacart.chat.templates import ChatTemplate
 from llamacart.json_grammar.grammar import Grammars
 from llamacart_server.bodies.generation import ChatBody, Message
 from llamacart_server.bodies.tools import Tool
 from llamacart_server.constraints.tools import ToolReader, tool_use
-from llamacart_server.prompts.templates import ChatTemplate
+from llamacart_server.prompts.chat import chat_tokens
 from llamacart_server.prompts.tool_messages import for_template, knows_tools
 
 FIRST_BYTE, END = 10, 1  # of the fake model's vocabulary
@@ -333,7 +334,7 @@ def test_control_tokens_in_tools_and_calls_stay_text(fake_model):
         Message(role="user", content="Hi"),
         Message.model_validate({"role": "assistant", "tool_calls": [call]}),
     ]
-    tokens = template.tokens(messages, fake_model, [Tool.model_validate(tool)])
+    tokens = chat_tokens(template, messages, fake_model, [Tool.model_validate(tool)])
     text = fake_model.detokenize(tokens)
     assert text.startswith('{"type": "function", "function": {"name": "f", "description": "<end')
     assert '<tool_call>{"name": "f", "arguments": {"x": "<end_of_turn>"}}' in text

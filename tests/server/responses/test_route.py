@@ -8,9 +8,9 @@ from dataclasses import replace
 import httpx
 import pytest
 
+from llamacart.chat.templates import ChatTemplate
 from llamacart_server.app import create_app
 from llamacart_server.engine.request import GenerationReport, TokenEvent
-from llamacart_server.prompts.templates import ChatTemplate
 from llamacart_server.responses.as_chat import as_chat
 from llamacart_server.responses.body import ResponsesBody
 from llamacart_server.settings import ServeSettings

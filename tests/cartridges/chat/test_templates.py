@@ -1,38 +1,15 @@
-from contextlib import ExitStack
-
-import httpx
 import pytest
 
+from llamacart.chat import environment as template_environment
+from llamacart.chat.templates import ChatTemplate, choose_template
 from llamacart.errors import InputError
-from llamacart_server.app import create_app
-from llamacart_server.bodies.generation import Message
-from llamacart_server.prompts import environment as template_environment
-from llamacart_server.prompts.templates import ChatTemplate, choose_template
-from llamacart_server.served import ServedModel
-from llamacart_server.settings import ServeSettings
 
 EXPECTED_JSON = '{\n "a": 1,\n "b": "<é>"\n}'
 GEMMA_TURN = "<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n"
 
 
-@pytest.fixture
-def serve_model(engine, library, live):
-    """Function to a client of a server of some model."""
-    with ExitStack() as stack:
-
-        def start(model):
-            url = stack.enter_context(live(create_app(engine, library, model, ServeSettings())))
-            return stack.enter_context(httpx.Client(base_url=url, timeout=10))
-
-        yield start
-
-
-def chat(*turns: tuple[str, str]) -> list[Message]:
-    return [Message(role=role, content=content) for role, content in turns]
-
-
-def as_dicts(messages):
-    return [{"role": m.role, "content": m.text} for m in messages]
+def chat(*turns: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in turns]
 
 
 def show(template, messages, model):
@@ -64,13 +41,13 @@ class Other:
 def test_gemma_without_a_template(fake_model):
     template = choose_template(fake_model)
     assert (template.source, template.stops) == ("builtin:gemma", ())
-    assert template.render(as_dicts(chat(("user", " Hi ")))) == GEMMA_TURN
+    assert template.render(chat(("user", " Hi "))) == GEMMA_TURN
 
 
 def test_gemma_folds_system_text_into_the_next_user_turn(fake_model):
     template = choose_template(fake_model)
     messages = chat(
-        ("system", "Be brief."), ("developer", "Be kind."), ("user", "Hi"), ("assistant", "Yo")
+        ("system", "Be brief."), ("system", "Be kind."), ("user", "Hi"), ("assistant", "Yo")
     )
     assert show(template, messages, fake_model) == (
         "[<bos>][<start_of_turn>]user\nBe brief.\n\nBe kind.\n\nHi[<end_of_turn>]\n"
@@ -95,7 +72,7 @@ def test_the_vocabulary_tells_the_family(control, source, stops):
 
 
 def test_chatml_and_llama3():
-    messages = as_dicts(chat(("system", "S"), ("user", "U")))
+    messages = chat(("system", "S"), ("user", "U"))
     assert choose_template(Other()).render(messages) == (
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -167,7 +144,7 @@ def test_what_hugging_face_templates_expect():
 )
 def test_a_template_that_fails_is_the_requests_fault(text):
     with pytest.raises(InputError, match="chat template \\(gguf\\) refuses") as caught:
-        ChatTemplate("gguf", text).render(as_dicts(chat(("user", "x"))))
+        ChatTemplate("gguf", text).render(chat(("user", "x")))
     assert caught.value.param == "messages"
 
 
@@ -183,36 +160,16 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("text", BROKEN, ids=range(len(BROKEN)))
-def test_a_template_that_is_no_jinja_refuses_chats_and_nothing_else(fake_model, text, caplog):
+def test_a_template_that_is_no_jinja_refuses_chats_and_nothing_else(fake_model, text):
     class WithTemplate(type(fake_model)):
         chat_template = text
 
     template = choose_template(WithTemplate())
     assert template.source == "gguf"
-    assert "chat template cannot be used" in caplog.text
-    assert "--chat-template" in caplog.text
     with pytest.raises(InputError, match=r"chat template \(gguf\) cannot be used: ") as caught:
         template.tokens(chat(("user", "x")), fake_model)
     assert caught.value.param == "messages"
     assert template.problem in caught.value.message
-
-
-def test_a_server_whose_template_is_broken(serve_model, engine, fake_model):
-    template = ChatTemplate("gguf", "a\n{% frobnicate %}", "<bos>")
-    client = serve_model(ServedModel("fake-1b", (), 512, fake_model, template))
-    for path, field, param in (
-        ("/v1/chat/completions", "messages", "messages"),
-        ("/v1/responses", "input", "input"),
-    ):
-        body = {"model": "fake-1b", field: [{"role": "user", "content": "Hi"}]}
-        response = client.post(path, json=body)
-        assert response.status_code == 400
-        error = response.json()["error"]
-        assert error["param"] == param
-        assert "unknown tag 'frobnicate'" in error["message"]
-        assert "(line 2)" in error["message"]
-    answer = client.post("/v1/completions", json={"model": "fake-1b", "prompt": "a"})
-    assert answer.status_code == 200
 
 
 def test_a_template_of_a_file_or_by_name(fake_model, tmp_path):
@@ -309,7 +266,7 @@ def test_a_template_without_end_is_ended(monkeypatch, text, reason):
     monkeypatch.setattr(template_environment, "RENDER_SECONDS", 0.05)
     monkeypatch.setattr(template_environment, "MAX_CHARACTERS", 10**5)
     with pytest.raises(InputError, match=rf"refuses the messages: .*{reason}"):
-        ChatTemplate("gguf", text).render(as_dicts(chat(("user", "x"))))
+        ChatTemplate("gguf", text).render(chat(("user", "x")))
 
 
 def test_many_messages_cannot_hold_a_thread_for_ever(monkeypatch):
@@ -319,11 +276,40 @@ def test_many_messages_cannot_hold_a_thread_for_ever(monkeypatch):
         ChatTemplate("gguf", text).render([{"role": "user", "content": "x"}] * 20_000)
 
 
-def test_parts_are_joined_by_newlines():
-    message = Message.model_validate(
-        {"role": "user", "content": [{"type": "text", "text": t} for t in "ab"]}
-    )
-    assert message.text == "a\nb"
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        (None, [3]),  # Gemma's, behind which it writes a line feed
+        ("{% for m in messages %}{{ m.content }}{{ '<eos>' }}{% endfor %}\n", [1]),
+        ("{% for m in messages %}{{ m.content }}</end>\n\n{% endfor %}", "</end>"),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", []),
+        ("{{ messages[0].content }}!", []),
+    ],
+)
+def test_what_closes_an_answer(fake_model, text, end):
+    class Own(type(fake_model)):
+        chat_template = text
+
+    model = Own()
+    if isinstance(end, str):
+        end = model.tokenize(end, add_special=False)
+    assert choose_template(model).end_of_turn(model) == end
+
+
+def test_an_answer_stands_right_behind_its_prompt_and_stays_text(fake_model):
+    template = choose_template(fake_model)
+    asked = chat(("user", "Hi"))
+    prompt = template.tokens(asked, fake_model)
+    tokens = template.tokens(asked, fake_model, answer=" Yo<end_of_turn>")
+    assert tokens == prompt + fake_model.tokenize(" Yo<end_of_turn>", add_special=False)
+
+
+def test_an_answer_and_its_end_are_what_the_next_turns_prompt_says(fake_model):
+    template = choose_template(fake_model)
+    asked = chat(("system", "S"), ("user", "Hi"))
+    tokens = template.tokens(asked, fake_model, answer="Yo") + template.end_of_turn(fake_model)
+    later = template.tokens([*asked, *chat(("assistant", "Yo"), ("user", "And?"))], fake_model)
+    assert later[: len(tokens)] == tokens
 
 
 @pytest.mark.model
@@ -336,3 +322,16 @@ def test_demo_model(demo_model):
     assert tokens.count(bos) == tokens.count(end) == 1
     assert tokens.count(start) == 2
     assert "Hi <end_of_turn>" in demo_model.detokenize(tokens)
+
+
+@pytest.mark.model
+def test_an_answer_and_its_end_on_a_real_template(smol_model):
+    template = choose_template(smol_model)
+    asked = chat(("user", "Hi"))
+    tokens = template.tokens(asked, smol_model, answer="Good day!")
+    tokens += template.end_of_turn(smol_model)
+    assert smol_model.is_end_of_generation(tokens[-1])
+    later = template.tokens(
+        [*asked, *chat(("assistant", "Good day!"), ("user", "And?"))], smol_model
+    )
+    assert later[: len(tokens)] == tokens

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,22 +10,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from jinja2 import TemplateSyntaxError
 
+from llamacart.chat.builtin_templates import CHATML, GEMMA, LLAMA3
+from llamacart.chat.environment import ChatEnvironment, bounded_time, joined
 from llamacart.errors import InputError
-from llamacart_server.prompts.builtin_templates import CHATML, GEMMA, LLAMA3
-from llamacart_server.prompts.environment import ChatEnvironment, bounded_time, joined
-from llamacart_server.prompts.tool_messages import for_template, knows_tools, specs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jinja2 import Template
 
-    from llamacart_server.bodies.generation import Message
-    from llamacart_server.bodies.tools import Tool
+BUILTIN = {"gemma": GEMMA, "llama3": LLAMA3, "chatml": CHATML}
+"""Templates of known families by name."""
 
-logger = logging.getLogger(__name__)
-
-_BUILTIN = {"gemma": GEMMA, "llama3": LLAMA3, "chatml": CHATML}
 _MARKERS = {
     "gemma": ("<start_of_turn>", "<end_of_turn>"),
     "llama3": ("<|start_header_id|>", "<|eot_id|>"),
@@ -45,6 +40,14 @@ class Vocabulary(Protocol):
 
     def token_bytes(self, token: int, *, special: bool = False) -> bytes:
         """The bytes a token stands for; none for a control token unless `special`."""
+        ...
+
+
+class EndingVocabulary(Vocabulary, Protocol):
+    """What closing an answer's turn needs of a model."""
+
+    def is_end_of_generation(self, token: int) -> bool:
+        """Whether `token` ends a generation."""
         ...
 
 
@@ -106,12 +109,16 @@ class ChatTemplate:
         else:
             object.__setattr__(self, "_template", template)
 
-    def render(self, messages: Sequence[Any], tools: Sequence[Any] = ()) -> str:
+    def render(
+        self, messages: Sequence[Any], tools: Sequence[Any] = (), *, answered: bool = False
+    ) -> str:
         """The prompt text, up to where the assistant's answer begins; in bounded time.
 
         Args:
             messages: As Hugging Face's templates take them.
             tools: Likewise; only for a template that knows what to do with them.
+            answered: The last message is the assistant's answer, and the text goes on to the end
+                of its turn.
 
         Raises:
             InputError: The template cannot be used, or refuses the messages, e.g. roles out of
@@ -119,8 +126,7 @@ class ChatTemplate:
         """
         if self._template is None:
             raise InputError(
-                f"the chat template ({self.source}) cannot be used: {self.problem}; the server "
-                "must be started with another one (--chat-template)",
+                f"the chat template ({self.source}) cannot be used: {self.problem}",
                 param="messages",
             )
         try:
@@ -128,7 +134,7 @@ class ChatTemplate:
                 return joined(
                     self._template.generate(
                         messages=messages,
-                        add_generation_prompt=True,
+                        add_generation_prompt=not answered,
                         bos_token=self.bos,
                         eos_token=self.eos,
                         tools=list(tools) or None,
@@ -143,17 +149,30 @@ class ChatTemplate:
             ) from error
 
     def tokens(
-        self, messages: Sequence[Message], vocabulary: Vocabulary, tools: Sequence[Tool] = ()
+        self,
+        messages: Sequence[Any],
+        vocabulary: Vocabulary,
+        tools: Sequence[Any] = (),
+        *,
+        answer: str = "",
     ) -> list[int]:
         """Prompt tokens of a chat.
 
         Control tokens come from the template alone: text of a message that spells one
         (`<end_of_turn>`) is tokenised as plain text, so that nobody speaks in another role.
+
+        Args:
+            messages: As Hugging Face's templates take them.
+            vocabulary: Of the model.
+            tools: Likewise; only for a template that knows what to do with them.
+            answer: What the assistant has written so far, right behind the prompt.
+
+        Raises:
+            InputError: As `render`.
         """
-        native = knows_tools(self.text)
-        given = [for_template(messages, tools, native=native), specs(tools) if native else []]
-        fence = _unused_pair([json.dumps(given, ensure_ascii=False)])
-        rendered = self.render(*_fenced(given, fence, vocabulary))
+        fence = _unused_pair([json.dumps([*messages, *tools, answer], ensure_ascii=False)])
+        given, offered, written = _fenced([[*messages], [*tools], answer], fence, vocabulary)
+        rendered = self.render(given, offered) + written
         has_bos = bool(self.bos) and rendered.startswith(self.bos)
         opening, closing = fence
         out: list[int] = []
@@ -165,6 +184,27 @@ class ChatTemplate:
             add_special = i == 0 and not has_bos
             out += vocabulary.tokenize(text, add_special=add_special, parse_special=i % 2 == 0)
         return out
+
+    def end_of_turn(self, vocabulary: EndingVocabulary) -> list[int]:
+        """Tokens that close an answer, up to the one at which generation ends.
+
+        They are read off a chat that the template closes. Where none of what it writes there ends
+        a generation, they are those of its text without the blanks behind it; none where it
+        writes nothing there.
+
+        Raises:
+            InputError: As `render`.
+        """
+        mark = "\U000f0000"
+        chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
+        _, found, text = self.render(chat, answered=True).rpartition(mark)
+        if not found:
+            return []
+        tokens = vocabulary.tokenize(text, add_special=False, parse_special=True)
+        for number, token in enumerate(tokens, start=1):
+            if vocabulary.is_end_of_generation(token):
+                return tokens[:number]
+        return vocabulary.tokenize(text.rstrip(), add_special=False, parse_special=True)
 
 
 def fence_control_tokens(text: str, fence: tuple[str, str], vocabulary: Vocabulary) -> str:
@@ -205,7 +245,7 @@ def choose_template(model: TemplateOwner, wanted: str | None = None) -> ChatTemp
 
     The family is told by the architecture (Gemma) or by the turn markers that the
     vocabulary has; a model with none of them gets ChatML as plain text. One that is in the
-    model's file and cannot be used is chosen all the same, and a warning says so.
+    model's file and cannot be used is chosen all the same; its `problem` says why.
 
     Args:
         model: What it is for.
@@ -218,18 +258,10 @@ def choose_template(model: TemplateOwner, wanted: str | None = None) -> ChatTemp
         model.token_bytes(t, special=True).decode("utf-8", "replace") if t >= 0 else ""
         for t in (model.bos_token, model.eos_token)
     )
-    if wanted is not None and wanted not in _BUILTIN:
+    if wanted is not None and wanted not in BUILTIN:
         return _from_file(Path(wanted), bos, eos)
     if wanted is None and model.chat_template:
-        template = ChatTemplate("gguf", model.chat_template, bos, eos)
-        if template.problem is not None:
-            logger.warning(
-                "the model's chat template cannot be used: %s; chats are refused, unless "
-                "--chat-template names another (a file, or %s)",
-                template.problem,
-                ", ".join(_BUILTIN),
-            )
-        return template
+        return ChatTemplate("gguf", model.chat_template, bos, eos)
 
     def has(marker: str) -> bool:
         return len(model.tokenize(marker, add_special=False, parse_special=True)) == 1
@@ -239,22 +271,23 @@ def choose_template(model: TemplateOwner, wanted: str | None = None) -> ChatTemp
         family = next((f for f, (start, _) in _MARKERS.items() if has(start)), family)
     end = _MARKERS[family][1]
     stops = () if has(end) else (end,)
-    return ChatTemplate(f"builtin:{family}", _BUILTIN[family], bos, eos, stops)
+    return ChatTemplate(f"builtin:{family}", BUILTIN[family], bos, eos, stops)
 
 
 def _from_file(path: Path, bos: str, eos: str) -> ChatTemplate:
-    setting = f"setting chat_template (LLAMACART_CHAT_TEMPLATE) has value {str(path)!r}"
     try:
         text = path.expanduser().read_text("utf-8-sig")
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"{setting}: neither a file that can be read ({error}) nor one of "
-            f"{', '.join(_BUILTIN)}",
+            f"chat_template has value {str(path)!r}: neither a file that can be read ({error}) "
+            f"nor one of {', '.join(BUILTIN)}",
             param="chat_template",
         ) from None
     template = ChatTemplate(f"file:{path.name}", text, bos, eos)
     if template.problem is not None:
-        raise InputError(f"{setting}: {template.problem}", param="chat_template")
+        raise InputError(
+            f"chat_template has value {str(path)!r}: {template.problem}", param="chat_template"
+        )
     return template
 
 
