@@ -35,6 +35,7 @@ from llamacart_trainer.reproduction.trials import (
     Variant,
     run_experiment,
     task_of,
+    trial_count,
 )
 from llamacart_trainer.reproduction.verdicts import judge
 
@@ -104,6 +105,7 @@ def test_every_variant_is_fitted_and_measured(
         assert trial.unseen.projection is not None
     verdicts = judge(experiment, trials)
     assert len(verdicts) >= 5
+    assert trial_count(experiment) == len(trials)
     console = Console(record=True, width=200, markup=False)
     console.print(tables.figures(experiment, trials), tables.fidelity(trials))
     console.print(tables.texts(trials, ["[red]one"]), tables.verdicts(verdicts))

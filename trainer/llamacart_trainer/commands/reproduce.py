@@ -23,11 +23,10 @@ from llamacart.machine.priority import LOWEST
 from llamacart.machine.processors import ALL_LAYERS
 from llamacart_trainer.commands.options import take_turns
 from llamacart_trainer.commands.outputs import check_outputs, save_cartridge, write_text
+from llamacart_trainer.commands.progress import Progress, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from rich.console import Console
 
     from llamacart.cartridge import Cartridge
     from llamacart.llama.model import Model
@@ -106,7 +105,6 @@ def reproduce(
     nice: NiceOption = LOWEST,
 ) -> None:
     """Fit the paper's cartridges with its settings and say which of its claims hold."""
-    from llamacart.llama.model import Model
     from llamacart_trainer.reproduction.trials import FILES
 
     chosen: tuple[Experiment, ...] = ("language", "moon") if only is None else (only.value,)
@@ -116,13 +114,16 @@ def reproduce(
     check_outputs({"--json": json_file}, {"--output": output})
     console = plain_console()
     take_turns(console, nice)
-    with Model(model, gpu_layers=gpu_layers) as loaded:
-        console.print(f"{subject.value} on {loaded.name}: {loaded.fingerprint}")
+    with (
+        Progress(console) as progress,
+        load_model(model, gpu_layers, progress) as loaded,
+    ):
+        progress.tell(f"{subject.value} on {loaded.name}: {loaded.fingerprint}")
         trials: dict[Experiment, tuple[PaperTrial, ...]] = {}
         verdicts: dict[Experiment, tuple[Verdict, ...]] = {}
         for experiment in chosen:
             trials[experiment], verdicts[experiment] = _one(
-                experiment, loaded, data, console, output, threads
+                experiment, loaded, data, progress, output, threads
             )
         found = Reproduction(
             model=loaded.name,
@@ -140,13 +141,13 @@ def _one(
     experiment: Experiment,
     model: Model,
     data: Path,
-    console: Console,
+    progress: Progress,
     output: Path | None,
     threads: int | None,
 ) -> tuple[tuple[PaperTrial, ...], tuple[Verdict, ...]]:
     from llamacart_trainer.reproduction import tables
     from llamacart_trainer.reproduction.prompts import QUESTIONS, STORIES
-    from llamacart_trainer.reproduction.trials import run_experiment
+    from llamacart_trainer.reproduction.trials import run_experiment, trial_count
     from llamacart_trainer.reproduction.verdicts import judge
 
     def keep(variant: Variant, cartridge: Cartridge) -> None:
@@ -155,18 +156,20 @@ def _one(
 
     def tell(trial: PaperTrial) -> None:
         figures = tables.summary(experiment, trial)
-        console.print(
-            f"  {experiment}: {trial.name} ({trial.about}), {trial.fit_seconds:.0f} s: {figures}",
-            markup=False,
+        progress.tell(
+            f"  {experiment}: {trial.name} ({trial.about}), {trial.fit_seconds:.0f} s: {figures}"
         )
+        progress.advance()
+
+    progress.stage(experiment, unit="trial", total=trial_count(experiment))
 
     trials = run_experiment(
         experiment, model, data, on_trial=tell, on_cartridge=keep, n_threads=threads
     )
     found = judge(experiment, trials)
     prompts = [english for english, _ in QUESTIONS] if experiment == "language" else STORIES
-    console.print(tables.figures(experiment, trials))
-    console.print(tables.fidelity(trials))
-    console.print(tables.texts(trials, prompts))
-    console.print(tables.verdicts(found))
+    progress.tell(tables.figures(experiment, trials))
+    progress.tell(tables.fidelity(trials))
+    progress.tell(tables.texts(trials, prompts))
+    progress.tell(tables.verdicts(found))
     return trials, found

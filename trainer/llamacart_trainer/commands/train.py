@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from llamacart.cli import layer_table
 from llamacart.commands.options import GpuLayersOption, NiceOption, ThreadsOption
@@ -17,15 +16,13 @@ from llamacart.machine.priority import LOWEST
 from llamacart.machine.processors import ALL_LAYERS
 from llamacart_trainer.commands.options import ModelOption, OutputOption, take_turns
 from llamacart_trainer.commands.outputs import check_outputs, save_cartridge
+from llamacart_trainer.commands.progress import Progress, load_model
 from llamacart_trainer.recipe.recipe import load_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rich.console import Console
-
     from llamacart.llama.model import Model
-    from llamacart_trainer.fitting.layer import LayerReport
     from llamacart_trainer.fitting.memory import MemoryPlan
     from llamacart_trainer.fitting.training import TrainResult
     from llamacart_trainer.recipe.recipe import Task
@@ -80,7 +77,6 @@ def train(
 ) -> None:
     """Fit a cartridge from a recipe."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
-    from llamacart.llama.model import Model
     from llamacart_trainer.fitting.cascade import MAX_UBATCH_ROWS
     from llamacart_trainer.fitting.memory import MAX_MEMORY
 
@@ -96,16 +92,16 @@ def train(
     folder = job or target.with_name(f"{target.name}.job")
     check_outputs({"--output": target}, {"--job": folder})
     started = time.perf_counter()
-    with Model(
-        model or task.recipe.model,
-        gpu_layers=gpu_layers,
-    ) as loaded:
-        console.print(f"{loaded.name}: {loaded.fingerprint.architecture}, {loaded.n_layer} layers")
+    with (
+        Progress(console) as progress,
+        load_model(model or task.recipe.model, gpu_layers, progress) as loaded,
+    ):
+        told = f"{loaded.name}: {loaded.fingerprint.architecture}, {loaded.n_layer} layers"
+        progress.tell(told)
         loading = time.perf_counter() - started
         try:
-            result = _fit_with_progress(
-                task, loaded, console, {**limits, "job": folder, "restart": restart}
-            )
+            settings = {**limits, "job": folder, "restart": restart}
+            result = fit_with_progress(task, loaded, progress, settings)
         except RecipeError:
             # Another run would come to the same end.
             if job is None:
@@ -130,34 +126,31 @@ def train(
     )
 
 
-def _fit_with_progress(
-    task: Task, model: Model, console: Console, settings: dict[str, Any]
+def fit_with_progress(
+    task: Task, model: Model, progress: Progress, settings: Mapping[str, Any]
 ) -> TrainResult:
+    """Fit a cartridge and tell of it; `settings` are those of `train`."""
     from llamacart_trainer.fitting.training import train as fit
 
-    columns = (
-        TextColumn("{task.description:<16}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
+    progress.stage("train", unit="layer", total=model.n_layer - len(set(task.recipe.skip_layers)))
+    plans: list[str] = []
+
+    def on_plan(plan: MemoryPlan) -> None:
+        if not plans:  # by now restored layers are counted
+            progress.begin_now()
+        told = str(plan)
+        if told not in plans:
+            plans.append(told)
+            progress.tell(f"memory: {told}", highlight=False)
+
+    return fit(
+        task,
+        model,
+        on_phase=progress.doing,
+        on_layer=lambda _report: progress.advance(),
+        on_plan=on_plan,
+        **settings,
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        plans: list[str] = []
-        bar = progress.add_task("", total=model.n_layer - len(set(task.recipe.skip_layers)))
-
-        def on_phase(phase: str) -> None:
-            progress.update(bar, description=phase)
-
-        def on_layer(_report: LayerReport) -> None:
-            progress.advance(bar)
-
-        def on_plan(plan: MemoryPlan) -> None:
-            told = str(plan)
-            if told not in plans:
-                plans.append(told)
-                console.print(f"memory: {told}", highlight=False)
-
-        return fit(task, model, on_phase=on_phase, on_layer=on_layer, on_plan=on_plan, **settings)
 
 
 def _remove_job(folder: Path) -> None:

@@ -226,6 +226,12 @@ def task_of(path: Path, variant: Variant) -> Task:
     return replace(read, recipe=recipe, pairs=pairs)
 
 
+def trial_count(experiment: Experiment) -> int:
+    """How many trials `run_experiment` makes: the variants', the model's and the ceiling's."""
+    has_ceiling = any(prompt.reference is not None for prompt in PLANS[experiment]().prompts)
+    return len(VARIANTS[experiment]) + 1 + has_ceiling
+
+
 def run_experiment(
     experiment: Experiment,
     model: Model,

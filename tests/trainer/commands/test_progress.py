@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import io
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from llamacart_trainer.commands.progress import Progress, clock_time
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Told:
+    """A progress on something that is no terminal, and the lines that it has printed."""
+
+    def __init__(self, every: float = 5.0) -> None:
+        self.clock = Clock()
+        self.out = io.StringIO()
+        console = Console(file=self.out, markup=False, width=40)
+        self.progress = Progress(console, clock=self.clock, every=every)
+
+    def lines(self) -> list[str]:
+        return self.out.getvalue().splitlines()
+
+
+def test_a_line_comes_when_some_seconds_have_passed_since_the_last() -> None:
+    told = Told()
+    told.progress.stage("fit", unit="layer", total=30)
+    told.clock.pass_by(4.9)
+    told.progress.advance(2)
+    assert told.lines() == []
+    told.clock.pass_by(0.1)
+    told.progress.advance()
+    told.progress.advance()
+    assert told.lines() == ["fit: layer 3 of 30, 10 %, 0:45 left"]
+    told.clock.pass_by(5)
+    told.progress.tick()  # as the thread does where nothing is done for long
+    assert told.lines()[1:] == ["fit: layer 4 of 30, 13 %, 1:05 left"]
+
+
+def test_what_is_told_otherwise_counts_as_a_line() -> None:
+    told = Told()
+    told.progress.stage("search", unit="trial", budget=600)
+    told.clock.pass_by(6)
+    told.progress.tell("trial 0: 0.5")
+    told.progress.tick()
+    told.clock.pass_by(5)
+    told.progress.advance()
+    assert told.lines() == ["trial 0: 0.5", "search: trial 1, 2 %, 9:49 left"]
+
+
+def test_a_stage_of_unknown_length_says_how_long_it_has_taken() -> None:
+    told = Told(every=0)
+    told.progress.stage("load the model")
+    told.clock.pass_by(61)
+    told.progress.doing("weights")
+    assert told.lines() == [
+        "load the model: 0:00 so far",
+        "load the model (weights): 1:01 so far",
+    ]
+
+
+def test_what_an_earlier_run_has_done_says_nothing_of_the_pace() -> None:
+    told = Told(every=0)
+    told.progress.stage("answers", unit="answer", total=100, done=60)
+    told.clock.pass_by(10)
+    told.progress.advance(10)
+    assert told.lines()[-1] == "answers: answer 70 of 100, 70 %, 0:30 left"
+    told.progress.stage("fit", unit="layer", total=4)
+    told.progress.advance()
+    told.clock.pass_by(3)
+    told.progress.begin_now()
+    told.progress.doing("the cascade")
+    assert told.lines()[-1] == "fit (the cascade): layer 1 of 4, 25 %, 0:00 so far"
+    told.clock.pass_by(2)
+    told.progress.advance()
+    assert told.lines()[-1] == "fit (the cascade): layer 2 of 4, 50 %, 0:04 left"
+
+
+def test_no_line_is_broken_or_taken_for_markup() -> None:
+    told = Told(every=0)
+    told.progress.stage("fit [bold]" + 40 * "x", unit="layer", total=2)
+    assert told.lines() == [f"fit [bold]{40 * 'x'}: layer 0 of 2, 0 %, 0:00 so far"]
+
+
+def test_nothing_is_told_before_the_first_stage_and_after_the_end() -> None:
+    told = Told(every=0.01)
+    with told.progress as progress:
+        told.clock.pass_by(9)
+        progress.advance()
+        progress.doing("something")
+        progress.tick()
+        assert told.lines() == []
+        told.clock.now = 0.0  # the thread finds that no time passes
+        progress.stage("fit", total=1)
+    told.clock.pass_by(99)
+    told.progress.advance()
+    assert told.lines() == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599.4, "59:59"), (3661, "1:01:01")]
+)
+def test_clock_time(seconds: float, text: str) -> None:
+    assert clock_time(seconds) == text
+
+
+TRAIN = """
+import sys
+from llamacart import cli
+from llamacart_trainer.commands import progress
+progress.SECONDS_BETWEEN_LINES = 0.0
+sys.argv = ["llamacart", "train", *sys.argv[1:]]
+cli.main()
+"""
+
+
+def arguments(recipe: Path, model: Path, tmp_path: Path) -> list[str]:
+    given = (recipe, "--model", model, "-o", tmp_path / "mine.gguf", "--nice", 0)
+    return [sys.executable, "-c", TRAIN, *map(str, given)]
+
+
+def test_training_into_a_pipe_says_how_far_it_is(
+    recipe: Path, tiny_path: Callable[..., Path], tmp_path: Path
+) -> None:
+    done = subprocess.run(  # noqa: S603
+        arguments(recipe, tiny_path(), tmp_path), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.rsplit(", ", 1)[0] for line in done.stdout.splitlines()]
+    assert "train (prepare): layer 0 of 3, 0 %" in lines
+    told = [line for line in lines if line.startswith("train (fit the cascade)")]
+    assert told[-3:] == [
+        f"train (fit the cascade): layer {number} of 3, {share} %"
+        for number, share in ((1, 33), (2, 67), (3, 100))
+    ]
+    assert "\x1b" not in done.stdout
+
+
+def test_training_on_a_terminal_draws_a_bar(
+    recipe: Path, tiny_path: Callable[..., Path], tmp_path: Path
+) -> None:
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    done = subprocess.Popen(  # noqa: S603
+        arguments(recipe, tiny_path(), tmp_path), stdout=theirs, env=environment
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # Linux says so that the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    assert done.wait() == 0
+    assert "━".encode() in shown
+    assert b"layer 3 of 3, 100 %" in shown
+    assert b"train (prepare): layer" not in shown
