@@ -107,6 +107,13 @@ def test_validation_shares_nothing_with_the_test(folder: Path) -> None:
     assert [p.text for p in chosen.prompts] == ["chosen for this"]
 
 
+def test_beginnings_in_a_script_without_spaces(folder: Path) -> None:
+    pair = {"source": "爷爷每天早上在公园里打太极拳。", "target": "每天早上。"}
+    (folder / "heldout.jsonl").write_text(json.dumps(pair), encoding="utf-8")
+    validation, _ = split_plans(folder)
+    assert [p.text for p in validation.prompts] == ["爷爷每天早"]
+
+
 def test_refusals(folder: Path) -> None:
     def broken(name: str, *records: dict[str, object]) -> None:
         (folder / name).write_text("\n".join(map(json.dumps, records)))

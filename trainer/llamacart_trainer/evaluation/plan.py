@@ -23,6 +23,7 @@ from llamacart_trainer.recipe.records import (
     read_texts,
     text_of,
 )
+from llamacart_trainer.recipe.words import beginning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,6 +35,9 @@ Item = TypeVar("Item")
 
 VALIDATION_SHARE = 0.35
 """Share of a held-out source text's words that makes a validation prompt."""
+
+VALIDATION_WORDS = 3
+"""Fewest words of such a prompt."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,10 @@ def split_plans(
     if settings.validation:
         prompts = _prompts((task.folder or Path()) / settings.validation)
     else:
-        prompts = tuple(Prompt(_beginning(pair.source)) for pair in plan.heldout)
+        prompts = tuple(
+            Prompt(beginning(pair.source, VALIDATION_SHARE, VALIDATION_WORDS))
+            for pair in plan.heldout
+        )
     tested = {_folded(prompt.text) for prompt in plan.prompts}
     fresh = {_folded(p.text): p for p in reversed(prompts) if _folded(p.text) not in tested}
     chosen, left = tuple(reversed(fresh.values())), plan.prompts
@@ -272,8 +279,3 @@ def _answers(path: Path) -> tuple[Answer, ...]:
     if all(answer.neutral for answer in answers):
         raise RecipeError(f"{path}: no answers")
     return tuple(answers)
-
-
-def _beginning(text: str) -> str:
-    words = text.split(" ")
-    return " ".join(words[: max(3, round(len(words) * VALIDATION_SHARE))])

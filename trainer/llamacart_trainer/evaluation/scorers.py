@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llamacart.errors import RecipeError
+from llamacart_trainer.recipe.words import any_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,9 +47,9 @@ def language(code: str) -> Scorer:
 def words(target: Sequence[str], forbidden: Sequence[str] = ()) -> Scorer:
     """1 where a continuation holds one of `target` (if any are given) and none of `forbidden`.
 
-    Words or phrases are found whole, without regard to case.
+    Words or phrases are found whole, in every script, without regard to case; see `any_of`.
     """
-    wanted, unwanted = _pattern(target), _pattern(forbidden)
+    wanted, unwanted = any_of(target), any_of(forbidden)
 
     def score(_prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
         return [
@@ -111,13 +111,6 @@ def run(scorer: Scorer, prompts: Sequence[str], continuations: Sequence[str]) ->
         float(score) if text.strip() else min(0.0, float(score))
         for score, text in zip(scores, continuations, strict=True)
     ]
-
-
-def _pattern(phrases: Sequence[str]) -> re.Pattern[str] | None:
-    if not phrases:
-        return None
-    choices = "|".join(map(re.escape, phrases))
-    return re.compile(rf"(?<!\w)(?:{choices})(?!\w)", re.IGNORECASE)
 
 
 def _load(path: Path) -> ModuleType:

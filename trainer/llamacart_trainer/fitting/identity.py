@@ -19,6 +19,8 @@ from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+import regex
+
 from llamacart import __version__
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from llamacart.llama.model import Model
     from llamacart_trainer.recipe.recipe import Task
 
-LIBRARIES = ("llama-cpp-python", "numpy", "py3langid", "scipy")
+LIBRARIES = ("llama-cpp-python", "numpy", "py3langid", "regex", "scipy")
 """Their rounding, or their judgement, is in the results."""
 
 PACKAGES = ("llamacart", "llamacart_trainer")
@@ -123,7 +125,7 @@ def _plain(value: Any, above: tuple[int, ...]) -> Any:
     if isinstance(value, dict):
         pairs = [[_plain(k, inner), _plain(v, inner)] for k, v in value.items()]
         return ["dict", sorted(pairs, key=json.dumps)]
-    if isinstance(value, re.Pattern):
+    if isinstance(value, re.Pattern | regex.Pattern):
         return ["pattern", _plain(value.pattern, inner), value.flags]
     if isinstance(value, Path):
         return ["path", str(value)]

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from llamacart.errors import RecipeError
+from llamacart_trainer.recipe.words import pieces
 
 
 class Tokenize(Protocol):
@@ -66,6 +67,9 @@ Pairing = Callable[[Tokenize, str, str, int], PairedRows]
 
 HANDOVER_SHARES = (0.35, 0.65)
 """Where `handover` cuts, as a share of the words, in turn from pair to pair."""
+
+PLACES = 8
+"""Most places that are looked at for one that no token reaches across."""
 
 BOUNDARY_WEIGHT = 3
 """Times the row at the cut counts: it alone ties the source's manner to the target's."""
@@ -177,15 +181,39 @@ def handover(tokenize: Tokenize, source: str, target: str, number: int) -> Paire
     texts have said the same, to its counterpart. The two languages' word order is taken to run
     roughly in parallel, so that a cut at the same share of the words is a cut at the same place.
     """
-    source_words, target_words = source.split(" "), target.split(" ")
     share = HANDOVER_SHARES[number % len(HANDOVER_SHARES)]
-    head = " ".join(source_words[: max(1, round(len(source_words) * share))])
-    cut = max(1, round(len(target_words) * share))
-    tail = tokenize(" " + " ".join(target_words[cut:]), add_special=False)
-    left, right = tokenize(head), tokenize(" ".join(target_words[:cut]))
+    left = tokenize(cut(tokenize, source, share)[0])
+    right, tail = _cut_tokens(tokenize, *cut(tokenize, target, share))
     rows = [(len(left) - 1, len(right) - 1)] * BOUNDARY_WEIGHT
     rows += [(len(left) + i, len(right) + i) for i in range(len(tail))]
     return tie([*left, *tail], [*right, *tail], rows)
+
+
+def cut(tokenize: Tokenize, text: str, share: float) -> tuple[str, str]:
+    """Head and tail of a text, cut at a share of its words; joined, they are the text.
+
+    Where words have no spaces between them, the model's own tokens tell what belongs together: of
+    the nearest places, the first that no token reaches across is taken. The tail is empty where
+    the text may nowhere be cut.
+    """
+    found = pieces(text)
+    ideal = min(max(1, round(len(found) * share)), max(1, len(found) - 1))
+    nearest = sorted(range(1, len(found)), key=lambda place: abs(place - ideal))[:PLACES]
+    whole = tokenize(text, add_special=False)
+    for place in nearest:
+        head = "".join(found[:place])
+        tokens = tokenize(head, add_special=False)
+        if found[place][0].isspace() or tokens == whole[: len(tokens)]:
+            return head, "".join(found[place:])
+    return "".join(found[:ideal]), "".join(found[ideal:])
+
+
+def _cut_tokens(tokenize: Tokenize, head: str, tail: str) -> tuple[list[int], list[int]]:
+    """Tokens of a text that is cut, as the whole text has them where no token is in both parts."""
+    left, whole = tokenize(head), tokenize(head + tail)
+    if tail and whole[: len(left)] == left:
+        return left, whole[len(left) :]
+    return left, tokenize(tail, add_special=False) if tail else []
 
 
 def neutral_text(tokenize: Tokenize, text: str) -> PairedRows:
