@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from llamacart.cartridge import ALPHA_LIMIT
 from llamacart.disk.text import read_toml
 from llamacart.errors import InputError, NotFoundError, RecipeError
+from llamacart_trainer.recipe.conversation import BUILTIN, ConversationKeys
+from llamacart_trainer.recipe.distilled import DistilledPrompt, read_prompt
 from llamacart_trainer.recipe.evaluation import EvaluationSettings
 from llamacart_trainer.recipe.pairing import TIES
 from llamacart_trainer.recipe.records import (
@@ -25,12 +27,14 @@ from llamacart_trainer.recipe.records import (
     read_records,
     read_texts,
 )
+from llamacart_trainer.recipe.turns import ChatPair, Exchange, read_chat_pairs, read_neutral
 from llamacart_trainer.recipe.validation import InvalidValue
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 __all__ = [
+    "BUILTIN",
     "EvaluationSettings",
     "Recipe",
     "Task",
@@ -48,18 +52,16 @@ PairingName = Literal[
 PRIORS = {"zero": "ridge", "identity": "ridge-identity"}
 """Solvers under the names of their priors, which recipes had before there were others."""
 
-BUILTIN = "builtin"
-"""What a recipe says for the neutral texts of the trainer, in place of a file of its own."""
-
 _Alpha = Annotated[float, Field(ge=-ALPHA_LIMIT, le=ALPHA_LIMIT)]
 
 
-class Recipe(BaseModel):
+class Recipe(ConversationKeys, BaseModel):
     """Settings of a fit, as written in `recipe.toml`.
 
     Defaults are those that served best on Gemma 3 270M; the paper's are `solver = "ridge"`,
     `penalty = 100`, `threshold = 0.03`, `impact = 0.05`, `pairing = ["position"]`,
-    `capture = "faithful"` and its own numbers of generated tokens.
+    `capture = "faithful"` and its own numbers of generated tokens. `ConversationKeys` has the keys
+    of chats and prompts.
 
     Attributes:
         name: Short id of the cartridge.
@@ -67,8 +69,8 @@ class Recipe(BaseModel):
         model: What to fit it for, where the command line names nothing else.
         default_alpha: α when a request names none.
         train: File of the training pairs.
-        neutral: File of `{"text"}` objects that the cartridge is to leave alone; `builtin` stands
-            for those of `builtin_neutral`.
+        neutral: File of `{"text"}` objects, and in format `chat` of `{"prompt", "text"}` too, that
+            the cartridge is to leave alone; `builtin` stands for the texts of `builtin_neutral`.
         heldout: File of pairs for the evaluation.
         prompts: File of `{"prompt", "reference"?}` for the evaluation.
         threshold: δ of the neuron selection.
@@ -153,15 +155,21 @@ class Task:
 
     Attributes:
         recipe: The settings.
-        pairs: Training pairs.
+        pairs: Training pairs of raw texts.
         neutral: Texts that the cartridge is to leave alone.
         folder: Where the recipe's other files are; None where it came without.
+        chats: Training pairs in format `chat`.
+        prompt: What a recipe of kind `prompt` distils.
+        neutral_chats: Messages whose answers the cartridge is to leave alone.
     """
 
     recipe: Recipe
-    pairs: tuple[TextPair, ...]
+    pairs: tuple[TextPair, ...] = ()
     neutral: tuple[str, ...] = ()
     folder: Path | None = None
+    chats: tuple[ChatPair, ...] = ()
+    prompt: DistilledPrompt | None = None
+    neutral_chats: tuple[Exchange, ...] = ()
 
     def with_recipe(self, recipe: Recipe) -> Task:
         """The same data under another recipe, with the neutral texts that it names.
@@ -169,19 +177,36 @@ class Task:
         Raises:
             RecipeError: Its neutral texts cannot be read.
         """
-        neutral = self.neutral
+        neutral, chats = self.neutral, self.neutral_chats
         if recipe.neutral != self.recipe.neutral:
-            neutral = _neutral(recipe, self.folder or Path())
-        return replace(self, recipe=recipe, neutral=neutral)
+            neutral, chats = _neutral(recipe, self.folder or Path())
+        return replace(self, recipe=recipe, neutral=neutral, neutral_chats=chats)
+
+    def with_answers(self, answers: Iterable[Exchange]) -> Task:
+        """The same task with the model's answers behind its prompt, so that none is generated.
+
+        Raises:
+            RecipeError: It distils no prompt.
+        """
+        if self.prompt is None:
+            raise RecipeError(f"recipe {self.recipe.name!r} distils no prompt")
+        return replace(self, prompt=replace(self.prompt, answers=tuple(answers)))
 
     @property
     def dataset_hash(self) -> str:
-        """SHA-256 (hex) over the pairs and neutral texts as JSON."""
+        """SHA-256 (hex) over the pairs, the prompt and the neutral texts as JSON."""
         pairs = [
             [pair.source, pair.target, pair.source_tokens, pair.target_tokens]
             for pair in self.pairs
         ]
-        data = {"pairs": pairs, "neutral": self.neutral}
+        data: dict[str, Any] = {"pairs": pairs, "neutral": self.neutral}
+        # What a recipe of raw pairs has none of is left out: its hash is in older cartridges.
+        if self.chats:
+            data["chats"] = [pair.as_json for pair in self.chats]
+        if self.prompt is not None:
+            data["prompt"] = self.prompt.as_json
+        if self.neutral_chats:
+            data["neutral chats"] = [[e.prompt, e.text, e.ended] for e in self.neutral_chats]
         return hashlib.sha256(json.dumps(data, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -198,8 +223,7 @@ def load_task(path: Path) -> Task:
     """
     if path.is_dir():
         recipe = _read_recipe(path / "recipe.toml")
-        pairs = read_pairs(path / recipe.train, suffix="suffix" in recipe.pairing)
-        return Task(recipe, pairs, _neutral(recipe, path), path)
+        return _read_task(recipe, path)
     if path.is_file() and path.suffix == ".json":
         name = "".join(c if c.isalnum() or c in "._-" else "-" for c in path.stem).lstrip(".")
         recipe = Recipe(name=name[:64] or "paper", pairing=["position"])
@@ -219,10 +243,25 @@ def builtin_neutral() -> tuple[str, ...]:
         return read_texts(path)
 
 
-def _neutral(recipe: Recipe, folder: Path) -> tuple[str, ...]:
+def _read_task(recipe: Recipe, folder: Path) -> Task:
+    neutral, chats = _neutral(recipe, folder)
+    task = Task(recipe, neutral=neutral, folder=folder, neutral_chats=chats)
+    if recipe.kind == "prompt":
+        return replace(task, prompt=read_prompt(recipe, folder))
+    path, suffix = folder / recipe.train, "suffix" in recipe.pairing
+    if recipe.format == "chat":
+        return replace(task, chats=read_chat_pairs(path, suffix=suffix))
+    return replace(task, pairs=read_pairs(path, suffix=suffix))
+
+
+def _neutral(recipe: Recipe, folder: Path) -> tuple[tuple[str, ...], tuple[Exchange, ...]]:
     if recipe.neutral is None:
-        return ()
-    return builtin_neutral() if recipe.neutral == BUILTIN else read_texts(folder / recipe.neutral)
+        return (), ()
+    if recipe.neutral == BUILTIN:
+        return builtin_neutral(), ()
+    if recipe.format == "chat" or recipe.kind == "prompt":
+        return read_neutral(folder / recipe.neutral)
+    return read_texts(folder / recipe.neutral), ()
 
 
 def _read_recipe(path: Path) -> Recipe:

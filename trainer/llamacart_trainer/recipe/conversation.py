@@ -1,0 +1,82 @@
+"""Keys of a recipe that say in which form its texts are, and which prompt it distils."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+if TYPE_CHECKING:
+    from typing import Self
+
+BUILTIN = "builtin"
+"""What a recipe says for texts that ship with the trainer, in place of a file of its own."""
+
+MAX_ANSWER_TOKENS = 1024
+
+OF_PROMPTS = ("prompt", "prompt_file", "examples", "questions", "answers", "answer_tokens")
+"""Keys that mean something with `kind = "prompt"` alone."""
+OF_PAIRS = ("train", "pairing")
+"""Keys that mean something with `kind = "pairs"` alone."""
+OF_TEXTS = ("generate_source", "generate_target", "capture")
+"""Keys that mean something for pairs in `format = "text"` alone."""
+
+
+class ConversationKeys(BaseModel):
+    """The part of `Recipe` that is about conversations.
+
+    Attributes:
+        format: `text`: raw texts. `chat`: conversations in the model's own chat template.
+        kind: `pairs`: the pairs of `train`. `prompt`: a prompt that the model itself answers
+            behind, to be had without it.
+        prompt: The prompt: a system text.
+        prompt_file: The same as a file of text.
+        examples: File of `{"role", "content"}`, a turn a line, that stand behind it.
+        questions: File of `{"prompt"}`, the user messages that are answered; `builtin` stands for
+            those of `builtin_questions`.
+        answers: File of `{"prompt", "text", "ended"?}`: the answers, where the model has given
+            them already.
+        answer_tokens: Most tokens of an answer.
+        user_turn: How a user's message is written in format `text`.
+        assistant_turn: The same of an answer.
+    """
+
+    format: Literal["text", "chat"] = "text"
+    kind: Literal["pairs", "prompt"] = "pairs"
+    prompt: Annotated[str, Field(pattern=r"\S")] | None = None
+    prompt_file: str | None = None
+    examples: str | None = None
+    questions: str = BUILTIN
+    answers: str | None = None
+    answer_tokens: Annotated[int, Field(ge=1, le=MAX_ANSWER_TOKENS)] = 64
+    user_turn: str = "Question: {}\n"
+    assistant_turn: str = "Answer: {}\n\n"
+
+    @field_validator("user_turn", "assistant_turn")
+    @classmethod
+    def _holds_a_place(cls, form: str) -> str:
+        if form.count("{}") != 1:
+            raise ValueError("one {} is needed, where the message stands")
+        return form
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> Self:
+        unused = [*(OF_PROMPTS if self.kind == "pairs" else (*OF_PAIRS, *OF_TEXTS))]
+        for key in unused:
+            self._refuse(key, "kind", self.kind)
+        for key in OF_TEXTS if self.format == "chat" else ():
+            self._refuse(key, "format", self.format)
+        for key in ("user_turn", "assistant_turn") if self.format == "chat" else ():
+            self._refuse(key, "format", self.format)
+        if self.kind == "prompt":
+            if self.prompt is not None and self.prompt_file is not None:
+                raise ValueError("prompt and prompt_file are both given; keep one")
+            if not (self.prompt or self.prompt_file or self.examples):
+                raise ValueError(
+                    "kind has value 'prompt': prompt, prompt_file or examples is needed"
+                )
+        return self
+
+    def _refuse(self, key: str, by: str, value: str) -> None:
+        if key in self.model_fields_set:
+            raise ValueError(f"{key} is given, but it has no meaning where {by} is {value!r}")
