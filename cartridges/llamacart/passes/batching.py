@@ -50,6 +50,20 @@ def fillings(sequences: Sequence[Sequence[int]], n_cells: int) -> Iterator[range
     yield range(start, len(sequences))
 
 
+def shared_beginning(sequences: Sequence[Sequence[int]]) -> int:
+    """Tokens that all sequences begin with; each keeps one token of its own at least.
+
+    Args:
+        sequences: Each at least one token.
+    """
+    if not sequences:
+        return 0
+    first, last = min(map(tuple, sequences)), max(map(tuple, sequences))
+    most = min(map(len, sequences)) - 1
+    pairs = enumerate(zip(first, last, strict=False))
+    return min(most, next((n for n, (a, b) in pairs if a != b), most))
+
+
 def rows_of(
     sequences: Sequence[Sequence[int]], run: range, wants: Callable[[int, int], bool]
 ) -> list[Row]:

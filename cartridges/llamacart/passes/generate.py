@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from llamacart.hook.steering_hook import SteeringHook
 from llamacart.llama.context import Context
-from llamacart.passes.batching import ROWS_PER_DECODE, Row, as_batch, rows_of
+from llamacart.passes.batching import (
+    ROWS_PER_DECODE,
+    Row,
+    as_batch,
+    rows_of,
+    shared_beginning,
+    slices,
+)
 from llamacart.passes.control_vector import apply_control
 from llamacart.sampling.candidates import Candidates
 from llamacart.sampling.sampler import Sampler
@@ -126,9 +133,10 @@ def _continue(
     for dose in steering:
         hook.load(dose.cartridge)
     out: list[list[int]] = [[] for _ in prompts]
+    shared = shared_beginning(prompts)
     with Context(
         model,
-        n_ctx=sum(map(len, prompts)) + sum(counts),
+        n_ctx=sum(map(len, prompts)) - shared * (len(prompts) - 1) + sum(counts),
         n_batch=ROWS_PER_DECODE,
         n_seq_max=len(prompts),
         n_outputs=len(prompts),
@@ -136,16 +144,26 @@ def _continue(
         hook=hook,
     ) as context:
         apply_control(context, control)
+
+        def decode(now: Sequence[Row]) -> None:
+            hook.set_rows([steering] * len(now))
+            context.decode(as_batch(now))
+            hook.take_report().check()
+
         rows = rows_of(
             prompts,
             range(len(prompts)),
             lambda s, i: i == len(prompts[s]) - 1 and counts[s] > 0,
         )
+        # What all prompts begin with (an instruction, examples) is read once.
+        for part in slices(rows[:shared], ROWS_PER_DECODE):
+            decode(part)
+        for s in range(1, len(prompts)):
+            context.copy(0, s, shared)
+        rows = [row for row in rows if row.position >= shared]
         while rows:
             now, rows = rows[:ROWS_PER_DECODE], rows[ROWS_PER_DECODE:]
-            hook.set_rows([steering] * len(now))
-            context.decode(as_batch(now))
-            hook.take_report().check()
+            decode(now)
             for number, (s, position, _, has_output) in enumerate(now):
                 if not has_output:
                     continue
