@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from llamacart_trainer.fitting.layer import LayerReport
     from llamacart_trainer.fitting.memory import MemoryPlan
     from llamacart_trainer.fitting.training import TrainResult, train
+    from llamacart_trainer.recipe.distilled import DistilledPrompt
     from llamacart_trainer.recipe.evaluation import EvaluationSettings
     from llamacart_trainer.recipe.questions import builtin_questions
     from llamacart_trainer.recipe.recipe import Recipe, Task, builtin_neutral, load_task
     from llamacart_trainer.recipe.records import TextPair
     from llamacart_trainer.recipe.tasks import make_task
+    from llamacart_trainer.recipe.turns import ChatPair, Exchange, Turn
     from llamacart_trainer.report.page import render
     from llamacart_trainer.solvers import SOLVERS
     from llamacart_trainer.tuning.search import TuneResult, tune
@@ -41,6 +43,12 @@ if TYPE_CHECKING:
     from llamacart_trainer.tuning.trials import Trial
 
 _HOMES = {
+    "llamacart_trainer.recipe.distilled": ("DistilledPrompt",),
+    "llamacart_trainer.recipe.turns": (
+        "Turn",
+        "Exchange",
+        "ChatPair",
+    ),
     "llamacart_trainer.evaluation.baselines": ("fit_baselines",),
     "llamacart_trainer.evaluation.bootstrap": ("Estimate",),
     "llamacart_trainer.evaluation.evaluate": ("evaluate",),
@@ -99,13 +107,16 @@ __all__ = [
     "Answer",
     "Candidate",
     "CartridgeFacts",
+    "ChatPair",
     "Contrast",
     "Difference",
+    "DistilledPrompt",
     "Estimate",
     "Evaluation",
     "EvaluationPlan",
     "EvaluationSettings",
     "Evaluator",
+    "Exchange",
     "HeldOut",
     "LayerFidelity",
     "LayerReport",
@@ -122,6 +133,7 @@ __all__ = [
     "TrainResult",
     "Trial",
     "TuneResult",
+    "Turn",
     "builtin_neutral",
     "builtin_questions",
     "evaluate",

@@ -155,6 +155,7 @@ class ChatTemplate:
         tools: Sequence[Any] = (),
         *,
         answer: str = "",
+        closing: str = "",
     ) -> list[int]:
         """Prompt tokens of a chat.
 
@@ -166,13 +167,14 @@ class ChatTemplate:
             vocabulary: Of the model.
             tools: Likewise; only for a template that knows what to do with them.
             answer: What the assistant has written so far, right behind the prompt.
+            closing: What the template writes behind that; see `end_of_turn`.
 
         Raises:
             InputError: As `render`.
         """
-        fence = _unused_pair([json.dumps([*messages, *tools, answer], ensure_ascii=False)])
+        fence = _unused_pair([json.dumps([*messages, *tools, answer, closing], ensure_ascii=False)])
         given, offered, written = _fenced([[*messages], [*tools], answer], fence, vocabulary)
-        rendered = self.render(given, offered) + written
+        rendered = self.render(given, offered) + written + closing
         has_bos = bool(self.bos) and rendered.startswith(self.bos)
         opening, closing = fence
         out: list[int] = []
@@ -185,12 +187,11 @@ class ChatTemplate:
             out += vocabulary.tokenize(text, add_special=add_special, parse_special=i % 2 == 0)
         return out
 
-    def end_of_turn(self, vocabulary: EndingVocabulary) -> list[int]:
-        """Tokens that close an answer, up to the one at which generation ends.
+    def end_of_turn(self, vocabulary: EndingVocabulary) -> str:
+        """What closes an answer, up to the token at which generation ends.
 
-        They are read off a chat that the template closes. Where none of what it writes there ends
-        a generation, they are those of its text without the blanks behind it; none where it
-        writes nothing there.
+        It is read off a chat that the template closes. Where no token of what it writes there
+        ends a generation, it is all of that but the blanks at its end, and may be empty.
 
         Raises:
             InputError: As `render`.
@@ -199,12 +200,12 @@ class ChatTemplate:
         chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
         _, found, text = self.render(chat, answered=True).rpartition(mark)
         if not found:
-            return []
-        tokens = vocabulary.tokenize(text, add_special=False, parse_special=True)
-        for number, token in enumerate(tokens, start=1):
+            return ""
+        for token in vocabulary.tokenize(text, add_special=False, parse_special=True):
             if vocabulary.is_end_of_generation(token):
-                return tokens[:number]
-        return vocabulary.tokenize(text.rstrip(), add_special=False, parse_special=True)
+                name = vocabulary.token_bytes(token, special=True).decode("utf-8", "replace")
+                return text[: text.index(name) + len(name)] if name in text else name
+        return text.rstrip()
 
 
 def fence_control_tokens(text: str, fence: tuple[str, str], vocabulary: Vocabulary) -> str:

@@ -279,11 +279,11 @@ def test_many_messages_cannot_hold_a_thread_for_ever(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "end"),
     [
-        (None, [3]),  # Gemma's, behind which it writes a line feed
-        ("{% for m in messages %}{{ m.content }}{{ '<eos>' }}{% endfor %}\n", [1]),
+        (None, "<end_of_turn>"),  # Gemma's, behind which it writes a line feed
+        ("{% for m in messages %}{{ m.content }}{{ '<eos>' }}{% endfor %}\n", "<eos>"),
         ("{% for m in messages %}{{ m.content }}</end>\n\n{% endfor %}", "</end>"),
-        ("{% for m in messages %}{{ m.content }}{% endfor %}", []),
-        ("{{ messages[0].content }}!", []),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", ""),
+        ("{{ messages[0].content }}!", ""),
     ],
 )
 def test_what_closes_an_answer(fake_model, text, end):
@@ -291,8 +291,6 @@ def test_what_closes_an_answer(fake_model, text, end):
         chat_template = text
 
     model = Own()
-    if isinstance(end, str):
-        end = model.tokenize(end, add_special=False)
     assert choose_template(model).end_of_turn(model) == end
 
 
@@ -307,7 +305,8 @@ def test_an_answer_stands_right_behind_its_prompt_and_stays_text(fake_model):
 def test_an_answer_and_its_end_are_what_the_next_turns_prompt_says(fake_model):
     template = choose_template(fake_model)
     asked = chat(("system", "S"), ("user", "Hi"))
-    tokens = template.tokens(asked, fake_model, answer="Yo") + template.end_of_turn(fake_model)
+    end = template.end_of_turn(fake_model)
+    tokens = template.tokens(asked, fake_model, answer="Yo", closing=end)
     later = template.tokens([*asked, *chat(("assistant", "Yo"), ("user", "And?"))], fake_model)
     assert later[: len(tokens)] == tokens
 
@@ -328,8 +327,8 @@ def test_demo_model(demo_model):
 def test_an_answer_and_its_end_on_a_real_template(smol_model):
     template = choose_template(smol_model)
     asked = chat(("user", "Hi"))
-    tokens = template.tokens(asked, smol_model, answer="Good day!")
-    tokens += template.end_of_turn(smol_model)
+    end = template.end_of_turn(smol_model)
+    tokens = template.tokens(asked, smol_model, answer="Good day!", closing=end)
     assert smol_model.is_end_of_generation(tokens[-1])
     later = template.tokens(
         [*asked, *chat(("assistant", "Good day!"), ("user", "And?"))], smol_model

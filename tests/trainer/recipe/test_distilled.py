@@ -8,7 +8,7 @@ import pytest
 from llamacart.errors import NotFoundError, RecipeError
 from llamacart_trainer.recipe.distilled import write_answers
 from llamacart_trainer.recipe.questions import builtin_questions
-from llamacart_trainer.recipe.recipe import Task, load_task
+from llamacart_trainer.recipe.recipe import Recipe, Task, load_task
 from llamacart_trainer.recipe.turns import Exchange, Turn
 
 EXAMPLES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Arr"}]
@@ -83,7 +83,7 @@ def test_the_digest_is_of_all_that_the_fit_rests_on(folder: Path) -> None:
         ("", "prompt, prompt_file or examples is needed"),
         ('prompt = " "', "prompt has value ' '"),
         ('prompt = "a"\nprompt_file = "prompt.txt"', "prompt and prompt_file are both given"),
-        ('prompt = "a"\ntrain = "pairs.jsonl"', "train is given, .* where kind is 'prompt'"),
+        ('prompt = "a"\ntrain = "mine.jsonl"', "train is given, .* where kind is 'prompt'"),
         ('prompt = "a"\npairing = ["suffix"]', "pairing is given"),
         ('prompt = "a"\ngenerate_source = 1', "generate_source is given"),
         ('prompt = "a"\nanswer_tokens = 0', "answer_tokens has value 0"),
@@ -124,6 +124,12 @@ def test_pairs_take_no_key_of_prompts_and_chats_none_of_texts(folder: Path, text
     (folder / "recipe.toml").write_text(text)
     with pytest.raises(RecipeError, match="is given, but it has no meaning where"):
         load_task(folder)
+
+
+@pytest.mark.parametrize("text", ['prompt = "a"', 'prompt = "a"\nformat = "chat"'])
+def test_a_recipe_that_is_dumped_whole_is_the_same_recipe(folder: Path, text: str) -> None:
+    recipe = load(folder, text).recipe
+    assert Recipe.model_validate(recipe.model_dump()) == recipe
 
 
 def test_only_a_prompt_has_answers() -> None:

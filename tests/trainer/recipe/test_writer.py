@@ -59,7 +59,8 @@ def test_a_template_writes_what_the_server_reads(fake_model, text) -> None:
     assert list(written.tokens[: written.start]) == asked
     answer = model.tokenize("Yo <eos>", add_special=False)
     assert list(written.tokens[written.start : written.end]) == answer
-    assert list(written.tokens[written.end :]) == template.end_of_turn(model)
+    end = model.tokenize(template.end_of_turn(model), add_special=False, parse_special=True)
+    assert list(written.tokens[written.end :]) == end
     assert written.end == len(written.tokens) - 1
     cut = writer.answered([SYSTEM, HI], "Yo <eos>", ended=False)
     assert cut.tokens == written.tokens[: written.end]

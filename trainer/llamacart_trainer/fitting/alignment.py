@@ -27,6 +27,7 @@ def align(
     model: Model,
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
     *,
+    starts: Sequence[tuple[int, int]] | None = None,
     n_threads: int | None = None,
 ) -> Iterator[PairedRows]:
     """Tie the rows of each (source, target) pair of token sequences.
@@ -38,16 +39,21 @@ def align(
     Args:
         model: The model.
         pairs: Token ids.
+        starts: For each pair its first rows that are tied; those behind BOS otherwise.
         n_threads: Threads for compute.
     """
     layer = model.n_layer // 2
+    starts = starts or [(1, 1)] * len(pairs)
     for first in range(0, len(pairs), PAIRS_AT_ONCE):
-        group = pairs[first : first + PAIRS_AT_ONCE]
-        sources = _rows(model, [source for source, _ in group], layer, n_threads)
-        targets = _rows(model, [target for _, target in group], layer, n_threads)
-        for (source, target), x, y in zip(group, sources, targets, strict=True):
+        part = slice(first, first + PAIRS_AT_ONCE)
+        group, begins = pairs[part], starts[part]
+        sources, targets = (
+            _rows(model, [p[n] for p in group], [b[n] for b in begins], layer, n_threads)
+            for n in (0, 1)
+        )
+        for (source, target), (i0, j0), x, y in zip(group, begins, sources, targets, strict=True):
             path = monotone_path(1.0 - x @ y.T)
-            yield tie(source, target, [(i + 1, j + 1) for i, j in path])
+            yield tie(source, target, [(i + i0, j + j0) for i, j in path])
 
 
 def monotone_path(cost: Floats) -> list[tuple[int, int]]:
@@ -88,12 +94,19 @@ def _accumulate(cost: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _rows(
-    model: Model, sequences: Sequence[Sequence[int]], layer: int, n_threads: int | None
+    model: Model,
+    sequences: Sequence[Sequence[int]],
+    begins: Sequence[int],
+    layer: int,
+    n_threads: int | None,
 ) -> list[NDArray[np.float32]]:
-    """Directions [T−1, D] of each sequence's rows behind BOS, about the mean of all of them."""
+    """Directions [T−b, D] of each sequence's rows from b on, about the mean of all of them."""
     starts = row_offsets(sequences)
-    kept = np.setdiff1d(np.arange(starts[-1]), starts[:-1])
+    kept = np.concatenate(
+        [np.arange(s + b, e) for s, b, e in zip(starts, begins, starts[1:], strict=False)]
+    )
     h = capture(model, sequences, layers=[layer], rows=kept, n_threads=n_threads)[layer]
     h -= h.mean(axis=0)
     h /= np.maximum(np.linalg.norm(h, axis=1, keepdims=True), 1e-12)
-    return np.split(h, np.cumsum([len(sequence) - 1 for sequence in sequences])[:-1])
+    counts = [len(sequence) - b for sequence, b in zip(sequences, begins, strict=True)]
+    return np.split(h, np.cumsum(counts)[:-1])

@@ -1,6 +1,7 @@
 """The folder in which a fit leaves what is done, so that a killed one goes on where it was.
 
     manifest.json         what the fit is of; another fit is refused
+    answers.json          what the model has answered behind the prompt
     layer-<l>.gguf        the layer's map, as a cartridge of one layer
     layer-<l>.json        the layer's figures, and the content hash of its map; written last
     moments-<l>-<n>.npz   sums over the first n chunks of a layer whose rows stream past
@@ -26,9 +27,10 @@ from llamacart.file.writer import write_cartridge
 from llamacart_trainer.fitting.identity import differing, digests
 from llamacart_trainer.fitting.layer import LayerReport
 from llamacart_trainer.fitting.moments import Moments
+from llamacart_trainer.recipe.turns import Exchange
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from llamacart.cartridge import Fingerprint, LayerMap
@@ -36,16 +38,24 @@ if TYPE_CHECKING:
     Found = tuple[LayerMap | None, LayerReport]
 
 MANIFEST = "manifest.json"
+ANSWERS = "answers.json"
 SECONDS_BETWEEN_MOMENTS = 60.0
 """Sums are large, and no more work than this is lost."""
 
 _OWN = re.compile(
-    r"(manifest\.json|layer-\d+\.(json|gguf)|moments-\d+-\d+\.npz|\.[\w.-]+-[0-9a-f]{16}\.tmp)"
+    r"(manifest\.json|answers\.json|layer-\d+\.(json|gguf)|moments-\d+-\d+\.npz|\.[\w.-]+-[0-9a-f]{16}\.tmp)"
 )
 
 
 class NoJob:
     """Keeps nothing."""
+
+    def answers(self) -> list[Exchange] | None:
+        """See `Job`."""
+        return None
+
+    def save_answers(self, answers: Sequence[Exchange]) -> None:
+        """See `Job`."""
 
     def layer(self, layer: int) -> Found | None:  # noqa: ARG002
         """See `Job`."""
@@ -99,6 +109,21 @@ class Job:
             else:
                 self._check_same()
 
+    def answers(self) -> list[Exchange] | None:
+        """The model's answers, or None where they are not kept."""
+        path = self.folder / ANSWERS
+        if not path.exists():
+            return None
+        try:
+            return [Exchange(**record) for record in json.loads(path.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, TypeError) as error:
+            raise _damaged(path, error) from error
+
+    def save_answers(self, answers: Sequence[Exchange]) -> None:
+        """Keep the model's answers."""
+        self._open()
+        self._write(ANSWERS, [asdict(answer) for answer in answers])
+
     def layer(self, layer: int) -> Found | None:
         """A finished layer's map and figures, or None where it is not finished."""
         path = self.folder / f"layer-{layer}.json"
@@ -113,9 +138,7 @@ class Job:
             if kept.content_hash != record["map"] or kept.layers[0].layer != layer:
                 raise ValueError("the map is not the one the figures belong to")
         except (OSError, ValueError, KeyError, TypeError, CartridgeError) as error:
-            raise InputError(
-                f"checkpoint {str(path)!r} is damaged ({error}); start over with --restart"
-            ) from error
+            raise _damaged(path, error) from error
         return kept.layers[0], report
 
     def save(self, layer: int, layer_map: LayerMap | None, report: LayerReport) -> None:
@@ -189,6 +212,10 @@ class Job:
             raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
 
 
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"checkpoint {str(path)!r} is damaged ({error}); start over with --restart")
+
+
 def check_job(folder: Path) -> None:
     """Refuse a folder that holds anything but checkpoints.
 
@@ -209,6 +236,11 @@ def kept(folder: Path) -> str:
     n_layers = len(list(folder.glob("layer-*.json")))
     n_sums = len(list(folder.glob("moments-*.npz")))
     if not n_layers and not n_sums:
+        if (folder / ANSWERS).exists():
+            return (
+                f"the model's answers are kept in {str(folder)!r}; the same command goes on from "
+                "there, with --restart it starts over"
+            )
         return "no layer was finished, nothing is kept"
     layers = f"{n_layers} layer{'s' * (n_layers != 1)}"
     return (

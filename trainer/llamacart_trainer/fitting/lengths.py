@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llamacart.errors import RecipeError
+from llamacart.file.validator import shown
 from llamacart_trainer.recipe.records import where_of
+from llamacart_trainer.recipe.writer import writer_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from llamacart.llama.model import Model
     from llamacart_trainer.evaluation.plan import EvaluationPlan
     from llamacart_trainer.recipe.pairing import PairedRows
-    from llamacart_trainer.recipe.recipe import Recipe, TextPair
+    from llamacart_trainer.recipe.recipe import Recipe, Task, TextPair
 
 
 def check_task(
@@ -53,6 +55,22 @@ def check_plan(model: Model, plan: EvaluationPlan) -> None:
     for number, pair in enumerate(plan.heldout):
         for name, text in (("source", pair.source), ("target", pair.target)):
             check_length(model, text, f"held-out pair {number}", name)
+
+
+def check_prompt(model: Model, task: Task) -> None:
+    """Refuse a prompt that leaves no room for a question and its answer.
+
+    Raises:
+        RecipeError: As `check_task`, or the model's chat template cannot be used.
+        InputError: It refuses the turns.
+    """
+    if task.prompt is None:
+        return
+    writer, more = writer_for(task.recipe, model), task.recipe.answer_tokens
+    for question in task.prompt.questions:
+        n_tokens = len(writer.opened(task.prompt.asked(question))) + more
+        where = f"recipe {task.recipe.name!r}: prompt with question {shown(question)}"
+        _check(model, n_tokens, where, f"what is read with {more} tokens to follow")
 
 
 def check_samples(model: Model, samples: Iterable[PairedRows]) -> None:

@@ -14,7 +14,11 @@ from llamacart.passes.capture import row_offsets
 from llamacart.passes.generate import greedy
 from llamacart.values.steering import UNSTEERED
 from llamacart_trainer.fitting.alignment import align
+from llamacart_trainer.fitting.answers import answer
+from llamacart_trainer.fitting.conversations import ConversationSamples
+from llamacart_trainer.fitting.job import NO_JOB
 from llamacart_trainer.recipe.pairing import PAIRINGS, TIES, PairedRows, check_suffix, neutral_text
+from llamacart_trainer.recipe.writer import writer_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,9 +27,17 @@ if TYPE_CHECKING:
 
     from llamacart.llama.model import Model
     from llamacart.values.steering import Steering
+    from llamacart_trainer.fitting.answers import OnAnswers
+    from llamacart_trainer.fitting.job import Job, NoJob
     from llamacart_trainer.recipe.recipe import Task
+    from llamacart_trainer.recipe.turns import Exchange
+    from llamacart_trainer.recipe.writer import Writer
 
     Tokens = tuple[int, ...]
+
+
+LEAST_ANSWERS = 2
+"""Fewer show nothing that answers have in common."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +48,15 @@ class SampleBuilder:
         task: Recipe, pairs, neutral texts.
         model: Tokenises, continues texts, and tells which rows are alike.
         n_threads: Threads for compute.
+        job: Keeps the model's answers, and knows those of before.
+        on_answers: Called as the model answers; see `answer`.
     """
 
     task: Task
     model: Model
     n_threads: int | None = None
+    job: Job | NoJob = NO_JOB
+    on_answers: OnAnswers = lambda _done, _total: None
 
     @property
     def regenerates(self) -> bool:
@@ -48,14 +64,58 @@ class SampleBuilder:
         return self.task.recipe.capture == "faithful" and any(self._source_counts)
 
     def build(self, steering: Steering = UNSTEERED) -> list[PairedRows]:
-        """Every pairing of every pair, one pair after the other, then the neutral texts.
+        """Every pairing of every pair, one pair after the other, then what is neutral.
 
         Args:
             steering: What acts while sources are continued; targets are always the model's own.
 
         Raises:
-            RecipeError: A pair does not suit a pairing.
+            RecipeError: A pair does not suit a pairing, or the model answers next to nothing.
+            InputError: The model's chat template refuses the turns.
         """
+        task = self.task
+        if task.prompt is not None:
+            answers = _spoken(self.answers, task.recipe.name)
+            groups = [self._conversations.of_answer(task.prompt, own) for own in answers]
+        elif task.chats:
+            groups = list(self._conversations.of_pairs(task.chats, task.recipe.pairing))
+        else:
+            groups = self._of_texts(steering)
+        groups += [[neutral_text(self.model.tokenize, text)] for text in task.neutral]
+        groups += [[self._conversations.of_neutral(own)] for own in task.neutral_chats]
+        return [
+            replace(sample, group=number) for number, group in enumerate(groups) for sample in group
+        ]
+
+    @cached_property
+    def answers(self) -> tuple[Exchange, ...]:
+        """What the model says behind the prompt of a recipe that distils one; some may be empty."""
+        prompt = self.task.prompt
+        if prompt is None:
+            return ()
+        known = prompt.answers if prompt.answers is not None else self.job.answers()
+        if known is None:
+            known = answer(
+                self.model,
+                self._writer,
+                [prompt.asked(question) for question in prompt.questions],
+                self.task.recipe.answer_tokens,
+                n_threads=self.n_threads,
+                on_answers=self.on_answers,
+            )
+            self.job.save_answers(known)
+        return tuple(known)
+
+    @cached_property
+    def _writer(self) -> Writer:
+        return writer_for(self.task.recipe, self.model)
+
+    @cached_property
+    def _conversations(self) -> ConversationSamples:
+        return ConversationSamples(self.model, self._writer, self.n_threads)
+
+    def _of_texts(self, steering: Steering) -> list[list[PairedRows]]:
+        """For each pair of raw texts its samples."""
         recipe, pairs = self.task.recipe, self.task.pairs
         lefts = self._grown_sources(steering)
         rights = self._grown_targets
@@ -64,8 +124,9 @@ class SampleBuilder:
             aligned = align(
                 self.model, list(zip(lefts, rights, strict=True)), n_threads=self.n_threads
             )
-        samples = []
+        groups = []
         for number, pair in enumerate(pairs):
+            samples = []
             for name in recipe.pairing:
                 if name == "align":
                     sample = next(aligned)
@@ -76,10 +137,9 @@ class SampleBuilder:
                 else:
                     tokenize = self.model.tokenize
                     sample = PAIRINGS[name](tokenize, pair.source, pair.target, number)
-                samples.append(replace(sample, group=number))
-        for number, text in enumerate(self.task.neutral, start=len(pairs)):
-            samples.append(replace(neutral_text(self.model.tokenize, text), group=number))
-        return samples
+                samples.append(sample)
+            groups.append(samples)
+        return groups
 
     def _suffix(self, number: int) -> PairedRows:
         """`suffix` with the target's continuation behind both texts."""
@@ -131,6 +191,17 @@ class SampleBuilder:
         return [
             [*text, *more[tuple(text)][:count]] for text, count in zip(texts, counts, strict=True)
         ]
+
+
+def _spoken(answers: Sequence[Exchange], name: str) -> list[Exchange]:
+    """Answers that say something, refused where they are too few to fit anything."""
+    spoken = [exchange for exchange in answers if exchange.text.strip()]
+    if len(spoken) < LEAST_ANSWERS:
+        raise RecipeError(
+            f"recipe {name!r}: the model answers {len(spoken)} of {len(answers)} questions behind "
+            f"the prompt; {LEAST_ANSWERS} answers are needed"
+        )
+    return spoken
 
 
 @dataclass(frozen=True)

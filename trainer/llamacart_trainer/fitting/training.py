@@ -17,7 +17,7 @@ from llamacart_trainer.fitting.cascade import MAX_UBATCH_ROWS, Cascade
 from llamacart_trainer.fitting.identity import fit_facts
 from llamacart_trainer.fitting.job import NO_JOB, Job
 from llamacart_trainer.fitting.layer import FitSettings, LayerReport
-from llamacart_trainer.fitting.lengths import check_samples, check_task
+from llamacart_trainer.fitting.lengths import check_prompt, check_samples, check_task
 from llamacart_trainer.fitting.memory import MAX_MEMORY
 from llamacart_trainer.fitting.samples import SampleBuilder, split
 
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 
     from llamacart.cartridge import LayerMap
     from llamacart.llama.model import Model
+    from llamacart_trainer.fitting.answers import OnAnswers
     from llamacart_trainer.fitting.memory import MemoryPlan
     from llamacart_trainer.fitting.samples import SampleChunk
     from llamacart_trainer.recipe.pairing import PairedRows
     from llamacart_trainer.recipe.recipe import Task
+    from llamacart_trainer.recipe.turns import Exchange
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class TrainResult:
         n_rows: Source rows N that were fitted.
         seconds: Wall time of each phase; `run the model` and `fit` take turns.
         restored: Layers that an earlier run had finished.
+        answers: What the model said behind a prompt that was distilled; some may be empty.
     """
 
     cartridge: Cartridge
@@ -50,6 +53,7 @@ class TrainResult:
     n_rows: int
     seconds: dict[str, float]
     restored: int = 0
+    answers: tuple[Exchange, ...] = ()
 
 
 @dataclass
@@ -93,6 +97,7 @@ def train(
     on_phase: Callable[[str], None] = lambda _phase: None,
     on_layer: Callable[[LayerReport], None] = lambda _report: None,
     on_plan: Callable[[MemoryPlan], None] = lambda _plan: None,
+    on_answers: OnAnswers = lambda _done, _total: None,
     max_ubatch_rows: int = MAX_UBATCH_ROWS,
     max_memory: int = MAX_MEMORY,
     n_threads: int | None = None,
@@ -109,6 +114,8 @@ def train(
         on_phase: Called when a phase begins, with its name.
         on_layer: Called with each layer's figures.
         on_plan: Called with the way through the layers and what it takes, before they run.
+        on_answers: Called as the model answers behind a prompt, with the numbers of answers that
+            are there and that there will be.
         max_ubatch_rows: Tokens that run at once.
         max_memory: Bytes that activations may take; see `Cascade`.
         n_threads: Threads for llama.cpp.
@@ -125,6 +132,7 @@ def train(
             raise InputError(f"{name} has value {value}; at least 1 is needed", param=name)
     recipe = task.recipe
     check_task(model, recipe, task.pairs, task.neutral)
+    check_prompt(model, task)
     started = time.perf_counter()
     threads = choose_threads(n_threads)
     limits = {"rows": max_ubatch_rows, "bytes": max_memory, "threads": threads}
@@ -146,7 +154,7 @@ def train(
         max_memory=max_memory,
         n_threads=n_threads,
     )
-    builder = SampleBuilder(task, model, n_threads)
+    builder = SampleBuilder(task, model, n_threads, cascade.job, on_answers)
     trainer = _Trainer(task, model, cascade, builder, max_ubatch_rows, on_phase)
     trainer.run()
     reports = tuple(cascade.reports)
@@ -159,7 +167,7 @@ def train(
         )
     if not trainer.n_rows:  # every layer was restored, and no sample had to be made again
         trainer.chunks({})
-    metadata = _metadata(task, reports, trainer.n_rows)
+    metadata = _metadata(task, reports, trainer.n_rows, builder.answers)
     seconds = {**trainer.seconds, "fit": cascade.seconds}
     seconds["run the model"] = time.perf_counter() - started - sum(seconds.values())
     return TrainResult(
@@ -168,6 +176,7 @@ def train(
         n_rows=trainer.n_rows,
         seconds=seconds,
         restored=cascade.restored,
+        answers=builder.answers,
     )
 
 
@@ -214,7 +223,9 @@ def _assemble(model: Model, maps: Mapping[int, LayerMap], metadata: Metadata) ->
     return Cartridge(metadata, model.fingerprint, tuple(maps[layer] for layer in sorted(maps)))
 
 
-def _metadata(task: Task, reports: Sequence[LayerReport], n_rows: int) -> Metadata:
+def _metadata(
+    task: Task, reports: Sequence[LayerReport], n_rows: int, answers: Sequence[Exchange]
+) -> Metadata:
     recipe = task.recipe
     settings: dict[str, Any] = {
         key: getattr(recipe, key)
@@ -232,8 +243,8 @@ def _metadata(task: Task, reports: Sequence[LayerReport], n_rows: int) -> Metada
         )
     }
     diagnostics: dict[str, Any] = {
-        "pairs": len(task.pairs),
-        "neutral texts": len(task.neutral),
+        **_counts(task, answers),
+        "neutral texts": len(task.neutral) + len(task.neutral_chats),
         "rows": n_rows,
         "layers": [report.as_json() for report in reports],
     }
@@ -248,6 +259,13 @@ def _metadata(task: Task, reports: Sequence[LayerReport], n_rows: int) -> Metada
         created=creation_time(),
         tool_version=__version__,
     )
+
+
+def _counts(task: Task, answers: Sequence[Exchange]) -> dict[str, int]:
+    if task.prompt is None:
+        return {"pairs": len(task.pairs) + len(task.chats)}
+    empty = sum(not exchange.text.strip() for exchange in answers)
+    return {"answers": len(answers) - empty, "empty answers": empty}
 
 
 def creation_time() -> str:

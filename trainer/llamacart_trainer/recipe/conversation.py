@@ -78,5 +78,7 @@ class ConversationKeys(BaseModel):
         return self
 
     def _refuse(self, key: str, by: str, value: str) -> None:
-        if key in self.model_fields_set:
+        # A value that is the default says nothing: a recipe that is dumped whole has them all.
+        default = type(self).model_fields[key].get_default(call_default_factory=True)
+        if getattr(self, key) != default:
             raise ValueError(f"{key} is given, but it has no meaning where {by} is {value!r}")

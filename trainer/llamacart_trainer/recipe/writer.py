@@ -91,18 +91,21 @@ class TemplateWriter:
     def answered(self, turns: Sequence[Turn], answer: str, *, ended: bool = True) -> Written:
         """See `Writer`."""
         opened, tokens = self.opened(turns), self._tokens(turns, answer)
-        if tokens[: len(opened)] != opened:  # a token reaches across; no generated one does
-            tokens = opened + self.vocabulary.tokenize(answer, add_special=False)
-        closing = self._end if ended else []
-        return Written((*tokens, *closing), len(opened), len(tokens))
+        whole = self._tokens(turns, answer, self._end) if ended else tokens
+        end = _common(tokens, whole)
+        start = _common(opened, whole)
+        if start < len(opened):  # a token reaches into the answer, which no generated one does
+            own = self.vocabulary.tokenize(answer, add_special=False)
+            whole, start, end = [*opened, *own, *whole[end:]], len(opened), len(opened) + len(own)
+        return Written(tuple(whole), start, end)
 
     @cached_property
-    def _end(self) -> list[int]:
+    def _end(self) -> str:
         return self.template.end_of_turn(self.vocabulary)
 
-    def _tokens(self, turns: Sequence[Turn], answer: str = "") -> list[int]:
+    def _tokens(self, turns: Sequence[Turn], answer: str = "", closing: str = "") -> list[int]:
         messages = [turn.as_dict for turn in turns]
-        return self.template.tokens(messages, self.vocabulary, answer=answer)
+        return self.template.tokens(messages, self.vocabulary, answer=answer, closing=closing)
 
 
 @dataclass(frozen=True)

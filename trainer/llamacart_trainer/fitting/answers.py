@@ -1,0 +1,77 @@
+"""What a model answers: the texts that a prompt is distilled by."""
+
+from __future__ import annotations
+
+import codecs
+from typing import TYPE_CHECKING
+
+from llamacart.passes.generate import greedy
+from llamacart.values.steering import UNSTEERED
+from llamacart_trainer.recipe.turns import Exchange
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llamacart.llama.model import Model
+    from llamacart.values.steering import Steering
+    from llamacart_trainer.recipe.turns import Turn
+    from llamacart_trainer.recipe.writer import Writer
+
+    OnAnswers = Callable[[int, int], None]
+    """(answers that are there, answers that there will be)."""
+
+QUESTIONS_AT_ONCE = 32
+"""Questions that are answered together; more gain little, and nothing is told meanwhile."""
+
+
+def answer(
+    model: Model,
+    writer: Writer,
+    conversations: Sequence[Sequence[Turn]],
+    n_tokens: int,
+    *,
+    steering: Steering = UNSTEERED,
+    n_threads: int | None = None,
+    on_answers: OnAnswers = lambda _done, _total: None,
+) -> list[Exchange]:
+    """The likeliest answer to each conversation's last turn.
+
+    An answer ends where the model ends its turn, before a text that stops it, or after
+    `n_tokens` tokens; it may be empty. Half a character at its end is left out.
+
+    Args:
+        model: The model.
+        writer: Writes conversations for it.
+        conversations: Turns, each ending in a user's message.
+        n_tokens: Most tokens of an answer.
+        steering: What acts on every row.
+        n_threads: Threads for compute.
+        on_answers: Called as answers come.
+
+    Raises:
+        InputError: The model's template refuses the turns.
+    """
+    prompts = [writer.opened(turns) for turns in conversations]
+    found: list[Exchange] = []
+    on_answers(0, len(prompts))
+    for start in range(0, len(prompts), QUESTIONS_AT_ONCE):
+        part = slice(start, start + QUESTIONS_AT_ONCE)
+        grown = greedy(model, prompts[part], n_tokens, steering=steering, n_threads=n_threads)
+        for turns, tokens in zip(conversations[part], grown, strict=True):
+            text, stopped = cut(_text(model, tokens), writer.stops)
+            ended = stopped or len(tokens) < n_tokens
+            found.append(Exchange(turns[-1].content, text, ended))
+        on_answers(len(found), len(prompts))
+    return found
+
+
+def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    """A text up to the first of some stops, and whether there was one."""
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return (text[: min(places)], True) if places else (text, False)
+
+
+def _text(model: Model, tokens: Sequence[int]) -> str:
+    # What is not final is kept back.
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return decoder.decode(b"".join(map(model.token_bytes, tokens)))
