@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from llamacart_trainer.recipe.questions import builtin_questions
     from llamacart_trainer.recipe.recipe import Recipe, Task, builtin_neutral, load_task
     from llamacart_trainer.recipe.records import TextPair
-    from llamacart_trainer.recipe.tasks import make_task
+    from llamacart_trainer.recipe.tasks import make_task, prompt_task
     from llamacart_trainer.recipe.turns import ChatPair, Exchange, Turn
     from llamacart_trainer.report.page import render
     from llamacart_trainer.solvers import SOLVERS
@@ -43,12 +43,6 @@ if TYPE_CHECKING:
     from llamacart_trainer.tuning.trials import Trial
 
 _HOMES = {
-    "llamacart_trainer.recipe.distilled": ("DistilledPrompt",),
-    "llamacart_trainer.recipe.turns": (
-        "Turn",
-        "Exchange",
-        "ChatPair",
-    ),
     "llamacart_trainer.evaluation.baselines": ("fit_baselines",),
     "llamacart_trainer.evaluation.bootstrap": ("Estimate",),
     "llamacart_trainer.evaluation.evaluate": ("evaluate",),
@@ -82,6 +76,7 @@ _HOMES = {
         "TrainResult",
         "train",
     ),
+    "llamacart_trainer.recipe.distilled": ("DistilledPrompt",),
     "llamacart_trainer.recipe.evaluation": ("EvaluationSettings",),
     "llamacart_trainer.recipe.questions": ("builtin_questions",),
     "llamacart_trainer.recipe.recipe": (
@@ -91,7 +86,15 @@ _HOMES = {
         "load_task",
     ),
     "llamacart_trainer.recipe.records": ("TextPair",),
-    "llamacart_trainer.recipe.tasks": ("make_task",),
+    "llamacart_trainer.recipe.tasks": (
+        "make_task",
+        "prompt_task",
+    ),
+    "llamacart_trainer.recipe.turns": (
+        "ChatPair",
+        "Exchange",
+        "Turn",
+    ),
     "llamacart_trainer.report.page": ("render",),
     "llamacart_trainer.solvers": ("SOLVERS",),
     "llamacart_trainer.tuning.search": (
@@ -142,6 +145,7 @@ __all__ = [
     "load_plan",
     "load_task",
     "make_task",
+    "prompt_task",
     "render",
     "train",
     "tune",

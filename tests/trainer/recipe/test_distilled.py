@@ -8,7 +8,7 @@ import pytest
 from llamacart.errors import NotFoundError, RecipeError
 from llamacart_trainer.recipe.distilled import write_answers
 from llamacart_trainer.recipe.questions import builtin_questions
-from llamacart_trainer.recipe.recipe import Recipe, Task, load_task
+from llamacart_trainer.recipe.recipe import Recipe, Task, builtin_neutral, load_task
 from llamacart_trainer.recipe.turns import Exchange, Turn
 
 EXAMPLES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Arr"}]
@@ -48,6 +48,7 @@ def test_the_questions_of_the_trainer(folder: Path) -> None:
     task = load(folder, 'prompt = "Be brief."')
     assert task.prompt is not None
     assert task.prompt.questions == builtin_questions()
+    assert task.neutral == builtin_neutral()
 
 
 def test_answers_that_are_known_are_the_questions_too(folder: Path) -> None:
@@ -72,7 +73,7 @@ def test_the_digest_is_of_all_that_the_fit_rests_on(folder: Path) -> None:
     assert plain != found('prompt = "Be kind."')
     assert plain != found('prompt = "Be brief."\nquestions = "questions.jsonl"')
     assert plain != found('prompt = "Be brief."\nexamples = "examples.jsonl"')
-    assert plain != found('prompt = "Be brief."\nneutral = "builtin"')
+    assert plain == found('prompt = "Be brief."\nneutral = "builtin"')
     (folder / "neutral.jsonl").write_text(json.dumps({"prompt": "a", "text": "b"}))
     assert plain != found('prompt = "Be brief."\nneutral = "neutral.jsonl"')
 

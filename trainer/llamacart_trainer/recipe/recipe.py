@@ -70,7 +70,8 @@ class Recipe(ConversationKeys, BaseModel):
         default_alpha: α when a request names none.
         train: File of the training pairs.
         neutral: File of `{"text"}` objects, and in format `chat` of `{"prompt", "text"}` too, that
-            the cartridge is to leave alone; `builtin` stands for the texts of `builtin_neutral`.
+            the cartridge is to leave alone; `builtin` stands for the texts of `builtin_neutral`,
+            and so does its absence in a recipe of kind `prompt`.
         heldout: File of pairs for the evaluation.
         prompts: File of `{"prompt", "reference"?}` for the evaluation.
         threshold: δ of the neuron selection.
@@ -255,9 +256,9 @@ def _read_task(recipe: Recipe, folder: Path) -> Task:
 
 
 def _neutral(recipe: Recipe, folder: Path) -> tuple[tuple[str, ...], tuple[Exchange, ...]]:
-    if recipe.neutral is None:
+    if recipe.neutral is None and recipe.kind == "pairs":
         return (), ()
-    if recipe.neutral == BUILTIN:
+    if recipe.neutral in (None, BUILTIN):
         return builtin_neutral(), ()
     if recipe.format == "chat" or recipe.kind == "prompt":
         return read_neutral(folder / recipe.neutral)
