@@ -138,14 +138,14 @@ class Context(Closing):
         self._memory = llama_cpp.llama_get_memory(self._handle)
         # Rows that a token sees in sliding-window layers, itself included; 0 without such layers.
         self._n_swa = max(0, int(llama_cpp.llama_model_n_swa(model.handle)))
-        self._batch = llama_cpp.llama_batch_init(n_batch, 0, 1)
+        self._batch = llama_cpp.llama_batch_init(n_batch, 0, n_seq_max)
         raw = self._batch
         # Views made once: making them costs more than a small batch takes to fill in.
         self._tokens, self._positions, self._counts, self._wanted = (
             np.ctypeslib.as_array(field, (n_batch,))
             for field in (raw.token, raw.pos, raw.n_seq_id, raw.logits)
         )
-        self._counts[:] = 1
+        self._all = (llama_cpp.llama_seq_id * n_seq_max)(*range(n_seq_max))
         self._sequences = [raw.seq_id[i] for i in range(n_batch)]
 
     @property
@@ -181,6 +181,10 @@ class Context(Closing):
         self._wanted[:n_rows] = outputs
         for place, sequence in zip(self._sequences, batch.sequences, strict=False):
             place[0] = sequence
+        for place in self._sequences[: batch.shared]:
+            ctypes.memmove(place, self._all, ctypes.sizeof(self._all))
+        self._counts[:n_rows] = 1
+        self._counts[: batch.shared] = self.n_seq_max
         if self._sharing is not None:
             self._use_threads(self._sharing.threads(self._most_threads))
         if self._hook is not None:

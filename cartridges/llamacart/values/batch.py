@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,12 +20,15 @@ class Batch:
         positions: Position of each row in its sequence.
         sequences: Sequence id of each row, below the context's `n_seq_max`.
         outputs: Whether logits are wanted after each row.
+        shared: How many rows, from the first one on, belong to all sequences of the context: what
+            its sequences begin with. They are computed once.
     """
 
     tokens: Sequence[int]
     positions: Sequence[int]
     sequences: Sequence[int]
     outputs: Sequence[bool]
+    shared: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,35 @@ def test_bad_batches_are_refused(tiny_model: Model) -> None:
             context.logits(0)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_rows_of_all_sequences_are_computed_once_for_them(
+    tiny_path: Callable[..., Path], architecture: str
+) -> None:
+    beginning, ends = [1, *range(20, 100)], [[5, 6, 7], [9], [5, 6]]
+    n = len(beginning)
+
+    def texts(*, shared: int) -> Batch:
+        """Each end behind the beginning, which is there once where it is shared."""
+        rows = [
+            (token, i, number, i == n + len(end) - 1)
+            for number, end in enumerate(ends)
+            for i, token in enumerate([*beginning, *end])
+            if number == 0 or i >= shared
+        ]
+        return Batch(*map(list, zip(*rows, strict=True)), shared=shared)
+
+    def logits(batch: Batch) -> list[np.ndarray]:
+        with Context(model, n_ctx=512, n_batch=512, n_seq_max=len(ends)) as context:
+            context.decode(texts(shared=n))  # what one batch shares, the next need not
+            context.clear()
+            context.decode(batch)
+            return [context.logits(i).copy() for i in np.flatnonzero(batch.outputs)]
+
+    with Model(str(tiny_path(architecture=architecture))) as model:
+        once, thrice = logits(texts(shared=n)), logits(texts(shared=0))
+    np.testing.assert_array_equal(once, thrice)
+
+
 def test_too_many_sequences(tiny_model: Model) -> None:
     with pytest.raises(InputError, match="n_seq_max has value 257"):
         Context(tiny_model, n_ctx=64, n_seq_max=257)
