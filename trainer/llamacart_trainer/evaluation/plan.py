@@ -259,7 +259,7 @@ def _behaviour(settings: EvaluationSettings) -> str:
 
 def _prompts(path: Path) -> tuple[Prompt, ...]:
     prompts = []
-    for where, record in read_records(path):
+    for where, record in read_records(path, PROMPT):
         check_form(record, (PROMPT,), where)
         given = record.get("reference") is not None
         reference = text_of(record, "reference", where) if given else None
@@ -269,7 +269,7 @@ def _prompts(path: Path) -> tuple[Prompt, ...]:
 
 def _answers(path: Path) -> tuple[Answer, ...]:
     answers = []
-    for where, record in read_records(path):
+    for where, record in read_records(path, ANSWER):
         check_form(record, (ANSWER,), where)
         neutral = record.get("neutral", False)
         if not isinstance(neutral, bool):

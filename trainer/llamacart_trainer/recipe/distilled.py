@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from llamacart.disk.whole import write_whole
 from llamacart.errors import RecipeError
 from llamacart_trainer.recipe.conversation import BUILTIN
+from llamacart_trainer.recipe.lines import read_file
 from llamacart_trainer.recipe.questions import builtin_questions, read_questions
-from llamacart_trainer.recipe.records import read_file
 from llamacart_trainer.recipe.turns import Exchange, Turn, read_exchanges, read_turns
 
 if TYPE_CHECKING:

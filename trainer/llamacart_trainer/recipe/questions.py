@@ -34,7 +34,7 @@ def read_questions(path: Path) -> tuple[str, ...]:
         RecipeError: A line cannot be used, or there is none.
     """
     questions = []
-    for where, record in read_records(path):
+    for where, record in read_records(path, PROMPT):
         check_form(record, (PROMPT,), where)
         questions.append(text_of(record, "prompt", where))
     if not questions:

@@ -17,11 +17,11 @@ from llamacart.errors import InputError, NotFoundError, RecipeError
 from llamacart_trainer.recipe.conversation import BUILTIN, ConversationKeys
 from llamacart_trainer.recipe.distilled import DistilledPrompt, read_prompt
 from llamacart_trainer.recipe.evaluation import EvaluationSettings
+from llamacart_trainer.recipe.lines import read_file
 from llamacart_trainer.recipe.pairing import TIES
 from llamacart_trainer.recipe.records import (
     MAX_GENERATED,
     TextPair,
-    read_file,
     read_pairs,
     read_paper_pairs,
     read_records,

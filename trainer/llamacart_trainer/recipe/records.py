@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llamacart.disk.text import read_text
-from llamacart.errors import InputError, RecipeError
+from llamacart.errors import RecipeError
 from llamacart.file.validator import shown
+from llamacart_trainer.recipe.foreign import COLUMNS, kind_of, translated
+from llamacart_trainer.recipe.lines import Records, parse_json, read_file, read_lines
 from llamacart_trainer.recipe.pairing import check_suffix
 
 if TYPE_CHECKING:
@@ -53,14 +53,8 @@ _OURS = frozenset(
 )
 """Keys that mean something in some form, and so must not be passed over in another."""
 
-_FOREIGN = {
-    "conversations": "ShareGPT",
-    "messages": "chat",
-    "instruction": "Alpaca",
-    "completion": "completion",
-    "chosen": "preference",
-}
-"""Key by which data of another tool is known, and what people call that form."""
+_COLUMNS = _OURS | COLUMNS
+"""Names by which the columns of a table are known."""
 
 
 class FileText(str):
@@ -104,7 +98,7 @@ class TextPair:
 
 
 def read_pairs(path: Path, *, suffix: bool = False) -> tuple[TextPair, ...]:
-    """Read a `.jsonl` file of `{"source", "target"}` or `{"context", "text"}` objects.
+    """Read a file of `{"source", "target"}` or `{"context", "text"}` objects.
 
     The latter is short for source = text, target = context + text, so that a context ends in
     whatever is to stand between it and the text.
@@ -118,7 +112,7 @@ def read_pairs(path: Path, *, suffix: bool = False) -> tuple[TextPair, ...]:
         RecipeError: A line cannot be used, or there is none.
     """
     pairs = []
-    for where, record in read_records(path):
+    for where, record in read_records(path, PAIR, CONTEXT_PAIR):
         if check_form(record, (PAIR, CONTEXT_PAIR), where) is CONTEXT_PAIR:
             text = text_of(record, "text", where)
             source, target = text, FileText(text_of(record, "context", where) + text, where)
@@ -133,14 +127,14 @@ def read_pairs(path: Path, *, suffix: bool = False) -> tuple[TextPair, ...]:
 
 
 def read_texts(path: Path) -> tuple[str, ...]:
-    """Read a `.jsonl` file of `{"text"}` objects.
+    """Read a file of `{"text"}` objects.
 
     Raises:
         NotFoundError: There is no such file.
         RecipeError: A line cannot be used, or there is none.
     """
     texts = []
-    for where, record in read_records(path):
+    for where, record in read_records(path, TEXT):
         check_form(record, (TEXT,), where)
         texts.append(text_of(record, "text", where))
     if not texts:
@@ -148,18 +142,23 @@ def read_texts(path: Path) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def read_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The JSON objects of a `.jsonl` file, each with a `file:line` for messages."""
-    records = []
-    for number, line in enumerate(read_file(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        record = parse_json(line, where)
-        if not isinstance(record, dict):
-            raise RecipeError(f"{where}: not an object; each line is to be one JSON object")
-        records.append((where, record))
-    return records
+def read_records(path: Path, *forms: Form) -> Records:
+    """The records of a file, each with a `file:line` for messages; see `read_lines`.
+
+    Args:
+        path: The file.
+        forms: What is understood at this place; data of another tool is brought into one of them
+            where it is clear what it means, see `translated`.
+
+    Raises:
+        NotFoundError: There is no such file.
+        RecipeError: It cannot be read, or a line is no record.
+    """
+    wanted = [form.required for form in forms]
+    columns = _COLUMNS.union(*((*form.required, *form.optional) for form in forms))
+    return [
+        (where, translated(record, wanted, where)) for where, record in read_lines(path, columns)
+    ]
 
 
 def read_paper_pairs(path: Path) -> tuple[TextPair, ...]:
@@ -193,35 +192,6 @@ def read_paper_pairs(path: Path) -> tuple[TextPair, ...]:
     return tuple(pairs)
 
 
-def read_file(path: Path) -> str:
-    """Text of a UTF-8 file; see `read_text`.
-
-    Raises:
-        NotFoundError: There is no such file.
-        RecipeError: It cannot be read.
-    """
-    try:
-        return read_text(path)
-    except InputError as error:
-        raise RecipeError(error.message) from error
-
-
-def parse_json(text: str, where: str) -> Any:
-    """The JSON value that `text` is; `where` begins the message.
-
-    Raises:
-        RecipeError: It is none, is nested too deep, or names a key of an object twice.
-    """
-    try:
-        return json.loads(text, object_pairs_hook=_unique)
-    except RecursionError as error:
-        raise RecipeError(f"{where}: JSON that is nested too deep") from error
-    except _TwiceError as error:
-        raise RecipeError(f"{where}: key {error.key} occurs twice") from error
-    except ValueError as error:
-        raise RecipeError(f"{where}: not JSON ({error})") from error
-
-
 def check_form(record: dict[str, Any], forms: tuple[Form, ...], where: str) -> Form:
     """Which of some forms a record has; `where` begins the message.
 
@@ -241,9 +211,13 @@ def check_form(record: dict[str, Any], forms: tuple[Form, ...], where: str) -> F
                         f"{where}: there is no key {key!r}; did you mean {near[0]!r}?"
                     )
             return form
-    kind = next((f" ({_FOREIGN[key]} data)" for key in record if key in _FOREIGN), "")
+    foreign = kind_of(record)
+    kind = "" if foreign is None else f" ({foreign} data)"
     wanted = " or ".join(map(str, forms))
-    raise RecipeError(f"{where}: found {_listed(record)}{kind}; {wanted} is needed")
+    hint = ""
+    if "prompt" in record and PAIR in forms:
+        hint = '; for a message with two answers, say format = "chat" in recipe.toml'
+    raise RecipeError(f"{where}: found {_listed(record)}{kind}; {wanted} is needed{hint}")
 
 
 def text_of(record: dict[str, Any], key: str, where: str) -> FileText:
@@ -264,23 +238,6 @@ def text_of(record: dict[str, Any], key: str, where: str) -> FileText:
         if character == "\0":
             raise RecipeError(f"{where}: {key!r} holds a null character (\\u0000)")
     return FileText(value, where)
-
-
-class _TwiceError(ValueError):
-    """An object names a key twice."""
-
-    def __init__(self, key: str) -> None:
-        super().__init__(key)
-        self.key = shown(key)
-
-
-def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in items:
-        if key in found:
-            raise _TwiceError(key)
-        found[key] = value
-    return found
 
 
 def _listed(keys: Iterable[str]) -> str:

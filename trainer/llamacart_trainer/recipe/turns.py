@@ -79,20 +79,20 @@ class Exchange:
 
 
 def read_turns(path: Path) -> tuple[Turn, ...]:
-    """Read a `.jsonl` file of `{"role", "content"}` objects: one conversation, a turn a line.
+    """Read a file of `{"role", "content"}` objects: one conversation, a turn a line.
 
     Raises:
         NotFoundError: There is no such file.
         RecipeError: A line cannot be used, or there is none.
     """
-    turns = tuple(_turn(record, where) for where, record in read_records(path))
+    turns = tuple(_turn(record, where) for where, record in read_records(path, TURN))
     if not turns:
         raise RecipeError(f"{path}: no turns")
     return turns
 
 
 def read_chat_pairs(path: Path, *, suffix: bool = False) -> tuple[ChatPair, ...]:
-    """Read a `.jsonl` file of pairs of conversations, in any of three forms.
+    """Read a file of pairs of conversations, in any of three forms.
 
     - `{"prompt", "source", "target", "system"?}`: a user's message and both answers to it.
     - `{"messages", "source", "target"}`: the same after several turns.
@@ -108,7 +108,7 @@ def read_chat_pairs(path: Path, *, suffix: bool = False) -> tuple[ChatPair, ...]
         RecipeError: A line cannot be used, or there is none.
     """
     pairs = []
-    for where, record in read_records(path):
+    for where, record in read_records(path, CHAT_PAIR, LONG_PAIR):
         pair = _pair(record, where)
         if suffix:
             check_same_answer(pair, where)
@@ -119,14 +119,14 @@ def read_chat_pairs(path: Path, *, suffix: bool = False) -> tuple[ChatPair, ...]
 
 
 def read_exchanges(path: Path) -> tuple[Exchange, ...]:
-    """Read a `.jsonl` file of `{"prompt", "text", "ended"?}` objects.
+    """Read a file of `{"prompt", "text", "ended"?}` objects.
 
     Raises:
         NotFoundError: There is no such file.
         RecipeError: A line cannot be used, or there is none.
     """
     found = []
-    for where, record in read_records(path):
+    for where, record in read_records(path, EXCHANGE):
         check_form(record, (EXCHANGE,), where)
         found.append(_exchange(record, where))
     if not found:
@@ -135,14 +135,14 @@ def read_exchanges(path: Path) -> tuple[Exchange, ...]:
 
 
 def read_neutral(path: Path) -> tuple[tuple[str, ...], tuple[Exchange, ...]]:
-    """Read a `.jsonl` file of `{"text"}` and `{"prompt", "text"}` objects: texts, and turns.
+    """Read a file of `{"text"}` and `{"prompt", "text"}` objects: texts, and turns.
 
     Raises:
         NotFoundError: There is no such file.
         RecipeError: A line cannot be used, or there is none.
     """
     texts, exchanges = [], []
-    for where, record in read_records(path):
+    for where, record in read_records(path, TEXT, EXCHANGE):
         if check_form(record, (TEXT, EXCHANGE), where) is TEXT:
             texts.append(text_of(record, "text", where))
         else:
