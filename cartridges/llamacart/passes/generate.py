@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     Choose = Callable[[int, NDArray[np.float32]], int]
     """(number of the prompt, logits [V]) → token."""
+    IsOver = Callable[[Sequence[int]], bool]
+    """(tokens so far) → whether that is all."""
 
 _PROMPTS_AT_ONCE = 64
 
@@ -45,6 +47,7 @@ def greedy(
     *,
     steering: Steering = UNSTEERED,
     control: ControlDose | None = None,
+    is_over: IsOver | None = None,
     n_threads: int | None = None,
 ) -> list[list[int]]:
     """The most likely continuation of each prompt, all prompts under one steering.
@@ -56,6 +59,8 @@ def greedy(
             ends its text.
         steering: What acts on every row.
         control: A control vector that acts on every row beside it.
+        is_over: Whether a continuation needs no further token; one that ends in a text that its
+            reader stops at, say.
         n_threads: Threads for compute.
     """
     counts = [n_tokens] * len(prompts) if isinstance(n_tokens, int) else list(n_tokens)
@@ -63,7 +68,14 @@ def greedy(
     for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
         part = slice(start, start + _PROMPTS_AT_ONCE)
         out += _continue(
-            model, prompts[part], counts[part], _most_likely, steering, control, n_threads
+            model,
+            prompts[part],
+            counts[part],
+            _most_likely,
+            steering,
+            control,
+            n_threads,
+            is_over,
         )
     return out
 
@@ -128,6 +140,7 @@ def _continue(
     steering: Steering,
     control: ControlDose | None,
     n_threads: int | None,
+    is_over: IsOver | None = None,
 ) -> list[list[int]]:
     hook = SteeringHook(model, max_rows=ROWS_PER_DECODE)
     for dose in steering:
@@ -171,6 +184,6 @@ def _continue(
                 if model.is_end_of_generation(token):
                     continue
                 out[s].append(token)
-                if len(out[s]) < counts[s]:
+                if len(out[s]) < counts[s] and not (is_over and is_over(out[s])):
                     rows.append(Row(s, position + 1, token, True))
     return out

@@ -54,3 +54,13 @@ def test_it_is_read_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     generate.greedy(model, [[1, 2, 3, n] for n in range(10, 15)], 2)
     assert len(rows) == 3 + 5 * 2
     assert len(set(rows)) == len(rows)
+
+
+def test_a_text_that_is_over_goes_no_further(model: Model) -> None:
+    prompts = [[1, 10, 11], [1, 12]]
+    whole = generate.greedy(model, prompts, 8)
+    stop = whole[0][2]
+    cut = generate.greedy(model, prompts, 8, is_over=lambda tokens: tokens[-1] == stop)
+    expected = [out[: out.index(stop) + 1] if stop in out else out for out in whole]
+    assert cut == expected
+    assert len(cut[0]) <= 3

@@ -26,18 +26,29 @@ def test_where_an_answer_stops(text, stops, expected) -> None:
 @pytest.fixture
 def scripted(fake_model, monkeypatch):
     """Function from what the model says to its answers to as many questions."""
+    generated: list[list[int]] = []
 
     def run(*said: bytes, form: str = "text", n_tokens: int = 64, **more: object):
         script = iter(said)
 
-        def generate(model, prompts, n, **_more):
-            return [[10 + byte for byte in next(script)][:n] for _ in prompts]
+        def generate(model, prompts, n, *, is_over, **_more):
+            out = []
+            for _ in prompts:
+                text: list[int] = []
+                for byte in next(script)[:n]:
+                    text.append(10 + byte)
+                    if is_over is not None and is_over(text):
+                        break
+                out.append(text)
+            generated[:] = out
+            return out
 
         monkeypatch.setattr(answers, "greedy", generate)
         writer = writer_for(Recipe(name="x", format=form), fake_model)
         asked = [(Turn("user", f"{n}?"),) for n in range(len(said))]
         return answer(fake_model, writer, asked, n_tokens, **more)
 
+    run.generated = generated
     return run
 
 
@@ -47,6 +58,12 @@ def test_answers_that_end_are_cut_or_are_empty(scripted) -> None:
         Exchange("1?", "", ended=True),
         Exchange("2?", " abcdefg", ended=False),
     ]
+
+
+def test_nothing_is_generated_behind_a_text_that_stops(scripted, fake_model) -> None:
+    scripted(b" Yes.\nQuestion: more", b" No.\n\nmore")
+    said = [fake_model.detokenize(tokens) for tokens in scripted.generated]
+    assert said == [" Yes.\nQuestion:", " No.\n\n"]
 
 
 def test_a_template_that_ends_turns_by_a_token_stops_at_no_text(scripted) -> None:

@@ -52,17 +52,37 @@ def answer(
         InputError: The model's template refuses the turns.
     """
     prompts = [writer.opened(turns) for turns in conversations]
+    is_over = _reader(model, writer.stops) if writer.stops else None
     found: list[Exchange] = []
     on_answers(0, len(prompts))
     for start in range(0, len(prompts), QUESTIONS_AT_ONCE):
         part = slice(start, start + QUESTIONS_AT_ONCE)
-        grown = greedy(model, prompts[part], n_tokens, steering=steering, n_threads=n_threads)
+        grown = greedy(
+            model,
+            prompts[part],
+            n_tokens,
+            steering=steering,
+            is_over=is_over,
+            n_threads=n_threads,
+        )
         for turns, tokens in zip(conversations[part], grown, strict=True):
             text, stopped = cut(_text(model, tokens), writer.stops)
             ended = stopped or len(tokens) < n_tokens
             found.append(Exchange(turns[-1].content, text, ended))
         on_answers(len(found), len(prompts))
     return found
+
+
+def _reader(model: Model, stops: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+    """Whether tokens have come to one of some texts, with the last of them or not long before."""
+    wanted = [stop.encode() for stop in stops]
+    longest = max(map(len, wanted))  # a token has one byte at least, and most have several
+
+    def is_over(tokens: Sequence[int]) -> bool:
+        end = b"".join(map(model.token_bytes, tokens[-longest:]))
+        return any(stop in end for stop in wanted)
+
+    return is_over
 
 
 def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:

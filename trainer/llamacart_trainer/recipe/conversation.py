@@ -68,9 +68,8 @@ class ConversationKeys(BaseModel):
             self._refuse(key, "format", self.format)
         for key in ("user_turn", "assistant_turn") if self.format == "chat" else ():
             self._refuse(key, "format", self.format)
-        if self.kind == "prompt":
-            if self.prompt is not None and self.prompt_file is not None:
-                raise ValueError("prompt and prompt_file are both given; keep one")
+        if self.prompt is not None and self.prompt_file is not None:
+            raise ValueError("prompt and prompt_file are both given; keep one")
             if not (self.prompt or self.prompt_file or self.examples):
                 raise ValueError(
                     "kind has value 'prompt': prompt, prompt_file or examples is needed"

@@ -67,7 +67,7 @@ def distilled_prompt(
             raise RecipeError("there is a system text in the examples, and a prompt beside it")
         turns = (Turn("system", system), *turns)
     if not turns:
-        raise RecipeError("a prompt is needed: a system text, examples, or both")
+        raise RecipeError("no prompt is given: prompt, prompt_file or examples is needed")
     if turns[-1].role == "user":
         raise RecipeError(
             f"the examples end in a user's turn ({turns[-1].content[:40]!r}); its answer is missing"

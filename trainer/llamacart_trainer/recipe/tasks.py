@@ -82,7 +82,7 @@ def prompt_task(
     """
     turns = tuple(_turns(examples))
     given = None if answers is None else tuple(answers)
-    keys = {"kind": "prompt", "prompt": prompt, **({"examples": "given"} if turns else {})}
+    keys = {"kind": "prompt", "prompt": prompt}
     recipe, left_alone = _recipe(name, neutral, {**settings, **keys})
     asked: Sequence[str]
     if given is not None:
