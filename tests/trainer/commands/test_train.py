@@ -82,3 +82,29 @@ def test_missing_model(
 ) -> None:
     assert train_command(recipe, "--model", "absent.gguf") == 2
     assert "'absent.gguf' is not a file" in capsys.readouterr().err
+
+
+def test_pairs_without_a_recipe(
+    train_command: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    tiny_path: Callable[..., Path],
+    recipe: Path,
+    tmp_path: Path,
+) -> None:
+    table = tmp_path / "my.csv"
+    table.write_text("prompt,source,target\n" + "what,the red number,le nombre rouge\n" * 3)
+    for name, options in {"mine": [], "own": ["--name", "own"]}.items():
+        options = ["--pairs", table, "--model", tiny_path(), "-o", tmp_path / "mine.gguf", *options]
+        assert train_command(*options) == 0
+        assert read_cartridge(tmp_path / "mine.gguf").name == name
+    assert "3 pairs" in capsys.readouterr().out
+    for options, message in {
+        (): "a recipe folder is needed, or --pairs",
+        (recipe, "--pairs", table): "are both given; keep one",
+        (recipe, "--name", "x"): "a recipe has a name of its own",
+        ("--pairs", table, "--name", "a/b"): "name has value 'a/b'",
+        ("--pairs", tmp_path / "absent.csv"): "does not exist",
+    }.items():
+        assert train_command(*options) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.gguf", "my.csv", "recipe"]

@@ -11,12 +11,13 @@ import typer
 from llamacart.cli import layer_table
 from llamacart.commands.options import GpuLayersOption, NiceOption, ThreadsOption
 from llamacart.commands.terminal import plain_console, tells
-from llamacart.errors import LlamacartError, RecipeError
+from llamacart.errors import InputError, LlamacartError, RecipeError
 from llamacart.machine.priority import LOWEST
 from llamacart.machine.processors import ALL_LAYERS
 from llamacart_trainer.commands.options import ModelOption, OutputOption, take_turns
 from llamacart_trainer.commands.outputs import check_outputs, save_cartridge
 from llamacart_trainer.commands.progress import Progress, load_model
+from llamacart_trainer.recipe.own_pairs import for_model, id_of, pairs_task
 from llamacart_trainer.recipe.recipe import load_task
 
 if TYPE_CHECKING:
@@ -31,16 +32,32 @@ SHOWN = ("layer", "candidates", "kept", "mean_step", "fidelity", "force", "r2")
 """Figures of a layer that fit a terminal's 80 columns; the cartridge holds them all."""
 
 
-def _job_folder(recipe: Path, output: Path | None, job: Path | None) -> Path:
-    target = output or Path(f"{load_task(recipe).recipe.name}.gguf")
+def _job_folder(task: Task, output: Path | None, job: Path | None) -> Path:
+    target = output or Path(f"{task.recipe.name}.gguf")
     return job or target.with_name(f"{target.name}.job")
+
+
+def _load(recipe: Path | None, pairs: Path | None, name: str | None, output: Path | None) -> Task:
+    """What is to be fitted: a recipe, or pairs without one."""
+    if recipe is not None and pairs is not None:
+        raise InputError(
+            f"recipe {str(recipe)!r} and --pairs {str(pairs)!r} are both given; keep one"
+        )
+    if recipe is not None:
+        if name is not None:
+            raise InputError(f"--name has value {name!r}, but a recipe has a name of its own")
+        return load_task(recipe)
+    if pairs is None:
+        raise InputError("a recipe folder is needed, or --pairs with a file of pairs")
+    return pairs_task(pairs, name or (None if output is None else id_of(output.stem)))
 
 
 def _what_stays(given: Mapping[str, Any]) -> str:
     from llamacart_trainer.fitting.job import kept
 
     try:
-        return kept(_job_folder(given["recipe"], given["output"], given["job"]))
+        task = _load(given["recipe"], given["pairs"], given["name"], given["output"])
+        return kept(_job_folder(task, given["output"], given["job"]))
     except LlamacartError:  # the recipe itself cannot be read
         return "nothing is kept"
 
@@ -48,8 +65,15 @@ def _what_stays(given: Mapping[str, Any]) -> str:
 @tells(_what_stays, full_disk=True)
 def train(
     recipe: Annotated[
-        Path, typer.Argument(help="Recipe folder, or a data set in the paper's JSON.")
-    ],
+        Path | None, typer.Argument(help="Recipe folder, or a data set in the paper's JSON.")
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="File of pairs (JSON Lines, CSV, TSV), in place of a recipe."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the cartridge, with --pairs. Default: the file's.")
+    ] = None,
     model: ModelOption = None,
     output: OutputOption = None,
     job: Annotated[
@@ -75,7 +99,7 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Fit a cartridge from a recipe."""
+    """Fit a cartridge from a recipe, or from a file of pairs."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
     from llamacart_trainer.fitting.cascade import MAX_UBATCH_ROWS
     from llamacart_trainer.fitting.memory import MAX_MEMORY
@@ -87,9 +111,9 @@ def train(
     }
     console = plain_console()
     take_turns(console, nice)
-    task = load_task(recipe)
+    task = _load(recipe, pairs, name, output)
     target = output or Path(f"{task.recipe.name}.gguf")
-    folder = job or target.with_name(f"{target.name}.job")
+    folder = _job_folder(task, output, job)
     check_outputs({"--output": target}, {"--job": folder})
     started = time.perf_counter()
     with (
@@ -99,6 +123,7 @@ def train(
         told = f"{loaded.name}: {loaded.fingerprint.architecture}, {loaded.n_layer} layers"
         progress.tell(told)
         loading = time.perf_counter() - started
+        task = task if pairs is None else for_model(task, loaded)
         try:
             settings = {**limits, "job": folder, "restart": restart}
             result = fit_with_progress(task, loaded, progress, settings)
@@ -121,7 +146,7 @@ def train(
         console.print(f"{phase:<16} {value:6.2f} s")
     console.print(f"{'total':<16} {time.perf_counter() - started:6.2f} s")
     console.print(
-        f"{len(task.pairs)} pairs, {result.n_rows} rows, {result.cartridge.n_active} active "
+        f"{_said(task)}, {result.n_rows} rows, {result.cartridge.n_active} active "
         f"neurons, {size / 1e6:.2f} MB: {target}"
     )
 
@@ -151,6 +176,13 @@ def fit_with_progress(
         on_plan=on_plan,
         **settings,
     )
+
+
+def _said(task: Task) -> str:
+    """How much there was to learn from."""
+    if task.prompt is not None:
+        return f"{len(task.prompt.questions)} questions"
+    return f"{len(task.pairs) + len(task.chats)} pairs"
 
 
 def _remove_job(folder: Path) -> None:
