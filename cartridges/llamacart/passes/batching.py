@@ -34,16 +34,19 @@ class Row(NamedTuple):
     output: bool
 
 
-def fillings(sequences: Sequence[Sequence[int]], n_cells: int) -> Iterator[range]:
+def fillings(
+    sequences: Sequence[Sequence[int]], n_cells: int, most: int = MAX_SEQUENCES
+) -> Iterator[range]:
     """Runs of whole sequences that fit a KV cache of `n_cells` together.
 
     Args:
         sequences: At least one; a longer one than the cache is a run of its own.
         n_cells: Rows that the cache holds.
+        most: Most sequences of a run.
     """
     start = used = 0
     for number, sequence in enumerate(sequences):
-        if number > start and (used + len(sequence) > n_cells or number - start == MAX_SEQUENCES):
+        if number > start and (used + len(sequence) > n_cells or number - start == most):
             yield range(start, number)
             start, used = number, 0
         used += len(sequence)
@@ -65,7 +68,10 @@ def shared_beginning(sequences: Sequence[Sequence[int]]) -> int:
 
 
 def rows_of(
-    sequences: Sequence[Sequence[int]], run: range, wants: Callable[[int, int], bool]
+    sequences: Sequence[Sequence[int]],
+    run: range,
+    wants: Callable[[int, int], bool],
+    start: int = 0,
 ) -> list[Row]:
     """The rows of a run of sequences.
 
@@ -73,8 +79,13 @@ def rows_of(
         sequences: Token ids of all sequences.
         run: Numbers of those to take.
         wants: Whether logits are wanted after a row, by number of the sequence and position.
+        start: Position of the first row of each that is taken.
     """
-    return [Row(s, i, token, wants(s, i)) for s in run for i, token in enumerate(sequences[s])]
+    return [
+        Row(s, i, sequences[s][i], wants(s, i))
+        for s in run
+        for i in range(start, len(sequences[s]))
+    ]
 
 
 def slices(

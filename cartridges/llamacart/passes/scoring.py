@@ -14,17 +14,25 @@ import numpy as np
 
 from llamacart.errors import InputError
 from llamacart.hook.steering_hook import SteeringHook
-from llamacart.llama.context import Context
-from llamacart.passes.batching import ROWS_PER_DECODE, as_batch, fillings, rows_of, slices
+from llamacart.llama.context import MAX_SEQUENCES, Context
+from llamacart.passes.batching import (
+    ROWS_PER_DECODE,
+    as_batch,
+    fillings,
+    rows_of,
+    shared_beginning,
+    slices,
+)
 from llamacart.passes.control_vector import apply_control
 from llamacart.values.steering import UNSTEERED, effective
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from numpy.typing import NDArray
 
     from llamacart.llama.model import Model
+    from llamacart.passes.batching import Row
     from llamacart.passes.control_vector import ControlDose
     from llamacart.values.steering import Steering
 
@@ -32,6 +40,9 @@ if TYPE_CHECKING:
     """(sequence, row in it, logits [V], valid during the call)."""
 
 OUTPUTS_PER_DECODE = 128
+
+LEAST_SHARED = 8
+"""First rows that texts have in common and that are worth a decode of their own."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,7 @@ def visit_logits(
     first_rows: Sequence[int],
     visitor: LogitsVisitor,
     *,
+    only: Sequence[Container[int]] | None = None,
     steering: Steering = UNSTEERED,
     control: ControlDose | None = None,
     n_threads: int | None = None,
@@ -79,6 +91,7 @@ def visit_logits(
         sequences: Token ids, each a sequence of its own from position 0.
         first_rows: For each sequence its first row whose logits are wanted; its length for none.
         visitor: Called in order of sequences and rows.
+        only: For each sequence those of its rows from the first on that are wanted; None for all.
         steering: What acts on every row.
         control: A control vector that acts on every row beside it.
         n_threads: Threads for compute.
@@ -96,28 +109,50 @@ def visit_logits(
     for dose in doses:
         if hook is not None:
             hook.load(dose.cartridge)
-    n_ctx = max(ROWS_PER_DECODE, *map(len, sequences))
-    runs = list(fillings(sequences, n_ctx))
+    # What stands before all of them is computed once, in a sequence of its own.
+    shared = min(shared_beginning(sequences), *first_rows) if len(sequences) > 1 else 0
+    shared = shared if shared >= LEAST_SHARED else 0
+    tails = [sequence[shared:] for sequence in sequences]
+    n_cells = max(ROWS_PER_DECODE, *map(len, tails))
+    runs = list(fillings(tails, n_cells, MAX_SEQUENCES - bool(shared)))
     with Context(
         model,
-        n_ctx=n_ctx,
+        n_ctx=shared + n_cells,
         n_batch=ROWS_PER_DECODE,
         # llama.cpp reserves n_vocab floats for each, twice.
-        n_seq_max=max(map(len, runs)),
+        n_seq_max=max(map(len, runs)) + bool(shared),
         n_outputs=OUTPUTS_PER_DECODE,
         n_threads=n_threads,
         hook=hook,
     ) as context:
         apply_control(context, control)
+
+        def decode(rows: Sequence[Row], first: int) -> None:
+            if hook is not None:
+                hook.set_rows([doses] * len(rows))
+            context.decode(as_batch(rows, first))
+            if hook is not None:
+                hook.take_report().check()
+
+        head = rows_of([sequences[0][:shared]], range(1), lambda _s, _i: False)
+        for rows in slices(head, context.n_batch):
+            decode(rows, 0)
         for run in runs:
-            context.clear()
-            wanted = rows_of(sequences, run, lambda s, i: i >= first_rows[s])
+            if shared:
+                for sequence in range(1, context.n_seq_max):
+                    context.remove(sequence)
+                for sequence in range(1, len(run) + 1):
+                    context.copy(0, sequence, shared)
+            else:
+                context.clear()
+            wanted = rows_of(
+                sequences,
+                run,
+                lambda s, i: i >= first_rows[s] and (only is None or i in only[s]),
+                shared,
+            )
             for rows in slices(wanted, context.n_batch, context.n_outputs):
-                if hook is not None:
-                    hook.set_rows([doses] * len(rows))
-                context.decode(as_batch(rows, run.start))
-                if hook is not None:
-                    hook.take_report().check()
+                decode(rows, run.start - bool(shared))
                 for number, row in enumerate(rows):
                     if row.output:
                         visitor(row.sequence, row.position, context.logits(number))
@@ -181,8 +216,7 @@ def reference(
     starts = np.cumsum([0, *(len(sequence) - 1 for sequence in sequences)])
 
     def keep(s: int, row: int, logits: NDArray[np.float32]) -> None:
-        # Under −6e4 the probability is 0 in any precision, and float16 would overflow.
-        kept[starts[s] + row] = np.maximum(logits - logits.max(), np.float32(-6e4))
+        kept[starts[s] + row] = below_the_largest(logits)
 
     visit_logits(model, _heads(sequences), [0] * len(sequences), keep, n_threads=n_threads)
     return Reference(tuple(map(tuple, sequences)), kept)
@@ -222,7 +256,7 @@ def score_texts(
         total = log_sum_exp(logits)
         likely[s][row] = float(logits[sequences[s][row + 1]]) - total
         if against is not None:
-            apart[s][row] = _divergence(against.logits[starts[s] + row], logits, total)
+            apart[s][row] = divergence(against.logits[starts[s] + row], logits, total)
 
     visit_logits(
         model,
@@ -244,8 +278,21 @@ def log_sum_exp(logits: NDArray[np.float32]) -> float:
     return top + float(np.log(float(scratch.sum())))
 
 
-def _divergence(base: NDArray[np.float16], logits: NDArray[np.float32], total: float) -> float:
-    """Σ p (z_p − z_q) − log Σ exp z_p + log Σ exp z_q for rows [V]; `total` is the last term."""
+def below_the_largest(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A row [V] less its largest, as it is kept in float16."""
+    # Under −6e4 the probability is 0 in any precision, and float16 would overflow.
+    lowered: NDArray[np.float32] = np.maximum(logits - logits.max(), np.float32(-6e4))
+    return lowered
+
+
+def divergence(base: NDArray[np.float16], logits: NDArray[np.float32], total: float) -> float:
+    """KL(base ‖ this) in nats: Σ p (z_p − z_q) − log Σ exp z_p + log Σ exp z_q.
+
+    Args:
+        base: z_p, a row [V] of `below_the_largest`.
+        logits: z_q, [V].
+        total: Log Σ exp z_q.
+    """
     z = base.astype(np.float32)
     weights = np.exp(z)
     mass = float(weights.sum())

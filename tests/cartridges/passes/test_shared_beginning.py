@@ -1,0 +1,78 @@
+"""What all texts begin with is computed once where they are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llamacart.cartridge import Cartridge, LayerMap, Metadata
+from llamacart.llama.context import Context
+from llamacart.llama.model import Model
+from llamacart.passes import scoring
+from llamacart.values.batch import Batch
+from llamacart.values.steering import Dose
+
+
+def shift(model: Model, size: float = 1.0) -> Cartridge:
+    neurons = np.arange(0, model.n_ff, 7)
+    weight = np.zeros((len(neurons), model.n_ff))
+    weight[np.arange(len(neurons)), neurons] = 1.0
+    bias = np.full(len(neurons), size)
+    layers = tuple(LayerMap.from_dense(layer, neurons, weight, bias) for layer in (0, 2))
+    return Cartridge(Metadata("shift"), model.fingerprint, layers)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each decode."""
+    rows: list[int] = []
+    decode = Context.decode
+
+    def counted(self: Context, batch: Batch) -> None:
+        rows.append(len(batch.tokens))
+        decode(self, batch)
+
+    monkeypatch.setattr(Context, "decode", counted)
+    return rows
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+@pytest.mark.parametrize("outputs", [2, 128])
+def test_what_all_texts_begin_with_is_computed_once(
+    tiny_path: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    decoded: list[int],
+    architecture: str,
+    outputs: int,
+) -> None:
+    """Behind a shared beginning longer than Gemma's sliding window, and in several runs."""
+    monkeypatch.setattr(scoring, "OUTPUTS_PER_DECODE", outputs)
+    monkeypatch.setattr(scoring, "ROWS_PER_DECODE", 48)
+    with Model(str(tiny_path(architecture=architecture))) as model:
+        before = model.tokenize("a text that is read by all of them " * 3)
+        assert len(before) > 100
+        ends = [model.tokenize(t, add_special=False) for t in ("abc" * 8, "x", "wholly other", "")]
+        texts = [before + end for end in ends]
+        firsts = [len(before) - 1] * 4
+
+        def run() -> dict[tuple[int, int], np.ndarray]:
+            found = {}
+            decoded.clear()
+            dose = (Dose(shift(model), 0.5),)
+
+            def keep(s: int, row: int, logits: np.ndarray) -> None:
+                found[s, row] = logits.copy()
+
+            scoring.visit_logits(model, texts, firsts, keep, steering=dose)
+            return found
+
+        once, n_once = run(), sum(decoded)
+        monkeypatch.setattr(scoring, "LEAST_SHARED", 10**6)
+        apart, n_apart = run(), sum(decoded)
+    assert n_apart - n_once == 3 * (len(before) - 1)
+    assert list(once) == list(apart)
+    for place, logits in apart.items():
+        np.testing.assert_allclose(once[place], logits, atol=1e-2)
