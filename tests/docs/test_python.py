@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llamacart_trainer.evaluation import evaluator, plan
+from llamacart_trainer.evaluation import locality, plan
 
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -17,7 +17,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 def test_every_example_runs(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (evaluator, plan):  # the packaged texts take half of the time
+    for module in (locality, plan):  # the packaged texts take half of the time
         monkeypatch.setattr(module, "fixed_text", lambda _language: ("A short text.", "Another."))
     text = PAGE.read_text(encoding="utf-8")
     session: dict[str, object] = {}

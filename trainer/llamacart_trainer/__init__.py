@@ -9,10 +9,12 @@ from llamacart.lazy import attach
 if TYPE_CHECKING:
     from llamacart_trainer.evaluation.baselines import fit_baselines
     from llamacart_trainer.evaluation.bootstrap import Estimate
+    from llamacart_trainer.evaluation.contents import Answer, Prompt
     from llamacart_trainer.evaluation.evaluate import evaluate
     from llamacart_trainer.evaluation.evaluator import Evaluator
     from llamacart_trainer.evaluation.objective import Objective
-    from llamacart_trainer.evaluation.plan import Answer, EvaluationPlan, Prompt, load_plan
+    from llamacart_trainer.evaluation.plan import EvaluationPlan, load_plan
+    from llamacart_trainer.evaluation.prompts.conversation import Preamble
     from llamacart_trainer.evaluation.results import (
         CartridgeFacts,
         Difference,
@@ -45,13 +47,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "llamacart_trainer.evaluation.baselines": ("fit_baselines",),
     "llamacart_trainer.evaluation.bootstrap": ("Estimate",),
+    "llamacart_trainer.evaluation.contents": ("Answer", "Prompt"),
+    "llamacart_trainer.evaluation.prompts.conversation": ("Preamble",),
     "llamacart_trainer.evaluation.evaluate": ("evaluate",),
     "llamacart_trainer.evaluation.evaluator": ("Evaluator",),
     "llamacart_trainer.evaluation.objective": ("Objective",),
     "llamacart_trainer.evaluation.plan": (
-        "Answer",
         "EvaluationPlan",
-        "Prompt",
         "load_plan",
     ),
     "llamacart_trainer.evaluation.results": (
@@ -127,6 +129,7 @@ __all__ = [
     "MemoryPlan",
     "Objective",
     "Point",
+    "Preamble",
     "Projection",
     "Prompt",
     "Recipe",

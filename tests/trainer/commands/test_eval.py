@@ -14,14 +14,14 @@ from llamacart.file.reader import read_cartridge
 from llamacart_trainer.commands import eval as eval_cli
 from llamacart_trainer.commands import train as cli
 from llamacart_trainer.commands import tune as tune_cli
-from llamacart_trainer.evaluation import evaluator, plan
+from llamacart_trainer.evaluation import locality, plan
 from llamacart_trainer.evaluation.results import Evaluation, Measured
 
 
 @pytest.fixture(autouse=True)
 def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny model reads bytes: the packaged texts would be 1 600 rows a point."""
-    for module in (evaluator, plan):
+    for module in (locality, plan):
         monkeypatch.setattr(module, "fixed_text", lambda _language: ("a text", "one more"))
 
 

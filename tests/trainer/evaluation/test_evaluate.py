@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from llamacart.llama.model import Model
+from llamacart_trainer.evaluation.contents import Prompt
 from llamacart_trainer.evaluation.evaluate import evaluate
-from llamacart_trainer.evaluation.plan import EvaluationPlan, Prompt
+from llamacart_trainer.evaluation.plan import EvaluationPlan
 from llamacart_trainer.evaluation.scorers import words
 from llamacart_trainer.fitting.training import train
 from llamacart_trainer.recipe.recipe import TextPair

@@ -20,6 +20,7 @@ from llamacart.passes.generate import greedy
 from llamacart.passes.scoring import log_likelihoods
 from llamacart_trainer.evaluation import evaluator as evaluator_module
 from llamacart_trainer.evaluation import heldout as heldout_module
+from llamacart_trainer.evaluation import locality as locality_module
 from llamacart_trainer.evaluation.baselines import (
     baseline_names,
     fit_baselines,
@@ -27,10 +28,11 @@ from llamacart_trainer.evaluation.baselines import (
     variant,
 )
 from llamacart_trainer.evaluation.compare import compare, unique_labels
+from llamacart_trainer.evaluation.contents import Answer, Prompt
 from llamacart_trainer.evaluation.evaluator import SETTLING, Evaluator
 from llamacart_trainer.evaluation.heldout import HeldOutEvaluator
 from llamacart_trainer.evaluation.objective import Objective
-from llamacart_trainer.evaluation.plan import Answer, EvaluationPlan, Prompt
+from llamacart_trainer.evaluation.plan import EvaluationPlan
 from llamacart_trainer.evaluation.results import Evaluation, Measured, Point
 from llamacart_trainer.evaluation.sweep import sweep
 from llamacart_trainer.evaluation.tables import differences_table
@@ -44,7 +46,7 @@ PAIRS = tuple(TextPair(f"the {w} number", f"le {w} nombre") for w in ("red", "ol
 def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny model reads bytes: the packaged texts would be 1 600 rows a point."""
     texts = {"english": ("a text", "one more"), "french": ("un texte", "un autre", "le dernier")}
-    monkeypatch.setattr(evaluator_module, "fixed_text", texts.__getitem__)
+    monkeypatch.setattr(locality_module, "fixed_text", texts.__getitem__)
 
 
 def starts_with_e(_prompts: object, texts: list[str]) -> list[float]:

@@ -8,12 +8,8 @@ from pathlib import Path
 import pytest
 
 from llamacart.errors import NotFoundError, RecipeError
-from llamacart_trainer.evaluation.plan import (
-    Answer,
-    fixed_text,
-    load_plan,
-    split_plans,
-)
+from llamacart_trainer.evaluation.contents import Answer
+from llamacart_trainer.evaluation.plan import fixed_text, load_plan, split_plans
 from llamacart_trainer.recipe.evaluation import EvaluationSettings
 
 RECORDS: dict[str, list[dict[str, object]]] = {

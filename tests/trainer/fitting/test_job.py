@@ -60,7 +60,9 @@ def test_a_resumed_fit_gives_the_same_bytes(
     tiny_path: Callable[..., Path], tmp_path: Path, n_layers: int, settings: dict[str, object]
 ) -> None:
     more = {**settings, "capture": "faithful"} if settings else {}
-    task = Task(Recipe.model_validate({**TASK.recipe.model_dump(), **more}), PAIRS)
+    task = Task(
+        Recipe.model_validate({**TASK.recipe.model_dump(exclude_unset=True), **more}), PAIRS
+    )
     with Model(str(tiny_path(architecture="gemma3")), batch_invariant=True) as model:
         whole = file_of(train(task, model), tmp_path / "whole")
         killed_after(model, tmp_path / "job", n_layers, task)

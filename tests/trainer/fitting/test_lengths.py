@@ -10,8 +10,9 @@ import pytest
 from llamacart.errors import RecipeError
 from llamacart.llama.context import Context
 from llamacart.llama.model import Model
+from llamacart_trainer.evaluation.contents import Answer, Prompt
 from llamacart_trainer.evaluation.evaluator import Evaluator
-from llamacart_trainer.evaluation.plan import Answer, EvaluationPlan, Prompt
+from llamacart_trainer.evaluation.plan import EvaluationPlan
 from llamacart_trainer.fitting.training import train
 from llamacart_trainer.recipe.recipe import load_task
 from llamacart_trainer.recipe.records import TextPair

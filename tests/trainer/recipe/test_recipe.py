@@ -113,7 +113,7 @@ def test_the_evaluation_table(tmp_path: Path) -> None:
     assert recipe.penalty == "auto"
     assert recipe.evaluation.language == "fr"
     assert recipe.evaluation.alphas == [0.4, 1.0]
-    assert recipe.evaluation.tokens == 24
+    assert recipe.evaluation.tokens is None
 
 
 def test_builtin_neutral_texts_are_no_english_and_no_french(tmp_path: Path) -> None:

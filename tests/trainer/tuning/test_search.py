@@ -13,10 +13,14 @@ from llamacart.errors import InputError, RecipeError
 from llamacart.file.reader import read_cartridge
 from llamacart.file.writer import write_cartridge
 from llamacart.llama.model import Model
+from llamacart_trainer.evaluation.contents import Answer, Prompt
 from llamacart_trainer.evaluation.objective import Objective
-from llamacart_trainer.evaluation.plan import Answer, EvaluationPlan, Prompt
+from llamacart_trainer.evaluation.plan import EvaluationPlan
+from llamacart_trainer.evaluation.prompts.conversation import Preamble
 from llamacart_trainer.evaluation.scorers import language, words
+from llamacart_trainer.recipe.conversation import OF_PROMPTS
 from llamacart_trainer.recipe.recipe import Recipe, Task, TextPair
+from llamacart_trainer.recipe.turns import Turn
 from llamacart_trainer.tuning import search as search_module
 from llamacart_trainer.tuning.search import Search, search_facts, tune
 from llamacart_trainer.tuning.space import Candidate, candidates
@@ -136,7 +140,10 @@ def harsh(_prompts: object, texts: list[str]) -> list[float]:
 
 def changed(**changes: object) -> Task:
     """The task with another recipe field."""
-    return replace(TASK, recipe=Recipe.model_validate({**TASK.recipe.model_dump(), **changes}))
+    return replace(
+        TASK,
+        recipe=Recipe.model_validate({**TASK.recipe.model_dump(exclude_unset=True), **changes}),
+    )
 
 
 OTHER_FIELDS: dict[str, object] = {
@@ -144,13 +151,24 @@ OTHER_FIELDS: dict[str, object] = {
     "train": "b.jsonl", "neutral": "n.jsonl", "heldout": "h.jsonl", "prompts": "p.jsonl",
     "threshold": 0.2, "penalty": 2.0, "solver": "ridge", "rank": 1, "storage": "q5_0",
     "impact": 0.01, "pairing": ["position"], "capture": "faithful", "skip_layers": [-1],
-    "generate_source": 1, "generate_target": 1, "evaluation": {"tokens": 9},
+    "generate_source": 1, "generate_target": 1, "evaluation": {"tokens": 9}, "format": "chat",
+    "kind": "prompt", "prompt": "Be kind.", "prompt_file": "p.txt", "examples": "e.jsonl",
+    "questions": "q.jsonl", "answers": "a.jsonl", "answer_tokens": 9, "user_turn": "U: {}",
+    "assistant_turn": "A: {}",
 }  # fmt: skip
-GROWS = {"pairing": ["position"]}
+DISTILS = {"kind": "prompt", "examples": "turns.jsonl"}
+NEEDED: dict[str, dict[str, object]] = {
+    "generate_source": {"pairing": ["position"]},
+    "generate_target": {"pairing": ["position"]},
+    "kind": {"examples": "turns.jsonl"},
+    **dict.fromkeys(OF_PROMPTS, DISTILS),
+}
+"""Field → others without which it is refused."""
 
+LINE = Turn("system", "Be kind.")
 QUESTIONS: dict[str, tuple[Task, EvaluationPlan]] = {
     **{
-        f"recipe {name}": (changed(**{**(GROWS if "generate" in name else {}), name: value}), PLAN)
+        f"recipe {name}": (changed(**NEEDED.get(name, {}) | {name: value}), PLAN)
         for name, value in OTHER_FIELDS.items()
     },
     "a pair": (replace(TASK, pairs=(*PAIRS[:-1], TextPair("the odd one", "le nombre"))), PLAN),
@@ -171,6 +189,8 @@ QUESTIONS: dict[str, tuple[Task, EvaluationPlan]] = {
     "target": (TASK, replace(PLAN, objective=Objective(target=0.5))),
     "KL weight": (TASK, replace(PLAN, objective=Objective(kl_weight=0.5))),
     "seed": (TASK, replace(PLAN, seed=1)),
+    "a prompt beside cartridges": (TASK, replace(PLAN, preambles=(Preamble("s", (LINE,)),))),
+    "how prompts are written": (TASK, replace(PLAN, recipe=changed(format="chat").recipe)),
 }  # fmt: skip
 
 
@@ -183,9 +203,12 @@ def test_no_trial_of_another_question_is_reused(
     tiny_model: Model, tmp_path: Path, changes: str
 ) -> None:
     path = tmp_path / "t.jsonl"
-    TrialTable(path, search_facts(TASK, tiny_model, PLAN)).add(Trial(OWN, 1.0, 0, 5, 0.0, 0.0))
+    needed = NEEDED.get(changes.removeprefix("recipe "), {})
+    base = changed(**needed) if "kind" in needed else TASK
+    TrialTable(path, search_facts(base, tiny_model, PLAN)).add(Trial(OWN, 1.0, 0, 5, 0.0, 0.0))
     same = replace(PLAN, prompts=tuple(Prompt(p.text) for p in PLAN.prompts))
-    resumed = TrialTable(path, search_facts(changed(), tiny_model, same))
+    again = replace(base, recipe=base.recipe.model_copy())
+    resumed = TrialTable(path, search_facts(again, tiny_model, same))
     assert resumed.find(OWN, 1.0, 0) is not None
     with pytest.raises(InputError, match="of another search"):
         TrialTable(path, search_facts(QUESTIONS[changes][0], tiny_model, QUESTIONS[changes][1]))

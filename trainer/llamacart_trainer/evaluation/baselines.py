@@ -11,7 +11,8 @@ from llamacart.errors import RecipeError
 from llamacart.passes.control_vector import fit_control_vector
 from llamacart_trainer.fitting.samples import SampleBuilder
 from llamacart_trainer.fitting.training import train
-from llamacart_trainer.recipe.recipe import Recipe
+from llamacart_trainer.recipe.recipe import Recipe, TextPair
+from llamacart_trainer.recipe.turns import ChatPair
 from llamacart_trainer.recipe.validation import InvalidValue
 from llamacart_trainer.solvers import SOLVERS
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from llamacart.llama.model import Model
     from llamacart.passes.control_vector import ControlVector
     from llamacart_trainer.recipe.pairing import PairedRows
-    from llamacart_trainer.recipe.recipe import Task, TextPair
+    from llamacart_trainer.recipe.recipe import Task
 
 CONTROL_VECTOR = "control-vector"
 CONTROL_VECTOR_MIDDLE = "control-vector-middle"
@@ -82,7 +83,7 @@ def fit_baselines(
 
 
 def held_out_samples(
-    task: Task, model: Model, pairs: Sequence[TextPair], *, n_threads: int | None = None
+    task: Task, model: Model, pairs: Sequence[TextPair | ChatPair], *, n_threads: int | None = None
 ) -> list[PairedRows]:
     """Held-out pairs tied as the recipe ties its training pairs; none where it ties no rows.
 
@@ -91,7 +92,13 @@ def held_out_samples(
     Raises:
         RecipeError: A pair does not suit the recipe's pairing.
     """
-    unseen = replace(task, pairs=tuple(pairs), neutral=())
+    unseen = replace(
+        task,
+        pairs=tuple(pair for pair in pairs if isinstance(pair, TextPair)),
+        chats=tuple(pair for pair in pairs if isinstance(pair, ChatPair)),
+        neutral=(),
+        neutral_chats=(),
+    )
     samples = SampleBuilder(unseen, model, n_threads).build()
     return [s for s in samples if s.paired and not s.neutral and len(s.source_rows)]
 

@@ -151,6 +151,41 @@ def difference(
     return Estimate(one.value - other.value, low, high, len(one.values))
 
 
+def share_removed(
+    one: Estimate, before: Estimate, *, seed: int = 0, resamples: int = RESAMPLES
+) -> Estimate | None:
+    """1 − one / before: the share of a distance that is gone, with the paired bootstrap.
+
+    Each resample draws prompts and takes both means on them.
+
+    Args:
+        one: What is left of the distance, with its values.
+        before: The distance of the same prompts.
+        seed: Of the resampling.
+        resamples: Number of resamples.
+
+    Returns:
+        The share without values of its own, since no prompt has one alone; None where there was
+        no distance, or the two were not taken over the same prompts.
+    """
+    if not one.values or len(one.values) != len(before.values) or not before.value > 0:
+        return None
+    left, whole = (
+        _resampled(
+            np.array(side.values),
+            np.array(side.weights or np.ones(len(side.values))),
+            "mean",
+            seed,
+            resamples,
+        )
+        for side in (one, before)
+    )
+    shares = np.full(resamples, np.nan)
+    np.divide(left, whole, out=shares, where=whole > 0)
+    low, high = _interval(1.0 - shares[np.isfinite(shares)])
+    return Estimate(1.0 - one.value / before.value, low, high, one.n)
+
+
 def _centre(x: NDArray[np.float64], w: NDArray[np.float64], statistic: Statistic) -> float:
     return float(np.median(x)) if statistic == "median" else float(np.average(x, weights=w))
 

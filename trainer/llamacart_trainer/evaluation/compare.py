@@ -55,7 +55,8 @@ def compare(
     Raises:
         InputError: There are several strengths and nothing to choose on, or a prompt is shared.
     """
-    labels = unique_labels([contender.name for contender in contenders])
+    prompts = [preamble.label for preamble in plan.preambles]
+    labels = unique_labels([contender.name for contender in contenders], prompts)
     strengths = sorted(set(plan.alphas if alphas is None else alphas))
 
     def measure(on: EvaluationPlan, each: Sequence[Sequence[float]], *, whole: bool) -> list[Point]:
@@ -74,13 +75,16 @@ def compare(
         if len(strengths) > 1:
             raise InputError(f"there is nothing to choose one of {len(strengths)} α on")
         tests = points = measure(plan, [strengths] * len(labels), whole=True)
-        best = best_alphas(points, plan.objective)
+        objective = plan.objective.beside(points)
+        best = best_alphas(points, objective)
     else:
         _check_apart(validation, plan)
         points = measure(validation, [strengths] * len(labels), whole=False)
-        best = best_alphas(points, validation.objective)
+        objective = validation.objective.beside(points)
+        best = best_alphas(points, objective)
         tests = measure(plan, [[best[label]] for label in labels], whole=True)
         best = {point.label: point.alpha for point in tests}
+    front = frontier(points, prompted=objective.prompted)
     heldout = HeldOutEvaluator(model, samples, n_threads) if samples else None
     facts = [
         _facts(label, contender, heldout)
@@ -91,17 +95,17 @@ def compare(
         recipe=plan.name,
         model=str(model.fingerprint),
         behaviour=plan.behaviour,
-        objective=str(plan.objective),
+        objective=str(objective),
         prompts=tuple(prompt.text for prompt in plan.prompts),
         references=tuple(prompt.reference for prompt in plan.prompts),
         points=tuple(points),
         tests=tuple(tests),
         best=best,
-        frontier=tuple((point.label, point.alpha) for point in frontier(points)),
+        frontier=tuple((point.label, point.alpha) for point in front),
         cartridges=tuple(facts),
         tested_on=plan.measured,
         chosen_on=None if validation is None else validation.measured,
-        differences=differences(tests, labels, seed=plan.seed),
+        differences=differences(tests, labels, prompts, seed=plan.seed),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         tool_version=__version__,
     )
@@ -109,6 +113,9 @@ def compare(
 
 COMPARED = (
     "behaviour",
+    "kl_prompted",
+    "agreement",
+    "ended",
     "log_odds",
     "p_target",
     "p_leaked",
@@ -122,9 +129,9 @@ COMPARED = (
 
 
 def differences(
-    tests: Sequence[Point], labels: Sequence[str], *, seed: int = 0
+    tests: Sequence[Point], labels: Sequence[str], prompts: Sequence[str] = (), *, seed: int = 0
 ) -> tuple[Difference, ...]:
-    """The first contender against each of the others, on the same prompts.
+    """The first contender against the plan's prompts and each of the others, on the same texts.
 
     All figures of all of them are one family: a table of equals holds a false verdict as seldom
     as `significance.LEVEL` says.
@@ -132,12 +139,15 @@ def differences(
     Args:
         tests: Every contender at its α, on prompts that have not chosen it.
         labels: The contenders.
+        prompts: Labels of the prompts that stand beside them.
         seed: Of the resampling.
     """
     if not labels:
         return ()
     at = {point.label: point for point in tests}
     first, *others = labels
+    # A plan without prompts to continue measures nothing behind a text.
+    others = [*(prompt for prompt in prompts if prompt in at), *others]
     family = {
         (other, field): apart
         for other in others
@@ -171,9 +181,14 @@ def _check_apart(validation: EvaluationPlan, test: EvaluationPlan) -> None:
         raise InputError(f"{min(shared)!r} is both to choose α on and to test it on")
 
 
-def unique_labels(names: Sequence[str]) -> list[str]:
-    """The names, numbered where one comes twice or is that of the unsteered model's points."""
-    taken = Counter(["unsteered", "ceiling"])
+def unique_labels(names: Sequence[str], taken_already: Sequence[str] = ()) -> list[str]:
+    """The names, numbered where one comes twice or is that of another kind of point.
+
+    Args:
+        names: Of the contenders.
+        taken_already: Labels of the prompts that stand beside them.
+    """
+    taken = Counter(["unsteered", "ceiling", *taken_already])
     labels = []
     for name in names:
         label, number = name, 2

@@ -13,12 +13,14 @@ import numpy as np
 from llamacart.errors import OutOfRangeError
 from llamacart.passes.control_vector import ControlDose, ControlVector
 from llamacart.passes.generate import greedy
-from llamacart.passes.scoring import Reference, log_likelihoods, reference, score_texts
+from llamacart.passes.scoring import log_likelihoods
 from llamacart.values.steering import UNSTEERED, Dose
 from llamacart_trainer.evaluation import scorers
-from llamacart_trainer.evaluation.bootstrap import Estimate, estimate, is_binary
+from llamacart_trainer.evaluation.figures import figure_of, per_token, share_of
 from llamacart_trainer.evaluation.fluency import LEAST_TOKENS, distinct, repetition
-from llamacart_trainer.evaluation.plan import fixed_text
+from llamacart_trainer.evaluation.locality import Locality
+from llamacart_trainer.evaluation.prompts.conversation import PromptWriter
+from llamacart_trainer.evaluation.prompts.prompted import PromptedModel
 from llamacart_trainer.evaluation.results import Scores
 from llamacart_trainer.fitting.lengths import check_plan
 
@@ -30,18 +32,33 @@ if TYPE_CHECKING:
     from llamacart.cartridge import Cartridge
     from llamacart.llama.model import Model
     from llamacart.values.steering import Steering
-    from llamacart_trainer.evaluation.bootstrap import Statistic
+    from llamacart_trainer.evaluation.bootstrap import Estimate
     from llamacart_trainer.evaluation.plan import EvaluationPlan
+    from llamacart_trainer.evaluation.prompts.conversation import Preamble
 
     Contender = Cartridge | ControlVector
 
 logger = logging.getLogger(__name__)
 
-MAX_NEUTRAL_ROWS = 512
-"""Rows of neutral text whose unsteered logits are kept: 268 MB for Gemma's vocabulary."""
-
 SETTLING = 4
 """First tokens of a continuation that `nll_settled` leaves out."""
+
+
+@dataclass(frozen=True)
+class Continuations:
+    """What was written behind prompts.
+
+    Attributes:
+        tokens: Of each, without what ended it.
+        texts: The same as text.
+        ended: Which of them came to an end.
+        written: 1 for each that is long enough to be judged, else 0.
+    """
+
+    tokens: list[list[int]]
+    texts: list[str]
+    ended: list[bool]
+    written: NDArray[np.float64]
 
 
 @dataclass
@@ -86,22 +103,42 @@ class Evaluator:
         elif contender is not None:
             steering = (Dose(contender, alpha),)
         out = self._continue(self._prompts, steering, control)
-        texts = [self.model.detokenize(tokens) for tokens in out]
         odds, target = self._answers(steering, control)
-        kl, english, french = self._other_texts(steering, control)
+        kl, english, french = self._locality.measure(steering, control)
         neutral = np.array([answer.neutral for answer in self.plan.answers], bool)
-        written = self._written(out, texts)
+        seed = self.plan.seed
         return Scores(
-            behaviour=self._behaviour(texts, written, odds[~neutral]),
+            behaviour=self._behaviour(out, odds[~neutral]),
             **self._fluency(self._prompts, out),
-            written=self._share(written),
+            **self._lengths(self._prompts, out),
+            **(self._prompted.measure(steering, control) if self._prompted else {}),
             kl=kl,
             perplexity_english=english,
             perplexity_french=french,
-            log_odds=self._estimate(odds[~neutral], statistic="median"),
-            p_target=self._estimate(target[~neutral]),
-            p_leaked=self._estimate(target[neutral]),
-            texts=tuple(texts),
+            log_odds=figure_of(odds[~neutral], "median", seed=seed),
+            p_target=figure_of(target[~neutral], seed=seed),
+            p_leaked=figure_of(target[neutral], seed=seed),
+            texts=tuple(out.texts),
+            seconds=time.perf_counter() - started,
+        )
+
+    def behind(self, preamble: Preamble) -> Scores | None:
+        """The unsteered model with a text before every prompt, in place of a cartridge.
+
+        What it writes is scored as what a cartridge makes the model write: its NLL is taken
+        behind the prompts alone. None where the plan has no prompts.
+        """
+        started = time.perf_counter()
+        prompts = self._behind(preamble)
+        if not prompts:
+            return None
+        out = self._taught if preamble.teacher else self._continue(prompts, UNSTEERED, None)
+        return Scores(
+            behaviour=self._scored([p.text for p in self.plan.prompts], out),
+            **self._fluency(self._prompts, out),
+            **self._lengths(prompts, out),
+            **(self._prompted.behind(prompts) if self._prompted else {}),
+            texts=tuple(out.texts),
             seconds=time.perf_counter() - started,
         )
 
@@ -112,53 +149,70 @@ class Evaluator:
         """
         started = time.perf_counter()
         chosen = [p for p in self.plan.prompts if p.reference is not None]
-        prompts = [self.model.tokenize(p.reference or "") for p in chosen]
+        prompts = [self._writer.tokens(p.reference or "") for p in chosen]
         if not prompts:
             return None
         out = self._continue(prompts, UNSTEERED, None)
-        texts = [self.model.detokenize(tokens) for tokens in out]
-        behind = [self.model.tokenize(p.text) for p in chosen]
-        switched = log_likelihoods(self.model, behind, out, n_threads=self.n_threads)
-        written = self._written(out, texts)
+        behind = [self._writer.tokens(p.text) for p in chosen]
+        switched = log_likelihoods(self.model, behind, out.tokens, n_threads=self.n_threads)
         return Scores(
-            behaviour=self._scored([p.text for p in chosen], texts, written),
+            behaviour=self._scored([p.text for p in chosen], out),
             **self._fluency(prompts, out),
-            written=self._share(written),
-            nll_switched=self._per_token([-scores for scores in switched]),
-            texts=tuple(texts),
+            **self._lengths(prompts, out),
+            nll_switched=per_token([-scores for scores in switched], seed=self.plan.seed),
+            texts=tuple(out.texts),
             seconds=time.perf_counter() - started,
         )
 
+    # --- what is kept -----------------------------------------------------------------------
+
+    @cached_property
+    def _writer(self) -> PromptWriter:
+        return PromptWriter(self.model, self.plan.recipe)
+
     @cached_property
     def _prompts(self) -> list[list[int]]:
-        return [self.model.tokenize(prompt.text) for prompt in self.plan.prompts]
+        return [self._writer.tokens(prompt.text) for prompt in self.plan.prompts]
 
     @cached_property
-    def _neutral(self) -> Reference:
-        """Unsteered logits on the neutral texts, so many of them as may be kept."""
-        kept: list[list[int]] = []
-        for text in self.plan.neutral or fixed_text("english"):
-            tokens = self.model.tokenize(text)
-            tokens = tokens[: MAX_NEUTRAL_ROWS + 1 - sum(len(k) - 1 for k in kept)]
-            if len(tokens) >= 2:  # a shorter one has nothing that could change
-                kept.append(tokens)
-        return reference(self.model, kept, n_threads=self.n_threads)
+    def _locality(self) -> Locality:
+        return Locality(self.model, self.plan, self.n_threads, self.with_perplexity)
 
     @cached_property
-    def _fixed(self) -> tuple[list[list[int]], list[list[int]]]:
-        english, french = (
-            [self.model.tokenize(text) for text in fixed_text(name)]
-            for name in ("english", "french")
+    def _prompted(self) -> PromptedModel | None:
+        """The prompt that the plan's recipe distils; None where it distils none."""
+        teacher = self.plan.teacher
+        if teacher is None or not self.plan.prompts:
+            return None
+        return PromptedModel(
+            self.model,
+            self._behind(teacher),
+            self._prompts,
+            self._taught.tokens,
+            self._taught.ended,
+            self.plan.seed,
+            self.n_threads,
         )
-        return english, french
+
+    @cached_property
+    def _taught(self) -> Continuations:
+        """What the model answers behind the prompt that the recipe distils."""
+        if self.plan.teacher is None:
+            raise ValueError("the plan has no teacher")
+        return self._continue(self._behind(self.plan.teacher), UNSTEERED, None)
+
+    def _behind(self, preamble: Preamble) -> list[list[int]]:
+        return [self._writer.tokens(prompt.text, preamble.turns) for prompt in self.plan.prompts]
+
+    # --- parts of the scores ----------------------------------------------------------------
 
     def _continue(
         self,
         prompts: Sequence[Sequence[int]],
         steering: Steering,
         control: ControlDose | None,
-    ) -> list[list[int]]:
-        return greedy(
+    ) -> Continuations:
+        out = greedy(
             self.model,
             prompts,
             self.plan.tokens,
@@ -166,46 +220,69 @@ class Evaluator:
             control=control,
             n_threads=self.n_threads,
         )
-
-    def _written(self, out: Sequence[Sequence[int]], texts: Sequence[str]) -> NDArray[np.float64]:
-        """1 for each continuation that is long enough to be judged, 0 for the others."""
-        least = min(LEAST_TOKENS, self.plan.tokens)
-        return np.array(
-            [
-                len(tokens) >= least and text.strip() != ""
-                for tokens, text in zip(out, texts, strict=True)
-            ],
-            np.float64,
+        cut = [self._writer.cut(tokens) for tokens in out]
+        tokens = [own for own, _ in cut]
+        texts = [self.model.detokenize(own) for own in tokens]
+        # An answer may be short, if it is one.
+        least = 1 if self.plan.asks else min(LEAST_TOKENS, self.plan.tokens)
+        return Continuations(
+            tokens,
+            texts,
+            [stopped or len(own) < self.plan.tokens for own, stopped in cut],
+            np.array(
+                [
+                    len(own) >= least and text.strip() != ""
+                    for own, text in zip(tokens, texts, strict=True)
+                ],
+                np.float64,
+            ),
         )
 
-    def _behaviour(
-        self, texts: Sequence[str], written: NDArray[np.float64], odds: NDArray[np.float64]
-    ) -> Estimate | None:
-        if self.plan.scorer is not None and texts:
-            return self._scored([prompt.text for prompt in self.plan.prompts], texts, written)
-        return self._share((odds > 0).astype(np.float64))
+    def _behaviour(self, out: Continuations, odds: NDArray[np.float64]) -> Estimate | None:
+        if self.plan.scorer is not None and out.texts:
+            return self._scored([prompt.text for prompt in self.plan.prompts], out)
+        return share_of((odds > 0).astype(np.float64), seed=self.plan.seed)
 
-    def _scored(
-        self, prompts: Sequence[str], texts: Sequence[str], written: NDArray[np.float64]
-    ) -> Estimate | None:
+    def _scored(self, prompts: Sequence[str], out: Continuations) -> Estimate | None:
         """The plan's scorer, and 0 at most where nothing was written; None without a scorer."""
         if self.plan.scorer is None:
             return None
-        scores = np.array(scorers.run(self.plan.scorer, prompts, texts))
-        return self._share(np.where(written > 0, scores, np.minimum(scores, 0.0)))
+        scores = np.array(scorers.run(self.plan.scorer, prompts, out.texts))
+        judged = np.where(out.written > 0, scores, np.minimum(scores, 0.0))
+        return share_of(judged, seed=self.plan.seed)
 
     def _fluency(
-        self, prompts: Sequence[Sequence[int]], out: Sequence[Sequence[int]]
+        self, prompts: Sequence[Sequence[int]], out: Continuations
     ) -> dict[str, Estimate | None]:
-        likely = log_likelihoods(self.model, prompts, out, n_threads=self.n_threads)
+        likely = log_likelihoods(self.model, prompts, out.tokens, n_threads=self.n_threads)
+        seed = self.plan.seed
         # A plan that asks for fewer tokens than can be judged measures no repetition.
-        judged = out if self.plan.tokens >= LEAST_TOKENS else []
+        judged = out.tokens if self.plan.tokens >= LEAST_TOKENS else []
+        weights: list[float] | None = None
+        if self.plan.asks:
+            # In a short answer nothing can repeat; in none at all everything has failed.
+            weights = [
+                float(len(tokens) >= LEAST_TOKENS or not written)
+                for tokens, written in zip(judged, out.written, strict=False)
+            ]
         return {
-            "nll": self._per_token([-scores for scores in likely]),
-            "nll_settled": self._per_token([-scores[SETTLING:] for scores in likely]),
-            "distinct": self._estimate([distinct(tokens) for tokens in judged]),
-            "repetition": self._estimate([repetition(tokens) for tokens in judged]),
+            "nll": per_token([-scores for scores in likely], seed=seed),
+            "nll_settled": per_token([-scores[SETTLING:] for scores in likely], seed=seed),
+            "distinct": figure_of([distinct(t) for t in judged], weights=weights, seed=seed),
+            "repetition": figure_of([repetition(t) for t in judged], weights=weights, seed=seed),
         }
+
+    def _lengths(
+        self, prompts: Sequence[Sequence[int]], out: Continuations
+    ) -> dict[str, Estimate | None]:
+        """How much was written and how it ended; of answers also what their prompts take."""
+        seed = self.plan.seed
+        found = {"written": share_of(out.written, seed=seed)}
+        if self.plan.asks:
+            found["ended"] = share_of([float(end) for end in out.ended], seed=seed)
+            found["length"] = figure_of([float(len(own)) for own in out.tokens], seed=seed)
+            found["prompt_tokens"] = figure_of([float(len(own)) for own in prompts], seed=seed)
+        return found
 
     def _answers(
         self, steering: Steering, control: ControlDose | None
@@ -214,7 +291,7 @@ class Evaluator:
         prompts, continuations = [], []
         for answer in self.plan.answers:
             for text in (answer.target, answer.original):
-                prompts.append(self.model.tokenize(answer.prompt))
+                prompts.append(self._writer.tokens(answer.prompt))
                 continuations.append(self.model.tokenize(text, add_special=False))
         likely = log_likelihoods(
             self.model,
@@ -226,62 +303,3 @@ class Evaluator:
         )
         sums = np.array([scores.sum() for scores in likely]).reshape(-1, 2)
         return sums[:, 0] - sums[:, 1], np.exp(sums[:, 0])
-
-    def _other_texts(
-        self, steering: Steering, control: ControlDose | None
-    ) -> tuple[Estimate | None, Estimate | None, Estimate | None]:
-        """KL on neutral text, perplexity of the fixed English and French texts."""
-        against = self._neutral
-        neutral = score_texts(
-            self.model,
-            against.sequences,
-            against=against,
-            steering=steering,
-            control=control,
-            n_threads=self.n_threads,
-        )
-        kl = self._per_token(list(neutral.divergences or ()))
-        if not self.with_perplexity:
-            return kl, None, None
-        # Where the fixed English text is the neutral text, it is not run twice.
-        likely = dict(zip(against.sequences, neutral.log_likelihoods, strict=True))
-        missing = [t for texts in self._fixed for t in texts if tuple(t) not in likely]
-        if missing:
-            more = score_texts(
-                self.model, missing, steering=steering, control=control, n_threads=self.n_threads
-            )
-            likely |= dict(zip(map(tuple, missing), more.log_likelihoods, strict=True))
-        english, french = (
-            _exponential(self._per_token([-likely[tuple(t)] for t in texts]))
-            for texts in self._fixed
-        )
-        return kl, english, french
-
-    def _per_token(self, values: Sequence[NDArray[np.float64]]) -> Estimate | None:
-        """Mean over all tokens, with an interval over the texts they come from.
-
-        None where there is no token, or where the steered model gave no finite number.
-        """
-        if not any(map(len, values)) or not all(np.isfinite(v).all() for v in values):
-            return None
-        means = [v.mean() if len(v) else 0.0 for v in values]
-        return estimate(means, [len(v) for v in values], seed=self.plan.seed)
-
-    def _share(self, values: NDArray[np.float64]) -> Estimate | None:
-        """Of outcomes that are 0 or 1; the mean where a user's own scorer gives other numbers."""
-        return self._estimate(values, "share" if is_binary(values) else "mean")
-
-    def _estimate(
-        self, values: Sequence[float] | NDArray[np.float64], statistic: Statistic = "mean"
-    ) -> Estimate | None:
-        if len(values) == 0 or not np.isfinite(values).all():
-            return None
-        return estimate(values, statistic=statistic, seed=self.plan.seed)
-
-
-def _exponential(value: Estimate | None) -> Estimate | None:
-    if value is None:
-        return None
-    return Estimate(
-        float(np.exp(value.value)), float(np.exp(value.low)), float(np.exp(value.high)), value.n
-    )

@@ -8,61 +8,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from llamacart.errors import RecipeError
-from llamacart_trainer.evaluation import scorers
+from llamacart_trainer.evaluation.contents import Answer, Prompt
 from llamacart_trainer.evaluation.fluency import LEAST_TOKENS
 from llamacart_trainer.evaluation.objective import Objective
+from llamacart_trainer.evaluation.prompts.conversation import Preamble, asks
+from llamacart_trainer.evaluation.reading import (
+    behaviour_of,
+    preambles_of,
+    prompts_of,
+    read_answers,
+    read_heldout,
+    read_prompts,
+    scorer_of,
+)
 from llamacart_trainer.evaluation.results import Measured
 from llamacart_trainer.recipe.evaluation import DEFAULT_ALPHAS, EvaluationSettings
 from llamacart_trainer.recipe.recipe import load_task
-from llamacart_trainer.recipe.records import (
-    ANSWER,
-    PROMPT,
-    check_form,
-    read_pairs,
-    read_records,
-    read_texts,
-    text_of,
-)
+from llamacart_trainer.recipe.records import TextPair, read_texts
 from llamacart_trainer.recipe.words import beginning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from llamacart_trainer.evaluation.scorers import Scorer
-    from llamacart_trainer.recipe.recipe import Task, TextPair
+    from llamacart_trainer.recipe.recipe import Recipe, Task
+    from llamacart_trainer.recipe.turns import ChatPair
 
 Item = TypeVar("Item")
+
+TEXT_TOKENS, ANSWER_TOKENS = 24, 64
+"""Greedy tokens a prompt where a recipe says nothing: of texts, and of answers."""
 
 VALIDATION_SHARE = 0.35
 """Share of a held-out source text's words that makes a validation prompt."""
 
 VALIDATION_WORDS = 3
 """Fewest words of such a prompt."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A text to continue, and how the wanted text would begin instead (for the ceiling)."""
-
-    text: str
-    reference: str | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A prompt with the answer that a cartridge should give and the one the model gives.
-
-    Attributes:
-        prompt: Text before the answer.
-        target: The wanted answer, with its leading space.
-        original: The model's own.
-        neutral: A prompt whose answer should stay: P(target) is leakage there.
-    """
-
-    prompt: str
-    target: str
-    original: str
-    neutral: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,19 +62,24 @@ class EvaluationPlan:
         alphas: Strengths of a sweep.
         objective: How points are ranked.
         seed: Of the bootstrap.
+        recipe: Says how prompts are written; None for texts to continue.
+        preambles: Texts before the prompts that stand beside the cartridges; one at most is the
+            prompt that the recipe distils.
     """
 
     name: str
     prompts: tuple[Prompt, ...]
     answers: tuple[Answer, ...] = ()
     neutral: tuple[str, ...] = ()
-    heldout: tuple[TextPair, ...] = ()
+    heldout: tuple[TextPair | ChatPair, ...] = ()
     scorer: Scorer | None = None
     behaviour: str = "not measured"
-    tokens: int = 24
+    tokens: int = TEXT_TOKENS
     alphas: tuple[float, ...] = DEFAULT_ALPHAS
     objective: Objective = Objective()  # noqa: RUF009 (frozen)
     seed: int = 0
+    recipe: Recipe | None = None
+    preambles: tuple[Preamble, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompts and not self.answers:
@@ -103,6 +89,16 @@ class EvaluationPlan:
     def measured(self) -> Measured:
         """How many prompts, answers and neutral texts there are."""
         return Measured(len(self.prompts), len(self.answers), len(self.neutral))
+
+    @property
+    def asks(self) -> bool:
+        """Whether prompts are a user's messages, and what follows are answers that end."""
+        return asks(self.recipe)
+
+    @property
+    def teacher(self) -> Preamble | None:
+        """The prompt that the recipe distils, None where it distils none."""
+        return next((preamble for preamble in self.preambles if preamble.teacher), None)
 
     def first(self, n: int) -> EvaluationPlan:
         """The plan with `n` prompts, and `n` answers of each kind, alone."""
@@ -135,17 +131,19 @@ def load_plan(
     settings = settings or recipe.evaluation
     plan = EvaluationPlan(
         name=recipe.name,
-        prompts=_prompts(folder / recipe.prompts) if recipe.prompts else (),
-        answers=_answers(folder / settings.answers) if settings.answers else (),
+        prompts=prompts_of(recipe, folder),
+        answers=read_answers(folder / settings.answers) if settings.answers else (),
         neutral=read_texts(folder / settings.neutral)
         if settings.neutral
         else fixed_text("english"),
-        heldout=read_pairs(folder / recipe.heldout) if recipe.heldout else (),
-        scorer=_scorer(settings, folder),
-        behaviour=_behaviour(settings),
-        tokens=settings.tokens,
+        heldout=read_heldout(recipe, folder),
+        scorer=scorer_of(settings, folder),
+        behaviour=behaviour_of(settings),
+        tokens=settings.tokens or (ANSWER_TOKENS if asks(recipe) else TEXT_TOKENS),
         alphas=tuple(settings.alphas),
         objective=Objective(settings.target, settings.kl_weight, settings.distinct),
+        recipe=recipe,
+        preambles=preambles_of(task, settings, folder),
     )
     return _measurable(plan)
 
@@ -155,7 +153,8 @@ def _measurable(plan: EvaluationPlan) -> EvaluationPlan:
     scored = plan.scorer is not None and bool(plan.prompts)
     answered = any(not answer.neutral for answer in plan.answers)
     texts = bool(plan.prompts) and plan.tokens >= LEAST_TOKENS
-    objective = plan.objective.of(behaviour=scored or answered, texts=texts)
+    prompted = plan.teacher is not None and bool(plan.prompts)
+    objective = plan.objective.of(behaviour=scored or answered, texts=texts, prompted=prompted)
     return replace(plan, objective=objective)
 
 
@@ -165,9 +164,9 @@ def split_plans(
     """The plan that `tune` and `eval` choose by, and the one that what was chosen is tested on.
 
     They share no prompt, no answer and no neutral text. Validation prompts come from the file
-    `[evaluation] validation`, else they are the beginnings of the held-out source texts; a text
-    that is a prompt of the test is left out. Where neither gives any, every second prompt, from
-    the first on, serves validation, and the test has the others. So it is with the answers, of
+    `[evaluation] validation`, else they are the beginnings of held-out source texts that are raw;
+    a text that is a prompt of the test is left out. Where neither gives any, every second prompt,
+    from the first on, serves validation, and the test has the others. So it is with the answers, of
     either kind apart, and with the neutral texts (one alone serves both: no test rests on it).
 
     Args:
@@ -181,11 +180,12 @@ def split_plans(
     settings = settings or task.recipe.evaluation
     plan = load_plan(task, settings)
     if settings.validation:
-        prompts = _prompts((task.folder or Path()) / settings.validation)
+        prompts = read_prompts((task.folder or Path()) / settings.validation)
     else:
         prompts = tuple(
             Prompt(beginning(pair.source, VALIDATION_SHARE, VALIDATION_WORDS))
             for pair in plan.heldout
+            if isinstance(pair, TextPair)
         )
     tested = {_folded(prompt.text) for prompt in plan.prompts}
     fresh = {_folded(p.text): p for p in reversed(prompts) if _folded(p.text) not in tested}
@@ -229,53 +229,3 @@ def _halves(
 def _folded(text: str) -> str:
     """A text without what makes no other prompt of it: case and the number of blanks."""
     return " ".join(text.casefold().split())
-
-
-def _scorer(settings: EvaluationSettings, folder: Path) -> Scorer | None:
-    if settings.language:
-        return scorers.language(settings.language)
-    if settings.target_words or settings.forbidden_words:
-        return scorers.words(settings.target_words, settings.forbidden_words)
-    if settings.scorer:
-        return scorers.users_own(settings.scorer, folder)
-    return None
-
-
-def _behaviour(settings: EvaluationSettings) -> str:
-    if settings.language:
-        return f"share of continuations in language {settings.language!r}"
-    if settings.target_words or settings.forbidden_words:
-        wanted = ", ".join(settings.target_words)
-        unwanted = ", ".join(settings.forbidden_words)
-        parts = [f"with one of: {wanted}"] if wanted else []
-        parts += [f"without: {unwanted}"] if unwanted else []
-        return f"share of continuations {' and '.join(parts)}"
-    if settings.scorer:
-        return f"mean of {settings.scorer}"
-    if settings.answers:
-        return "share of answers whose target is likelier than the original"
-    return "not measured"
-
-
-def _prompts(path: Path) -> tuple[Prompt, ...]:
-    prompts = []
-    for where, record in read_records(path, PROMPT):
-        check_form(record, (PROMPT,), where)
-        given = record.get("reference") is not None
-        reference = text_of(record, "reference", where) if given else None
-        prompts.append(Prompt(text_of(record, "prompt", where), reference))
-    return tuple(prompts)
-
-
-def _answers(path: Path) -> tuple[Answer, ...]:
-    answers = []
-    for where, record in read_records(path, ANSWER):
-        check_form(record, (ANSWER,), where)
-        neutral = record.get("neutral", False)
-        if not isinstance(neutral, bool):
-            raise RecipeError(f"{where}: 'neutral' has value {neutral!r}; true or false is needed")
-        prompt, target, original = (text_of(record, key, where) for key in ANSWER.required)
-        answers.append(Answer(prompt, target, original, neutral))
-    if all(answer.neutral for answer in answers):
-        raise RecipeError(f"{path}: no answers")
-    return tuple(answers)

@@ -12,7 +12,13 @@ from llamacart_trainer.evaluation.bootstrap import Estimate  # noqa: TC001 (pyda
 from llamacart_trainer.evaluation.significance import Contrast  # noqa: TC001 (the same)
 from llamacart_trainer.recipe.validation import InvalidValue
 
-Kind = Literal["unsteered", "ceiling", "cartridge", "control-vector"]
+Kind = Literal["unsteered", "ceiling", "prompted", "prompt", "cartridge", "control-vector"]
+"""`prompted`: the model behind the prompt that the recipe distils. `prompt`: behind another."""
+
+PROMPTS: tuple[Kind, ...] = ("prompted", "prompt")
+FIXED: tuple[Kind, ...] = ("unsteered", "ceiling", *PROMPTS)
+"""Kinds that know no α."""
+
 Plane = tuple[tuple[float, float], ...]
 
 
@@ -36,7 +42,14 @@ class Scores:
         p_target: Mean P(target) over the answers' prompts.
         p_leaked: The same over the answers marked neutral: where it should not appear.
         written: Share of continuations that are long enough to be judged; those that are not
-            count as failures in `behaviour`, `distinct` and `repetition`.
+            count as failures in `behaviour`, `distinct` and `repetition`. An answer may be short,
+            but not empty.
+        ended: Share of answers that came to an end within the tokens that they might take.
+        length: Mean tokens of an answer.
+        prompt_tokens: Mean tokens of the prompts, with what stands before them.
+        kl_prompted: KL(prompted model ‖ this) on the prompted model's own answers, nats a token.
+        agreement: Share of those tokens at which both think the same token the likeliest.
+        removed: 1 − `kl_prompted` / that of the unsteered model.
         texts: Continuations, in the order of the plan's prompts.
         seconds: Wall time it took.
 
@@ -56,6 +69,12 @@ class Scores:
     nll_settled: Estimate | None = None
     nll_switched: Estimate | None = None
     written: Estimate | None = None
+    ended: Estimate | None = None
+    length: Estimate | None = None
+    prompt_tokens: Estimate | None = None
+    kl_prompted: Estimate | None = None
+    agreement: Estimate | None = None
+    removed: Estimate | None = None
     texts: tuple[str, ...] = ()
     seconds: float = 0.0
 
@@ -67,7 +86,7 @@ class Point:
     Attributes:
         label: The contender's name.
         kind: What it is.
-        alpha: α; 0 for the unsteered model and the ceiling.
+        alpha: α; 0 for what knows none: the unsteered model, the ceiling and prompts.
         scores: Its figures.
     """
 
@@ -266,7 +285,7 @@ class Evaluation:
         A strength at which the behaviour is never seen is nobody's best, even where all of them
         are like that.
         """
-        if point.kind in ("unsteered", "ceiling") or self.best[point.label] != point.alpha:
+        if point.kind in FIXED or self.best[point.label] != point.alpha:
             return False
         measured = any(each.scores.behaviour is not None for each in self.points)
         behaviour = point.scores.behaviour

@@ -28,7 +28,7 @@ def sweep(
     n_threads: int | None = None,
     with_perplexity: bool = True,
 ) -> list[Point]:
-    """The unsteered model, the ceiling where there are references, and every contender at its αs.
+    """The unsteered model, the ceiling and the plan's prompts, and every contender at its αs.
 
     Args:
         model: The model.
@@ -52,6 +52,10 @@ def sweep(
     ceiling = judge.ceiling()
     if ceiling is not None:
         add(Point("ceiling", "ceiling", 0.0, ceiling))
+    for preamble in plan.preambles:
+        behind = judge.behind(preamble)
+        if behind is not None:
+            add(Point(preamble.label, "prompted" if preamble.teacher else "prompt", 0.0, behind))
     for name, contender, strengths in zip(names, cartridges, alphas, strict=True):
         kind: Kind = "control-vector" if isinstance(contender, ControlVector) else "cartridge"
         for alpha in strengths:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 COLUMNS: dict[str, str] = {
     "behaviour": "behaviour ↑",
+    "removed": "gap removed ↑",
+    "kl_prompted": "KL to prompt ↓",
+    "agreement": "same choice ↑",
     "log_odds": "log-odds ↑",
     "p_target": "P(target) ↑",
     "p_leaked": "leaked ↓",
@@ -25,6 +28,9 @@ COLUMNS: dict[str, str] = {
     "nll_switched": "NLL switched",
     "distinct": "distinct-2 ↑",
     "written": "written ↑",
+    "ended": "ended",
+    "length": "tokens",
+    "prompt_tokens": "prompt tokens",
     "repetition": "repetition ↓",
     "kl": "KL ↓",
     "perplexity_english": "ppl en",

@@ -28,7 +28,9 @@ class EvaluationSettings(BaseModel):
             the likelier answer. Log-odds and P(target) are reported beside it.
         scorer: The user's own function as `module:function` or `file.py:function`; called with
             (prompts, continuations), it returns a number for each.
-        tokens: Greedy tokens a prompt.
+        system: The same wish as a system text: a prompt baseline, before every prompt.
+        examples: The same wish as examples: a file of `{"role", "content"}`, a turn a line.
+        tokens: Greedy tokens a prompt; 24 for texts, 64 for answers where it is None.
         neutral: File of `{"text"}` that steering should leave alone; KL is measured on it. A
             fixed English text that ships with the package without it. Every second text serves
             the choice, the others the test.
@@ -48,7 +50,9 @@ class EvaluationSettings(BaseModel):
     forbidden_words: list[Annotated[str, Field(min_length=1)]] = []
     answers: str | None = None
     scorer: Annotated[str, Field(pattern=r"^.+:[A-Za-z_]\w*$")] | None = None
-    tokens: Annotated[int, Field(ge=1, le=512)] = 24
+    system: Annotated[str, Field(pattern=r"\S")] | None = None
+    examples: str | None = None
+    tokens: Annotated[int, Field(ge=1, le=512)] | None = None
     neutral: str | None = None
     validation: str | None = None
     alphas: Annotated[list[Alpha], Field(min_length=1)] = list(DEFAULT_ALPHAS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from llamacart_trainer.evaluation.plan import Answer, EvaluationPlan, Prompt
+from llamacart_trainer.evaluation.contents import Answer, Prompt
+from llamacart_trainer.evaluation.plan import EvaluationPlan
 from llamacart_trainer.evaluation.scorers import language
 
 QUESTIONS = (

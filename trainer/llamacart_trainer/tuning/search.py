@@ -273,6 +273,8 @@ def search_facts(
     return {
         **fit_facts(task, model, limits),
         "set of validation prompts": [asdict(prompt) for prompt in validation.prompts],
+        "set of prompts beside cartridges": [asdict(each) for each in validation.preambles],
+        "form of prompts": _form_of(validation),
         "set of answers": [asdict(answer) for answer in validation.answers],
         "set of neutral texts": list(validation.neutral),
         "scorer": [validation.behaviour, of_function(validation.scorer)],
@@ -282,6 +284,14 @@ def search_facts(
         ],
         "objective": [asdict(validation.objective), list(validation.alphas)],
     }
+
+
+def _form_of(plan: EvaluationPlan) -> list[Any]:
+    """What of a recipe says how its prompts are written."""
+    recipe = plan.recipe
+    if recipe is None:
+        return []
+    return [recipe.format, recipe.kind, recipe.user_turn, recipe.assistant_turn]
 
 
 def _summary(trial: Trial) -> dict[str, Any]:
