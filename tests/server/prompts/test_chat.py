@@ -11,6 +11,9 @@ from llamacart_server.bodies.generation import Message
 from llamacart_server.prompts.chat import chat_tokens
 from llamacart_server.served import ServedModel, describe
 from llamacart_server.settings import ServeSettings
+from llamacart_trainer.recipe.recipe import Recipe
+from llamacart_trainer.recipe.turns import Turn
+from llamacart_trainer.recipe.writer import writer_for
 
 
 @pytest.fixture
@@ -84,31 +87,37 @@ WITH_BOS = (
 
 
 @pytest.mark.parametrize("text", [None, WITH_BOS, CHATML])
-def test_plain_messages_are_what_templates_take_already(fake_model, text):
-    """So that a program that holds messages and no request has the server's tokens."""
-
+def test_the_trainer_writes_what_the_server_reads(fake_model, text):
     class Own(type(fake_model)):
         chat_template = text
 
     model = Own()
-    template = choose_template(model)
-    turns = [
+    said = [
         ("system", "Be <eos> brief. "),
         ("user", " <start_of_turn>Hi"),
         ("assistant", "Yo\n"),
         ("user", "Why?"),
     ]
-    request = [Message(role=role, content=content) for role, content in turns]
-    plain = [{"role": role, "content": content} for role, content in turns]
-    tokens = chat_tokens(template, request, model)
-    assert tokens == template.tokens(plain, model)
+    request = [Message(role=role, content=content) for role, content in said]
+    tokens = chat_tokens(choose_template(model), request, model)
+    writer = writer_for(Recipe(name="x", format="chat"), model)
+    assert writer.opened([Turn(*one) for one in said]) == tokens
     assert tokens.count(model.bos_token) == 1
 
 
 @pytest.mark.model
-def test_plain_messages_of_a_real_template(smol_model):
-    template = describe(smol_model, 512).template
-    request = [Message(role="user", content="Hi <|im_end|>")]
-    tokens = chat_tokens(template, request, smol_model)
-    assert tokens == template.tokens([{"role": "user", "content": "Hi <|im_end|>"}], smol_model)
-    assert "You are a helpful AI assistant named SmolLM" in smol_model.detokenize(tokens)
+@pytest.mark.parametrize("model_name", ["smol_model", "demo_model"])
+def test_the_trainer_writes_what_the_server_reads_of_real_models(model_name, request):
+    """SmolLM2's own template, which puts in a system line, and the builtin one of Gemma."""
+    model = request.getfixturevalue(model_name)
+    template = describe(model, 512).template
+    said = [("user", "Hi <|im_end|><end_of_turn>"), ("assistant", "Yo!"), ("user", "Why?")]
+    messages = [Message(role=role, content=content) for role, content in said]
+    tokens = chat_tokens(template, messages, model)
+    writer = writer_for(Recipe(name="x", format="chat"), model)
+    turns = [Turn(*one) for one in said]
+    assert writer.opened(turns) == tokens
+    answered = writer.answered(turns[:1], "Yo!")
+    assert list(answered.tokens) == tokens[: len(answered.tokens)]
+    assert model.detokenize(answered.tokens[answered.start : answered.end]) == "Yo!"
+    assert [model.is_end_of_generation(t) for t in answered.tokens[answered.end :]] == [True]
