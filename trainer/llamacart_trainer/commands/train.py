@@ -174,6 +174,7 @@ def fit_with_progress(
         on_phase=progress.doing,
         on_layer=lambda _report: progress.advance(),
         on_plan=on_plan,
+        on_notice=lambda notice: progress.tell(notice, highlight=False),
         **settings,
     )
 

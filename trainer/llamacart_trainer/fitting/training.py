@@ -14,6 +14,7 @@ from llamacart.errors import InputError, RecipeError
 from llamacart.machine.processors import choose_threads
 from llamacart.values.steering import UNSTEERED, Dose
 from llamacart_trainer.fitting.cascade import MAX_UBATCH_ROWS, Cascade
+from llamacart_trainer.fitting.coverage import check_coverage
 from llamacart_trainer.fitting.identity import fit_facts
 from llamacart_trainer.fitting.job import NO_JOB, Job
 from llamacart_trainer.fitting.layer import FitSettings, LayerReport
@@ -66,6 +67,7 @@ class _Trainer:
     builder: SampleBuilder
     max_ubatch_rows: int
     on_phase: Callable[[str], None]
+    on_notice: Callable[[str], None]
     n_rows: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -83,6 +85,9 @@ class _Trainer:
         partial = _assemble(self.model, maps, Metadata("partial"))
         samples = self.builder.build((Dose(partial, 1.0),) if maps else UNSTEERED)
         check_samples(self.model, samples)
+        notice = check_coverage(self.task, samples)
+        if notice is not None and not maps:  # once, where sources are continued for each layer
+            self.on_notice(notice)
         self.n_rows = _count_rows(self.task, samples)
         chunks = split(samples, self.max_ubatch_rows)
         self.on_phase("fit the cascade")
@@ -97,6 +102,7 @@ def train(
     on_phase: Callable[[str], None] = lambda _phase: None,
     on_layer: Callable[[LayerReport], None] = lambda _report: None,
     on_plan: Callable[[MemoryPlan], None] = lambda _plan: None,
+    on_notice: Callable[[str], None] = lambda _notice: None,
     on_answers: OnAnswers = lambda _done, _total: None,
     max_ubatch_rows: int = MAX_UBATCH_ROWS,
     max_memory: int = MAX_MEMORY,
@@ -114,6 +120,7 @@ def train(
         on_phase: Called when a phase begins, with its name.
         on_layer: Called with each layer's figures.
         on_plan: Called with the way through the layers and what it takes, before they run.
+        on_notice: Called with what the writer of the pairs should know, before the fit.
         on_answers: Called as the model answers behind a prompt, with the numbers of answers that
             are there and that there will be.
         max_ubatch_rows: Tokens that run at once.
@@ -155,7 +162,7 @@ def train(
         n_threads=n_threads,
     )
     builder = SampleBuilder(task, model, n_threads, cascade.job, on_answers)
-    trainer = _Trainer(task, model, cascade, builder, max_ubatch_rows, on_phase)
+    trainer = _Trainer(task, model, cascade, builder, max_ubatch_rows, on_phase, on_notice)
     trainer.run()
     reports = tuple(cascade.reports)
     if not cascade.maps:
