@@ -16,6 +16,7 @@ from llamacart_trainer.commands import train as cli
 from llamacart_trainer.commands import tune as tune_cli
 from llamacart_trainer.evaluation import locality, plan
 from llamacart_trainer.evaluation.results import Evaluation, Measured
+from llamacart_trainer.recipe.questions import builtin_questions
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +91,50 @@ def test_eval_at_one_strength_chooses_nothing_and_tests_on_everything(
     assert found.chosen_on is None
     assert found.tested_on == Measured(3, 0, 2)
     assert found.points == found.tests
+
+
+def test_eval_of_a_prompt_sets_it_beside_the_cartridge(
+    tiny_path: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    folder = tmp_path / "pirate"
+    folder.mkdir()
+    (folder / "recipe.toml").write_text(
+        'name = "pirate"\nkind = "prompt"\nprompt = "Be a pirate."\nexamples = "turns.jsonl"\n'
+        'answer_tokens = 6\nquestions = "asked.jsonl"\nneutral = "left.jsonl"\n'
+        '[evaluation]\nsystem = "Arr."\ntokens = 6\n'
+    )
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Arr, so."}]
+    (folder / "turns.jsonl").write_text("\n".join(map(json.dumps, turns)))
+    asked = [{"prompt": f"What is {word}?"} for word in ("rum", "a sail", "the sea", "gold")]
+    (folder / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    (folder / "left.jsonl").write_text('{"text": "left alone"}\n')
+    model = tiny_path()
+    run("train", folder, "--model", model, "-o", tmp_path / "pirate.gguf")
+    run(
+        "eval", tmp_path / "pirate.gguf", "--recipe", folder, "--model", model,
+        "--alphas", "1,0.5", "--prompts", 2, "--json", tmp_path / "e.json",
+        "--html", tmp_path / "e.html",
+    )  # fmt: skip
+    found = Evaluation.from_json((tmp_path / "e.json").read_text(encoding="utf-8"))
+    assert [(p.label, p.kind) for p in found.tests] == [
+        ("unsteered", "unsteered"),
+        ("prompted model", "prompted"),
+        ("system prompt", "prompt"),
+        ("examples", "prompt"),
+        ("pirate", "cartridge"),
+    ]
+    assert found.tests[-1].scores.kl_prompted
+    assert found.objective.endswith("least KL to the prompted model + 1 × KL")
+    # The recipe names no prompts, so that those that ship are asked: every second chooses.
+    assert found.prompts == builtin_questions("eval")[1:4:2]
+    out = " ".join(capsys.readouterr().out.split())
+    assert "pirate: At α " in out
+    assert "prompt tokens are saved a request." in out
+    assert "prompted model" in (tmp_path / "e.html").read_text(encoding="utf-8")
 
 
 def test_tune_writes_a_cartridge_and_goes_on(

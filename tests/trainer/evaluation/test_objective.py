@@ -147,6 +147,57 @@ def test_what_a_plan_does_not_measure_is_not_demanded() -> None:
     assert str(Objective().of(behaviour=False, texts=False)) == "least NLL + 1 × KL"
 
 
+def test_a_prompt_sets_the_standard() -> None:
+    """Behaviour not below its own; where it does what is wanted, its texts say what a loop is."""
+    objective = Objective(target=0.9, distinct=0.6)
+    weak = point("system prompt", 0.0, 0.2, 1.0, 0.0, 0.9, kind="prompt")
+    good = point("examples", 0.0, 1.0, 1.0, 0.0, 0.5, kind="prompt")
+    assert objective.beside([point("mine", 1.0, 1.0, 1.0, 0.0)]) == objective
+    assert objective.beside([weak]) == objective
+    beside = objective.beside([weak, good])
+    assert beside.target == 1.0
+    assert beside.distinct == pytest.approx(0.3)
+    # Repetition is 0 in these figures.
+    assert beside.repetition == pytest.approx(0.4)
+    assert str(beside) == (
+        "behaviour ≥ 1 and distinct-2 ≥ 0.3 and texts written ≥ 0.9 and repetition ≤ 0.4, then "
+        "least NLL + 1 × KL"
+    )
+    loops = replace(good.scores, repetition=Estimate(0.9, 0.8, 1.0, 5))
+    assert beside.shortfall(loops) == pytest.approx(0.5)
+    assert beside.shortfall(good.scores) == 0
+    assert beside.shortfall(replace(good.scores, repetition=None)) == pytest.approx(0.6)
+    # Which prompt is distilled decides, however much behaviour another has.
+    own = replace(weak, kind="prompted")
+    distils = replace(objective, prompted=True)
+    assert distils.beside([own, good]).target == 0.9
+    assert distils.beside([own, good]).distinct == pytest.approx(0.54)
+    # What is not measured is not demanded beside a prompt either.
+    nothing = Objective().of(behaviour=False, texts=False)
+    assert nothing.beside([good]) == nothing
+
+
+@given(POINTS)
+def test_a_prompt_is_never_content_with_less_behaviour(points: list[Point]) -> None:
+    prompts = [replace(p, kind="prompt") for p in points]
+    most = max(p.scores.behaviour.value for p in prompts if p.scores.behaviour)
+    assert Objective(target=0.3).beside(prompts).target == max(0.3, most)
+
+
+def test_a_prompt_that_is_distilled_is_come_near_to() -> None:
+    near, far = scores(1.0, 3.0, 0.1), scores(1.0, 1.0, 0.1)
+    near = replace(near, kl_prompted=Estimate(0.1, 0, 1, 5))
+    far = replace(far, kl_prompted=Estimate(0.3, 0, 1, 5))
+    points = [Point("far", "cartridge", 0.5, far), Point("near", "cartridge", 1.0, near)]
+    assert Objective().best(points).label == "far"
+    distils = Objective().of(behaviour=True, texts=True, prompted=True)
+    assert distils.best(points).label == "near"
+    assert distils.key(near) < distils.key(replace(near, kl_prompted=None))
+    assert "least KL to the prompted model + 1 × KL" in str(distils)
+    assert [p.label for p in frontier(points)] == ["far"]
+    assert [p.label for p in frontier(points, prompted=True)] == ["near"]
+
+
 def evaluation() -> Evaluation:
     plane = ((0.0, 1.0), (2.0, -1.0), (0.5, 0.25))
     heldout = HeldOut(

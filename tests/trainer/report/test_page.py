@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from llamacart_trainer.evaluation import tables
-from llamacart_trainer.evaluation.results import Evaluation
+from llamacart_trainer.evaluation.bootstrap import Estimate
+from llamacart_trainer.evaluation.results import Evaluation, Point
 from llamacart_trainer.report import plots
 from llamacart_trainer.report.page import SECTIONS, render
 
@@ -140,3 +141,37 @@ def test_pictures_are_well_formed_and_reproducible(evaluation: Evaluation) -> No
         root = ElementTree.fromstring(svg)  # noqa: S314 (our own)
         assert root.tag.endswith("svg")
     assert plots.sweep_plot(evaluation) == plots.sweep_plot(evaluation)
+
+
+def test_prompts_stand_beside_cartridges(evaluation: Evaluation) -> None:
+    """Lines without α in tables and plots, and a sentence that sets the cartridge against them."""
+    base = evaluation.points[3].scores
+    line = Point("system prompt", "prompt", 0.0, replace(base, kl=None))
+    beside = replace(
+        evaluation,
+        points=(*evaluation.points, line),
+        tests=(*evaluation.tests, line),
+        best={**evaluation.best, "system prompt": 0.0},
+    )
+    shown = render(beside)
+    assert "mine: α 0.8: " in shown
+    assert shown.count("system prompt") >= 4
+    row = shown[shown.index("<td>system prompt") :][:200]
+    assert "<td></td>" in row
+    assert "system prompt" not in render(evaluation)
+
+
+def test_a_best_strength_without_the_behaviour_is_not_marked_and_it_is_said(
+    evaluation: Evaluation,
+) -> None:
+    said = "No α of other is marked: its behaviour was 0.00 at the best of them, 0.8."
+    assert tables.unstarred(evaluation) == []
+    last = evaluation.points[-1]
+    nothing = Estimate(0.0, 0.0, 0.4, 5)
+    none = replace(last, scores=replace(last.scores, behaviour=nothing))
+    without = replace(evaluation, points=(*evaluation.points[:-1], none))
+    assert tables.unstarred(without) == [said]
+    assert said in render(without)
+    console = Console(record=True, width=200)
+    console.print(tables.points_table(without))
+    assert said in " ".join(console.export_text().split())

@@ -109,6 +109,7 @@ def parse_alphas(text: str) -> list[float]:
 
 def show(evaluation: Evaluation, console: Console) -> None:
     """Print the tables."""
+    from llamacart_trainer.evaluation.prompts.closing import closing_sentences
     from llamacart_trainer.evaluation.tables import (
         best_table,
         differences_table,
@@ -126,6 +127,8 @@ def show(evaluation: Evaluation, console: Console) -> None:
         table = held_out_table(facts)
         if table is not None:
             console.print(table)
+    for sentence in closing_sentences(evaluation):
+        console.print(sentence, highlight=False)
 
 
 def _read(files: Sequence[Path]) -> list[Cartridge]:

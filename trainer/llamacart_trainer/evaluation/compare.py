@@ -34,6 +34,7 @@ def compare(
     validation: EvaluationPlan | None = None,
     alphas: Sequence[float] | None = None,
     samples: Sequence[PairedRows] = (),
+    brief: bool = False,
     on_point: Callable[[Point], None] = lambda _point: None,
     n_threads: int | None = None,
 ) -> Evaluation:
@@ -49,6 +50,8 @@ def compare(
         validation: What α is chosen on; None where there is one.
         alphas: Strengths; the plan's without.
         samples: Held-out paired rows; none for no figures on them.
+        brief: Leave out what costs a pass and chooses nothing where KL to the prompted model
+            does: NLL, perplexity, and the unsteered model on the texts that choose α.
         on_point: Called with each point, for progress.
         n_threads: Threads for llama.cpp.
 
@@ -68,7 +71,9 @@ def compare(
             labels=labels,
             on_point=on_point,
             n_threads=n_threads,
-            with_perplexity=whole,
+            with_perplexity=whole and not brief,
+            with_nll=not brief,
+            with_unsteered=whole or not brief,
         )
 
     if validation is None:

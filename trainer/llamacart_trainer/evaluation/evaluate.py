@@ -26,6 +26,7 @@ def evaluate(
     validation: EvaluationPlan | None = None,
     task: Task | None = None,
     alphas: Sequence[float] | None = None,
+    brief: bool = False,
     on_point: Callable[[Point], None] = lambda _point: None,
     n_threads: int | None = None,
 ) -> Evaluation:
@@ -39,6 +40,7 @@ def evaluate(
         task: Ties the plan's held-out pairs as its recipe says; without it the cartridges' maps
             are not measured on them.
         alphas: Strengths; the plan's without.
+        brief: See `compare`.
         on_point: Called with each point, for progress.
         n_threads: Threads for llama.cpp.
 
@@ -57,6 +59,7 @@ def evaluate(
         validation=validation,
         alphas=alphas,
         samples=samples,
+        brief=brief,
         on_point=on_point,
         n_threads=n_threads,
     )

@@ -70,6 +70,7 @@ class Evaluator:
         plan: What is measured.
         n_threads: Threads for llama.cpp.
         with_perplexity: Measure perplexity on the fixed English and French texts.
+        with_nll: Measure what continuations cost the unsteered model.
 
     Raises:
         RecipeError: A text of the plan is longer than the model reads.
@@ -79,6 +80,7 @@ class Evaluator:
     plan: EvaluationPlan
     n_threads: int | None = None
     with_perplexity: bool = True
+    with_nll: bool = True
 
     def __post_init__(self) -> None:
         check_plan(self.model, self.plan)
@@ -254,7 +256,9 @@ class Evaluator:
     def _fluency(
         self, prompts: Sequence[Sequence[int]], out: Continuations
     ) -> dict[str, Estimate | None]:
-        likely = log_likelihoods(self.model, prompts, out.tokens, n_threads=self.n_threads)
+        likely: list[NDArray[np.float64]] = []
+        if self.with_nll:
+            likely = log_likelihoods(self.model, prompts, out.tokens, n_threads=self.n_threads)
         seed = self.plan.seed
         # A plan that asks for fewer tokens than can be judged measures no repetition.
         judged = out.tokens if self.plan.tokens >= LEAST_TOKENS else []

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from llamacart_trainer.evaluation.results import Point, Scores
 
 
-LOOPS = 0.05
-"""How much further from a prompt's own distinct-2 and repetition a text may be and still be no
-loop."""
+VARIETY = 0.6
+"""Share of a prompt's own variety (distinct-2, and what is no repetition) below which texts count
+as loops."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Objective:
 
         The prompt with the most behaviour is the standard; where a recipe distils one, it is that
         one. Behaviour may not be below its own. Where it does what is wanted, its own texts say
-        what a loop is: distinct-2 and repetition may be `LOOPS` off.
+        what a loop is: they hold more than 1 / `VARIETY` as much that is new.
         """
         prompts = [point for point in points if point.kind in PROMPTS]
         if not prompts:
@@ -95,8 +95,8 @@ class Objective:
         return replace(
             self,
             target=target,
-            distinct=distinct.value - LOOPS if self.distinct and distinct else self.distinct,
-            repetition=min(1.0, repetition.value + LOOPS)
+            distinct=VARIETY * distinct.value if self.distinct and distinct else self.distinct,
+            repetition=1.0 - VARIETY * (1.0 - repetition.value)
             if self.distinct and repetition
             else self.repetition,
             written=min(self.written, written.value) if written else self.written,

@@ -27,6 +27,8 @@ def sweep(
     on_point: Callable[[Point], None] = lambda _point: None,
     n_threads: int | None = None,
     with_perplexity: bool = True,
+    with_nll: bool = True,
+    with_unsteered: bool = True,
 ) -> list[Point]:
     """The unsteered model, the ceiling and the plan's prompts, and every contender at its αs.
 
@@ -39,8 +41,10 @@ def sweep(
         on_point: Called with each point, for progress.
         n_threads: Threads for llama.cpp.
         with_perplexity: See `Evaluator`.
+        with_nll: Likewise.
+        with_unsteered: Whether the unsteered model and the ceiling are among the points.
     """
-    judge = Evaluator(model, plan, n_threads, with_perplexity)
+    judge = Evaluator(model, plan, n_threads, with_perplexity, with_nll)
     names = list(labels) if labels is not None else [c.name for c in cartridges]
     points: list[Point] = []
 
@@ -48,10 +52,11 @@ def sweep(
         points.append(point)
         on_point(point)
 
-    add(Point("unsteered", "unsteered", 0.0, judge.score(None, 0.0)))
-    ceiling = judge.ceiling()
-    if ceiling is not None:
-        add(Point("ceiling", "ceiling", 0.0, ceiling))
+    if with_unsteered:
+        add(Point("unsteered", "unsteered", 0.0, judge.score(None, 0.0)))
+        ceiling = judge.ceiling()
+        if ceiling is not None:
+            add(Point("ceiling", "ceiling", 0.0, ceiling))
     for preamble in plan.preambles:
         behind = judge.behind(preamble)
         if behind is not None:

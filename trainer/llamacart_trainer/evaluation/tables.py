@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from llamacart_trainer.evaluation.results import FIXED
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -39,7 +41,10 @@ COLUMNS: dict[str, str] = {
 """Field of `Scores` → heading; arrows say which way is better."""
 
 
-MAIN = ("behaviour", "log_odds", "p_leaked", "nll", "nll_settled", "distinct", "kl")
+MAIN = (
+    *("behaviour", "removed", "kl_prompted", "log_odds", "p_leaked", "nll", "nll_settled"),
+    *("distinct", "ended", "kl"),
+)
 """Fields that are shown in a terminal; the others are in the JSON and in the report."""
 
 
@@ -71,7 +76,10 @@ def points_table(evaluation: Evaluation) -> Table:
     columns = _main_columns(evaluation.points)
     where = "" if evaluation.chosen_on is None else f", on {evaluation.chosen_on} to choose by"
     table = _table("", "α", *columns.values(), title=f"every strength{where}")
-    table.caption = "* best, P on the frontier of behaviour, NLL and KL"
+    cost = "KL to prompt" if "KL to the prompted" in evaluation.objective else "NLL"
+    table.caption = " ".join(
+        [f"* best, P on the frontier of behaviour, {cost} and KL.", *unstarred(evaluation)]
+    )
     front = set(evaluation.frontier)
     for point in evaluation.points:
         best = evaluation.is_best(point)
@@ -102,6 +110,17 @@ def best_table(evaluation: Evaluation) -> Table:
             ),
         )
     return table
+
+
+def unstarred(evaluation: Evaluation) -> list[str]:
+    """Why a contender has no best strength, a sentence for each that has none."""
+    starred = {point.label for point in evaluation.points if evaluation.is_best(point)}
+    return [
+        f"No α of {label} is marked: its behaviour was 0.00 at the best of them, {alpha:g}."
+        for label, alpha in evaluation.best.items()
+        if label not in starred
+        and any(p.label == label and p.kind not in FIXED for p in evaluation.points)
+    ]
 
 
 def differences_table(evaluation: Evaluation) -> Table | None:

@@ -10,11 +10,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
 
+from llamacart_trainer.evaluation.prompts.closing import closing_sentences
+from llamacart_trainer.evaluation.results import FIXED
 from llamacart_trainer.evaluation.tables import (
     COLUMNS,
     difference_cell,
     figure,
     measured_columns,
+    unstarred,
     verdicts_caption,
 )
 from llamacart_trainer.report import plots
@@ -78,7 +81,9 @@ def render(evaluation: Evaluation) -> str:
         strengths=_rows(evaluation, evaluation.points, swept),
         swept=list(swept.values()),
         verdicts=verdicts_caption(evaluation),
-        fixed=("unsteered", "ceiling"),
+        fixed={point.label for point in evaluation.tests if point.kind in FIXED},
+        closing=closing_sentences(evaluation),
+        unstarred=unstarred(evaluation),
         differences=_differences(evaluation),
         texts=_texts(evaluation),
         facts=[(facts, _settings(facts)) for facts in evaluation.cartridges],

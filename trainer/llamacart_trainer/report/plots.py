@@ -12,6 +12,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from llamacart_trainer.evaluation.results import FIXED
 from llamacart_trainer.evaluation.tables import figure, measured_columns
 
 if TYPE_CHECKING:
@@ -38,6 +39,13 @@ COLOURS = (
 """First eight after Okabe and Ito: told apart by people with any colour vision."""
 
 MARKERS = "osD^vPX*<>ph"
+_LINES: dict[str, tuple[str, str]] = {
+    "unsteered": ("#111111", ":"),
+    "ceiling": ("#888888", "--"),
+    "prompted": ("#333333", "-"),
+    "prompt": ("#777777", "-."),
+}
+_SIGNS: dict[str, str] = {"unsteered": "*", "ceiling": "P", "prompted": "h", "prompt": "X"}
 _CLOUDS = {
     "base": ("#888888", "o"),
     "input": ("#0072B2", "s"),
@@ -141,10 +149,10 @@ def _sweep_panel(
         _line(axes, drawn, label, style, band=len(series) <= MAX_BANDS or number == 0)
     for point in evaluation.points:
         value = figure(point.scores, field)
-        if value is not None and point.kind in ("unsteered", "ceiling"):
-            dashes = "--" if point.kind == "ceiling" else ":"
-            axes.axhline(value.value, color="#333333", ls=dashes, lw=1, label=point.label)
-    if field == "kl":
+        if value is not None and point.kind in FIXED:
+            colour, dashes = _LINES[point.kind]
+            axes.axhline(value.value, color=colour, ls=dashes, lw=1, label=point.label)
+    if field.startswith("kl"):
         axes.set_yscale("symlog", linthresh=0.1)
         axes.set_ylim(bottom=0)
     elif field.startswith("perplexity") and axes.get_ylim()[1] > 10 * max(axes.get_ylim()[0], 1):
@@ -154,19 +162,24 @@ def _sweep_panel(
 
 
 def frontier_plot(evaluation: Evaluation) -> str:
-    """Behaviour against NLL and against KL; the frontier's points are ringed."""
+    """Behaviour against NLL and against either KL; the frontier's points are ringed."""
     measures = [
         (field, heading)
-        for field, heading in (("nll", "NLL, nats/token ↓"), ("kl", "KL, nats/token ↓"))
+        for field, heading in (
+            ("kl_prompted", "KL to the prompted model, nats/token ↓"),
+            ("nll", "NLL, nats/token ↓"),
+            ("kl", "KL on neutral texts, nats/token ↓"),
+        )
         if field in measured_columns(evaluation.points)
     ]
     picture = _figure(PAGE_WIDTH, 4.2)
     grid = picture.subplots(1, max(1, len(measures)), squeeze=False)[0]
     front = set(evaluation.frontier)
     for axes, (field, heading) in zip(grid, measures, strict=False):
-        fixed = {p.label: [p] for p in evaluation.points if p.kind in ("unsteered", "ceiling")}
-        colours = itertools.chain(["#111111", "#888888"][: len(fixed)], itertools.cycle(COLOURS))
-        markers = itertools.chain("*P"[: len(fixed)], itertools.cycle(MARKERS))
+        fixed = {p.label: [p] for p in evaluation.points if p.kind in FIXED}
+        kinds = [points[0].kind for points in fixed.values()]
+        colours = itertools.chain((_LINES[k][0] for k in kinds), itertools.cycle(COLOURS))
+        markers = itertools.chain((_SIGNS[k] for k in kinds), itertools.cycle(MARKERS))
         groups = {**fixed, **_series(evaluation)}
         for (label, points), colour, marker in zip(groups.items(), colours, markers, strict=False):
             xs, ys, ringed = [], [], []
@@ -183,7 +196,7 @@ def frontier_plot(evaluation: Evaluation) -> str:
                 axes.scatter(*zip(*ringed, strict=True), s=110, fc="none", ec=colour, lw=1.2)
         axes.set_xlabel(heading)
         axes.set_ylabel("behaviour ↑")
-        if field == "kl":
+        if field.startswith("kl"):
             axes.set_xscale("symlog", linthresh=0.1)
             axes.set_xlim(left=-0.005)
     handles, labels = grid[0].get_legend_handles_labels()
@@ -214,7 +227,7 @@ def _series(evaluation: Evaluation) -> dict[str, list[Point]]:
     """Points of each contender, ascending in α."""
     series: dict[str, list[Point]] = {}
     for point in sorted(evaluation.points, key=lambda p: p.alpha):
-        if point.kind not in ("unsteered", "ceiling"):
+        if point.kind not in FIXED:
             series.setdefault(point.label, []).append(point)
     order = dict.fromkeys(point.label for point in evaluation.points)
     return {label: series[label] for label in order if label in series}

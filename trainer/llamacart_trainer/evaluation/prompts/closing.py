@@ -29,18 +29,16 @@ def closing_sentence(cartridge: Point, others: Iterable[Point], *, seed: int = 0
     teacher = next((point for point in prompts if point.kind == "prompted"), None)
     at = f"α {cartridge.alpha:g}"
     if cartridge.scores.removed is not None:
-        sentence = f"At {at} the cartridge removes {_distance(cartridge, beside)}"
-        return "; ".join([sentence, *_more(cartridge, teacher, beside)]) + "."
-    against = _strongest(prompts)
-    if against is not None:
-        return (
-            "; ".join([f"{at}: {_verdict(cartridge, against, seed)}", *_locality(cartridge)]) + "."
-        )
-    found = _figure(cartridge.scores.behaviour)
-    before = next((_figure(p.scores.behaviour) for p in beside if p.scores.behaviour), "")
-    told = f"behaviour {found}{f' (unsteered: {before})' * bool(before)}"
-    said = told if found else f"on {_count(cartridge.scores.nll)} texts no behaviour was measured"
-    return "; ".join([f"{at}: {said}", *_locality(cartridge)]) + "."
+        parts = [f"At {at} the cartridge removes {_distance(cartridge, beside)}"]
+        parts += _more(cartridge, teacher, beside)
+    elif cartridge.scores.behaviour is None:
+        parts = [f"{at}: no behaviour was measured on {_count(cartridge.scores.nll)} texts"]
+        parts += _locality(cartridge)
+    else:
+        against = _strongest(prompts)
+        told = _alone(cartridge, beside) if against is None else _verdict(cartridge, against, seed)
+        parts = [f"{at}: {told}", *_locality(cartridge)]
+    return "; ".join(parts) + "."
 
 
 def closing_sentences(evaluation: Evaluation) -> tuple[str, ...]:
@@ -56,9 +54,9 @@ def _distance(cartridge: Point, beside: Sequence[Point]) -> str:
     before = next((p.scores.kl_prompted for p in beside if p.kind == "unsteered"), None)
     if removed is None or left is None:
         raise ValueError("the distance to the prompted model was not measured")
+    low, high = _percent(removed.low), _percent(removed.high)
     share = (
-        f"{removed.value:.0%} of the distance to the prompted model (95 %: {removed.low:.0%} to "
-        f"{removed.high:.0%})"
+        f"{_percent(removed.value)} of the distance to the prompted model (95 %: {low} to {high})"
     )
     fall = f"KL {before.value:.2f} → {left.value:.2f} nats a token" if before else ""
     return f"{share} on {removed.n} prompts{f', {fall}' * bool(fall)}"
@@ -91,6 +89,12 @@ def _locality(cartridge: Point) -> list[str]:
     return [] if kl is None else [f"other texts change by {kl.value:.2f} nats a token"]
 
 
+def _alone(cartridge: Point, beside: Sequence[Point]) -> str:
+    before = next((_figure(p.scores.behaviour) for p in beside if p.scores.behaviour), "")
+    unsteered = f" (unsteered: {before})" if before else ""
+    return f"behaviour {_figure(cartridge.scores.behaviour)}{unsteered}"
+
+
 def _verdict(cartridge: Point, prompt: Point, seed: int) -> str:
     one, other = cartridge.scores.behaviour, prompt.scores.behaviour
     apart: Contrast | None = contrast(one, other, seed=seed) if one and other else None
@@ -112,6 +116,10 @@ def _strongest(prompts: Sequence[Point]) -> Point | None:
     """The prompt with the most behaviour."""
     measured = [p for p in prompts if p.scores.behaviour is not None]
     return max(measured, key=lambda p: good(p.scores.behaviour), default=None)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _figure(value: Estimate | None) -> str:
