@@ -22,7 +22,7 @@ def weights_hash(path: Path) -> str:
     metadata alone also changes the hash: the file is then another file.
     """
     digest = hashlib.sha256()
-    for part in _parts(path):
+    for part in parts_of(path):
         size = part.stat().st_size
         digest.update(size.to_bytes(8, "little"))
         step = max(WINDOW_BYTES, (size - WINDOW_BYTES) // (WINDOWS - 1))
@@ -38,7 +38,8 @@ def missing_parts(path: Path) -> list[Path]:
     return [part for part in _all_parts(path) if not part.is_file()]
 
 
-def _parts(path: Path) -> list[Path]:
+def parts_of(path: Path) -> list[Path]:
+    """Files of a model: one, or the parts of a split one that are there."""
     return [part for part in _all_parts(path) if part.is_file()]
 
 

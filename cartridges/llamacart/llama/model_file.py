@@ -5,21 +5,16 @@ Asked only after it has refused the file, so that a format which it learns needs
 
 from __future__ import annotations
 
-import ctypes
-import os
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from llamacart.file import format as fmt
-from llamacart.llama import ggml
 from llamacart.llama.fingerprint import missing_parts
+from llamacart.llama.gguf_header import GgufHeader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 _HEAD_BYTES = 512
-_UINT16 = 2
 _TYPES = {
     "adapter": "a LoRA adapter",
     "mmproj": "a projector for images or sound (mmproj)",
@@ -65,7 +60,7 @@ def what_it_is(path: Path) -> str | None:
 
 
 def _kind_of_gguf(path: Path) -> str | None:
-    with _Gguf.opened(path) as file:
+    with GgufHeader.opened(path) as file:
         if file is None:
             return None  # llama.cpp has said what is wrong with it
         if file.has(fmt.VERSION):
@@ -83,71 +78,3 @@ def _kind_of_gguf(path: Path) -> str | None:
         if file.n_tensors == 0:
             return _TYPES["vocab"]
         return None
-
-
-class _Gguf:
-    """The header of a GGUF file, read by ggml."""
-
-    def __init__(self, handle: int) -> None:
-        self._handle = handle
-
-    @classmethod
-    @contextmanager
-    def opened(cls, path: Path) -> Iterator[_Gguf | None]:
-        """None where ggml cannot read it."""
-        lib = _functions()
-        handle = lib.gguf_init_from_file(os.fsencode(path), _InitParams(True, None))
-        try:
-            yield cls(handle) if handle else None
-        finally:
-            if handle:
-                lib.gguf_free(handle)
-
-    @property
-    def n_tensors(self) -> int:
-        return int(_functions().gguf_get_n_tensors(self._handle))
-
-    def has(self, key: str) -> bool:
-        return self._find(key, None) is not None
-
-    def text(self, key: str) -> str | None:
-        place = self._find(key, fmt.STRING)
-        if place is None:
-            return None
-        value: bytes = _functions().gguf_get_val_str(self._handle, place)
-        return value.decode("utf-8", "replace")
-
-    def uint16(self, key: str) -> int | None:
-        place = self._find(key, _UINT16)
-        return None if place is None else int(_functions().gguf_get_val_u16(self._handle, place))
-
-    def _find(self, key: str, kind: int | None) -> int | None:
-        # ggml ends the process where a value is asked for as another type than it has.
-        place = int(_functions().gguf_find_key(self._handle, key.encode()))
-        if place < 0:
-            return None
-        of_kind = kind is None or _functions().gguf_get_kv_type(self._handle, place) == kind
-        return place if of_kind else None
-
-
-class _InitParams(ctypes.Structure):
-    """`gguf_init_params`."""
-
-    _fields_ = (("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p))
-
-
-def _functions() -> ctypes.CDLL:
-    lib = ggml.library()
-    handle, place = ctypes.c_void_p, ctypes.c_int64
-    for name, restype, argtypes in (
-        ("gguf_init_from_file", handle, [ctypes.c_char_p, _InitParams]),
-        ("gguf_free", None, [handle]),
-        ("gguf_get_n_tensors", place, [handle]),
-        ("gguf_find_key", place, [handle, ctypes.c_char_p]),
-        ("gguf_get_kv_type", ctypes.c_int, [handle, place]),
-        ("gguf_get_val_str", ctypes.c_char_p, [handle, place]),
-        ("gguf_get_val_u16", ctypes.c_uint16, [handle, place]),
-    ):
-        function = getattr(lib, name)
-        function.restype, function.argtypes = restype, argtypes
-    return lib

@@ -24,6 +24,12 @@ GATED_PRODUCTS = (
     "ffn_swiglu_limited",
     "ffn_gate_par",
 )
+RESIDUAL_INPUTS = ("ffn_inp", "sa_out")
+"""Names of the residual stream as it enters the FFN."""
+
+RESIDUAL_OUTPUT = "l_out"
+"""Name of the residual stream behind a layer."""
+
 _NODE = re.compile(r"^(?P<name>[a-zA-Z_]+)-(?P<layer>\d+)$")
 
 
@@ -38,16 +44,9 @@ def find_site(nodes: Iterable[tuple[str, int]], architecture: str, n_layer: int)
     Raises:
         UnsupportedModelError: There is no such node, or experts stand in its place.
     """
-    widths: dict[str, dict[int, int]] = defaultdict(dict)
-    experts = False
-    for name, width in nodes:
-        match = _NODE.match(name)
-        if match is None:
-            continue
-        experts = experts or match["name"].startswith("ffn_moe_")
-        if match["name"] in GATED_PRODUCTS:
-            widths[match["name"]][int(match["layer"])] = width
-    if experts:
+    by_name = _widths(nodes)
+    widths = {name: found for name, found in by_name.items() if name in GATED_PRODUCTS}
+    if any(name.startswith("ffn_moe_") for name in by_name):
         raise UnsupportedModelError(
             f"architecture {architecture!r} has a mixture of experts in its FFN; only dense gated "
             "FFNs can be steered"
@@ -60,3 +59,32 @@ def find_site(nodes: Iterable[tuple[str, int]], architecture: str, n_layer: int)
         f"architecture {architecture!r} cannot be steered: none of {', '.join(GATED_PRODUCTS)} "
         f"appears with one width in all {n_layer} layers (found: {found})"
     )
+
+
+def find_residual(nodes: Iterable[tuple[str, int]], n_layer: int, n_embd: int) -> str | None:
+    """Name the node that holds the residual stream as it enters the FFN, e.g. `ffn_inp`.
+
+    Args:
+        nodes: (name, width) of every node of one forward pass.
+        n_layer: L; the node and `RESIDUAL_OUTPUT` must appear in each of them.
+        n_embd: Width of the residual stream.
+
+    Returns:
+        None where the graph has no such node. Whether it is what its name says is another
+        question: see `llamacart.passes.residual`.
+    """
+    widths = _widths(nodes)
+    everywhere = dict.fromkeys(range(n_layer), n_embd)
+    if widths.get(RESIDUAL_OUTPUT) != everywhere:
+        return None
+    return next((name for name in RESIDUAL_INPUTS if widths.get(name) == everywhere), None)
+
+
+def _widths(nodes: Iterable[tuple[str, int]]) -> dict[str, dict[int, int]]:
+    """By name and layer, the width of each node that has a layer in its name."""
+    widths: dict[str, dict[int, int]] = defaultdict(dict)
+    for name, width in nodes:
+        match = _NODE.match(name)
+        if match is not None:
+            widths[match["name"]][int(match["layer"])] = width
+    return widths

@@ -25,9 +25,15 @@ if TYPE_CHECKING:
     Visitor = Callable[[int, NDArray[np.int64], NDArray[np.float32]], bool]
     """(layer, batch rows [T], h [T, D]) → go on? h may be written in place."""
 
+    Reader = Callable[[int, NDArray[np.int64], NDArray[np.float32]], None]
+    """(layer, batch rows [T], x [T, E], valid during the call)."""
+
+    Beside = tuple[str, Reader]
+    """A node that is computed before the shown one and still needed after it, and its reader."""
+
 
 class Tap:
-    """Shows each layer's gated product to a visitor, which may change it.
+    """Shows each layer's gated product, or another node, to a visitor, which may change it.
 
     Args:
         model: Names the site.
@@ -35,14 +41,29 @@ class Tap:
             tensor holds and their activations. Returning False ends the forward pass there: no
             later layer, and no logits, are computed. An exception does so too and is raised
             from `Context.decode`.
+        node: Name of the node without its layer; None means the site.
+        beside: Another node of the same layer, whose reader is called before the visitor. It
+            costs no stop of its own.
         copy: Go through `ggml_backend_tensor_get/set` even where the buffer is the host's.
     """
 
-    def __init__(self, model: Weights, visitor: Visitor, *, copy: bool = False) -> None:
+    def __init__(
+        self,
+        model: Weights,
+        visitor: Visitor,
+        *,
+        node: str | None = None,
+        beside: Beside | None = None,
+        copy: bool = False,
+    ) -> None:
         self._visitor = visitor
+        self._reader = beside[1] if beside else None
+        layers = range(model.n_layer)
+        self._beside = {f"{beside[0]}-{layer}": layer for layer in layers} if beside else {}
+        self._tensors: dict[int, int] = {}
         self._copy = copy
         self._last_layer = model.n_layer - 1
-        self._layers = {f"{model.site_node}-{layer}": layer for layer in range(model.n_layer)}
+        self._layers = {f"{node or model.site_node}-{layer}": layer for layer in layers}
         self._error: BaseException | None = None
         self._interrupt = HeldInterrupt()
         self._output_rows: NDArray[np.int32] = np.zeros(0, np.int32)
@@ -58,6 +79,7 @@ class Tap:
         self._interrupt.begin()
         self._output_rows = output_rows
         self._error, self._stopped = None, False
+        self._tensors.clear()
         self._row = self._next_row = self._output = self._next_output = 0
 
     def use_threads(self, n: int) -> None:
@@ -71,8 +93,11 @@ class Tap:
 
     def _call(self, tensor: int, ask: bool, _user_data: Any) -> bool:
         try:
-            layer = self._layers.get(ggml.tensor_name(tensor))
+            name = ggml.tensor_name(tensor)
+            layer = self._layers.get(name)
             if layer is None:
+                if name in self._beside:
+                    self._tensors[self._beside[name]] = tensor
                 return False
             if ask:
                 self._locate(layer, ggml.tensor_shape(tensor)[0])
@@ -92,21 +117,30 @@ class Tap:
             self._output, self._next_output = self._next_output, self._next_output + n_rows
 
     def _visit(self, tensor: int, layer: int) -> bool:
-        n_rows, width = ggml.tensor_shape(tensor)
+        n_rows = ggml.tensor_shape(tensor)[0]
         if n_rows == 0:
             return True
         if layer == self._last_layer:
             rows = self._output_rows[self._output : self._output + n_rows].astype(np.int64)
         else:
             rows = np.arange(self._row, self._row + n_rows)
+        if self._reader is not None:
+            self._reader(layer, rows, self._values(self._tensors[layer])[0])
+        h, on_host = self._values(tensor)
+        go_on = self._visitor(layer, rows, h)
+        if not on_host:
+            ggml.library().ggml_backend_tensor_set(tensor, h.ctypes.data, 0, h.nbytes)
+        return go_on
+
+    def _values(self, tensor: int) -> tuple[NDArray[np.float32], bool]:
+        """A tensor's own values where the host holds them, else a copy; and whether they are."""
+        n_rows, width = ggml.tensor_shape(tensor)
         lib = ggml.library()
         if not self._copy and ggml.on_host(tensor):
-            return self._visitor(layer, rows, _floats(lib.ggml_get_data(tensor), n_rows, width))
+            return _floats(lib.ggml_get_data(tensor), n_rows, width), True
         staged = np.empty((n_rows, width), np.float32)
         lib.ggml_backend_tensor_get(tensor, staged.ctypes.data, 0, staged.nbytes)
-        go_on = self._visitor(layer, rows, staged)
-        lib.ggml_backend_tensor_set(tensor, staged.ctypes.data, 0, staged.nbytes)
-        return go_on
+        return staged, False
 
 
 def _floats(address: int, n_rows: int, width: int) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ import llama_cpp
 import numpy as np
 
 from llamacart.cartridge import Fingerprint
-from llamacart.errors import InputError, ModelError
+from llamacart.errors import InputError, ModelError, UnsupportedModelError
 from llamacart.json_grammar.grammar import Grammars
 from llamacart.llama import ggml
 from llamacart.llama import log as llama_log
@@ -21,7 +21,8 @@ from llamacart.llama.fingerprint import weights_hash
 from llamacart.llama.kinds import check_kind
 from llamacart.llama.model_file import what_it_is
 from llamacart.llama.resolve import resolve_model
-from llamacart.llama.sites import find_site
+from llamacart.llama.sites import RESIDUAL_INPUTS, RESIDUAL_OUTPUT, find_residual, find_site
+from llamacart.llama.tensors import Tensors
 from llamacart.machine.processors import ALL_LAYERS, check_gpu_layers
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ class Weights(Closing):
         self._vocab = llama_cpp.llama_model_get_vocab(self._handle)
         try:
             check_kind(self._handle, self.architecture)
-            self.site_node, self.n_ff = self._probe_site()
+            nodes = self._probe_nodes()
+            self.site_node, self.n_ff = find_site(nodes, self.architecture, self.n_layer)
+            self._residual_input = find_residual(nodes, self.n_layer, self.n_embd)
         except ModelError:
             self.close()
             raise
@@ -144,7 +147,27 @@ class Weights(Closing):
         text = llama_cpp.llama_model_chat_template(self.handle, None)
         return text.decode("utf-8", "replace") if text else None
 
-    def _probe_site(self) -> tuple[str, int]:
+    @property
+    def residual_input(self) -> str:
+        """Node that holds the residual stream as it enters the FFN, e.g. `ffn_inp`.
+
+        Raises:
+            UnsupportedModelError: The graph has none.
+        """
+        if self._residual_input is None:
+            raise UnsupportedModelError(
+                f"architecture {self.architecture!r} shows no residual stream: neither "
+                f"{' nor '.join(RESIDUAL_INPUTS)} stands beside {RESIDUAL_OUTPUT} in all layers",
+                param="model",
+            )
+        return self._residual_input
+
+    @cached_property
+    def tensors(self) -> Tensors:
+        """The tensors of its file."""
+        return Tensors(self.path)
+
+    def _probe_nodes(self) -> list[tuple[str, int]]:
         """Run one token and read every node's name and width."""
         nodes: list[tuple[str, int]] = []
 
@@ -171,7 +194,7 @@ class Weights(Closing):
             llama_cpp.llama_free(context)
         if status != 0:
             raise ModelError(f"model {str(self.path)!r} fails to decode one token ({status})")
-        return find_site(nodes, self.architecture, self.n_layer)
+        return nodes
 
     # --- tokens -----------------------------------------------------------------------------
 

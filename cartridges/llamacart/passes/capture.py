@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llamacart.llama.model import Model
-    from llamacart.llama.tap import Visitor
+    from llamacart.llama.tap import Beside, Visitor
 
 LOGITS_BUDGET = 1024 * 2**20
 """Bytes that llama.cpp may reserve for logits nobody reads (see `forward`); it does so twice."""
@@ -57,7 +57,7 @@ def forward_bytes(model: Model, sequences: Sequence[Sequence[int]], layers: Iter
         n_ubatch=limits.n_batch,
         n_seq_max=limits.n_seq_max,
         n_outputs=limits.n_outputs,
-    ) + (4 * limits.n_batch * model.n_ff if model.uses_device else 0)
+    ) + (4 * limits.n_batch * (model.n_ff + model.n_embd) if model.uses_device else 0)
 
 
 def forward(
@@ -67,6 +67,8 @@ def forward(
     *,
     layers: Iterable[int],
     n_threads: int | None = None,
+    node: str | None = None,
+    beside: Beside | None = None,
     copy: bool = False,
 ) -> None:
     """Show `visitor` the gated product of the given layers for all rows of all sequences.
@@ -83,6 +85,8 @@ def forward(
             May write to h; returning False ends the current slice.
         layers: Layers wanted.
         n_threads: Threads for compute.
+        node: Node to show instead; None means the gated product.
+        beside: Another node of each layer and its reader; see `Tap`.
         copy: See `Tap`.
     """
     wanted = set(layers)
@@ -97,7 +101,12 @@ def forward(
         go_on = visitor(layer, rows + offset, h)
         return go_on and layer != last
 
-    tap = Tap(model, shifted, copy=copy)
+    def read(layer: int, rows: NDArray[np.int64], x: NDArray[np.float32]) -> None:
+        if beside is not None:
+            beside[1](layer, rows + offset, x)
+
+    other = (beside[0], read) if beside else None
+    tap = Tap(model, shifted, node=node, beside=other, copy=copy)
     tap.wanted = wanted
     whole = final_layer in wanted
     with Context(
@@ -123,6 +132,7 @@ def capture(
     layers: Iterable[int] | None = None,
     rows: NDArray[np.integer] | None = None,
     n_threads: int | None = None,
+    node: str | None = None,
     copy: bool = False,
 ) -> dict[int, NDArray[np.float32]]:
     """Activations of chosen layers and rows.
@@ -133,24 +143,26 @@ def capture(
         layers: Layers to keep; None means all.
         rows: Rows to keep, ascending, numbered over all sequences; None means all.
         n_threads: Threads for compute.
+        node: Node of the residual stream's width to capture instead of the gated product.
         copy: See `Tap`.
 
     Returns:
-        For each layer an array [N, D], in the order of `rows`.
+        For each layer an array [N, D], in the order of `rows`; D is the node's width.
     """
     chosen = sorted(set(range(model.n_layer) if layers is None else layers))
     total = sum(map(len, sequences))
     kept = np.arange(total) if rows is None else np.asarray(rows, np.int64)
     place = np.full(total, -1, np.int64)
     place[kept] = np.arange(len(kept))
-    out = {layer: np.zeros((len(kept), model.n_ff), np.float32) for layer in chosen}
+    width = model.n_ff if node is None else model.n_embd
+    out = {layer: np.zeros((len(kept), width), np.float32) for layer in chosen}
 
     def keep(layer: int, seen: NDArray[np.int64], h: NDArray[np.float32]) -> bool:
         target = place[seen]
         out[layer][target[target >= 0]] = h[target >= 0]
         return True
 
-    forward(model, sequences, keep, layers=chosen, n_threads=n_threads, copy=copy)
+    forward(model, sequences, keep, layers=chosen, n_threads=n_threads, node=node, copy=copy)
     return out
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from llamacart.cartridge import check_alpha
 from llamacart.errors import EngineError, InputError
 from llamacart.llama.context import Context
+from llamacart.llama.sites import RESIDUAL_OUTPUT
 from llamacart.llama.tap import Tap
 from llamacart.passes.batching import ROWS_PER_DECODE, as_batch, fillings, rows_of
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llamacart.llama.model import Model
-    from llamacart.llama.tap import Visitor
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,6 @@ def apply_control(context: Context, dose: ControlDose | None) -> None:
         raise EngineError(f"llama.cpp refuses control vector {dose.vector.name!r} ({status})")
 
 
-class _ResidualTap(Tap):
-    """A `Tap` on each layer's output, the node `l_out`."""
-
-    def __init__(self, model: Model, visitor: Visitor) -> None:
-        super().__init__(model, visitor)
-        self._layers = {f"l_out-{layer}": layer for layer in range(model.n_layer)}
-
-
 def residual_means(
     model: Model,
     sequences: Sequence[Sequence[int]],
@@ -138,7 +130,7 @@ def residual_means(
         n_seq_max=together,
         n_outputs=together,
         n_threads=n_threads,
-        hook=_ResidualTap(model, add),
+        hook=Tap(model, add, node=RESIDUAL_OUTPUT),
     ) as context:
         for run in runs:
             context.clear()

@@ -32,7 +32,7 @@ def lane_bytes(model: Model, sequences: Sequence[Sequence[int]], layers: Iterabl
     """Upper estimate of what a `Lane` takes."""
     total = sum(map(len, sequences))
     whole = model.n_layer - 1 in set(layers)
-    staged = 4 * total * model.n_ff if model.uses_device else 0
+    staged = 4 * total * (model.n_ff + model.n_embd) if model.uses_device else 0
     return staged + context_bytes(
         model,
         n_ctx=total,
@@ -55,6 +55,8 @@ class Lane(Closing):
         layers: Layers to stop at. With the last one llama.cpp reserves n_vocab floats a row; see
             `llamacart.passes.capture.output_budget`.
         n_threads: Threads for compute.
+        node: Node to stop at; None means the site.
+        beside: Another node of the layer whose rows are wanted at the same time; see `Tap`.
         copy: See `Tap`.
     """
 
@@ -65,6 +67,8 @@ class Lane(Closing):
         *,
         layers: Iterable[int],
         n_threads: int | None = None,
+        node: str | None = None,
+        beside: str | None = None,
         copy: bool = False,
     ) -> None:
         wanted = set(layers)
@@ -78,7 +82,9 @@ class Lane(Closing):
         self._batch = as_batch(rows_of(sequences, range(len(sequences)), lambda *_: whole))
         self._seen: SimpleQueue[NDArray[np.float32] | BaseException | None] = SimpleQueue()
         self._go: SimpleQueue[bool] = SimpleQueue()
-        tap = Tap(model, self._stop_at, copy=copy)
+        self._beside: NDArray[np.float32] | None = None
+        other = (beside, self._hold) if beside else None
+        tap = Tap(model, self._stop_at, node=node, beside=other, copy=copy)
         tap.wanted = wanted
         self._context = Context(
             model,
@@ -93,13 +99,24 @@ class Lane(Closing):
         self._state = "new"
 
     def advance(self) -> NDArray[np.float32]:
-        """Run to the next layer; its rows h [T, D] may be read and written until the next call.
+        """Run to the next layer; its rows [T, D] may be read and written until the next call.
 
         Raises:
             EngineError: llama.cpp failed, or no layer is left.
         """
         self._release()
         return self._wait()
+
+    @property
+    def beside(self) -> NDArray[np.float32]:
+        """Rows [T, E] of the node beside the one where it stands, to be read until it goes on.
+
+        Raises:
+            EngineError: None was asked for, or the lane stands nowhere.
+        """
+        if self._beside is None or self._state != "running":
+            raise EngineError("the lane stands beside no node")
+        return self._beside
 
     def _release(self) -> None:
         """Let the lane run."""
@@ -134,6 +151,10 @@ class Lane(Closing):
             self._seen.put(error)
         else:
             self._seen.put(None)
+
+    def _hold(self, _layer: int, _rows: NDArray[np.int64], x: NDArray[np.float32]) -> None:
+        """The tap's reader, on the lane's own thread."""
+        self._beside = x
 
     def _stop_at(self, layer: int, _rows: NDArray[np.int64], h: NDArray[np.float32]) -> bool:
         """The tap's visitor, on the lane's own thread."""
