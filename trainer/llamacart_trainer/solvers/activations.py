@@ -2,7 +2,7 @@
 
 Solvers ask `Activations` for means and scatters (sums of products of centred rows) and never
 learn whether the rows are in memory (`ActivationRows`) or were summed up as they streamed past
-(`moments.Scatter`).
+(`moments.Scatter`), nor whether rows count differently: sums and means are weighted.
 
 Axes: N source rows, M target rows (M = N where they are paired), D FFN width, K active neurons S.
 """
@@ -29,13 +29,13 @@ class Activations(Protocol):
     """What a fit needs to know of a set of source and target activations."""
 
     @property
-    def n_x(self) -> int:
-        """Source rows N."""
+    def n_x(self) -> float:
+        """Source rows N, each as often as it counts."""
         ...
 
     @property
-    def n_y(self) -> int:
-        """Target rows M."""
+    def n_y(self) -> float:
+        """Target rows M, each as often as it counts."""
         ...
 
     @property
@@ -51,6 +51,10 @@ class Activations(Protocol):
     @property
     def size_x(self) -> Doubles:
         """Mean |x| [D]: what differences are small or large against."""
+        ...
+
+    def variance_x(self) -> float:
+        """Mean of the diagonal of X̄ᵀX̄."""
         ...
 
     def scatter_x(self, neurons: Neurons | None = None) -> Doubles:
@@ -87,45 +91,87 @@ class ActivationRows:
 
     Attributes:
         x: Source activations [N, D].
-        y: Target activations [M, D].
+        y: Target activations [M, D]; with `at`, the ideal steps y − x [N, K] at the neurons in it.
+        weights: How often each row counts [N]; None means once. Only for rows that are paired.
+        at: S [K], ascending: the target differs from the source at these neurons alone.
     """
 
     x: Floats
     y: Floats
+    weights: Floats | None = None
+    at: Neurons | None = None
 
     @property
-    def n_x(self) -> int:
-        """Source rows N."""
-        return len(self.x)
+    def n_x(self) -> float:
+        """Source rows N, each as often as it counts."""
+        return len(self.x) if self.weights is None else float(self.weights.sum())
 
     @property
-    def n_y(self) -> int:
-        """Target rows M."""
-        return len(self.y)
+    def n_y(self) -> float:
+        """Target rows M, each as often as it counts."""
+        return len(self.y) if self.weights is None else float(self.weights.sum())
 
     @cached_property
     def mean_x(self) -> Doubles:
         """μ_X [D]."""
-        return np.asarray(self.x.mean(axis=0, dtype=np.float64))
+        return self._mean(self.x)
 
     @cached_property
     def mean_y(self) -> Doubles:
         """μ_Y [D]."""
-        return np.asarray(self.y.mean(axis=0, dtype=np.float64))
+        mean = self._mean(self.y)
+        if self.at is None:
+            return mean
+        out = self.mean_x.copy()
+        out[self.at] += mean
+        return out
 
     @cached_property
     def size_x(self) -> Doubles:
         """Mean |x| [D]."""
-        return np.asarray(np.abs(self.x).mean(axis=0, dtype=np.float64))
+        return self._mean(np.abs(self.x))
+
+    @cached_property
+    def roots(self) -> Floats | None:
+        """Roots of the weights [N, 1]: what makes a sum over rows a weighted one."""
+        if self.weights is None:
+            return None
+        return np.sqrt(self.weights)[:, None].astype(self.x.dtype)
 
     @cached_property
     def centred_x(self) -> Floats:
-        """X̄ [N, D], in the precision of the rows."""
-        return self.x - self.mean_x.astype(self.x.dtype)
+        """X̄ [N, D], in the precision of the rows, each times the root of its weight."""
+        return self._rooted(self.x - self.mean_x.astype(self.x.dtype))
 
     def centred_y(self, neurons: Neurons) -> Floats:
-        """Ȳ_S [M, K], in the precision of the rows."""
-        return self.y[:, neurons] - self.mean_y[neurons].astype(self.y.dtype)
+        """Ȳ_S [M, K], as `centred_x`."""
+        mean = self.mean_y[neurons].astype(self.y.dtype)
+        return self._rooted(self.target(neurons) - mean)
+
+    def centred_steps(self, neurons: Neurons) -> Floats:
+        """Ȳ_S − X̄_S [N, K], as `centred_x`; the rows must be paired."""
+        if self.at is None:
+            return self.centred_y(neurons) - self.centred_x[:, neurons]
+        steps = self.ideal(neurons)
+        return self._rooted(steps - self._mean(steps).astype(steps.dtype))
+
+    def target(self, neurons: Neurons) -> Floats:
+        """Y_S [M, K]."""
+        if self.at is None:
+            return self.y[:, neurons]
+        return self.x[:, neurons] + self.ideal(neurons)
+
+    def ideal(self, neurons: Neurons) -> Floats:
+        """Y_S − X_S [N, K]; the rows must be paired."""
+        if self.at is None:
+            return self.y[:, neurons] - self.x[:, neurons]
+        return self.y[:, np.searchsorted(self.at, neurons)]
+
+    def variance_x(self) -> float:
+        """Mean of the diagonal of X̄ᵀX̄."""
+        rows = self.centred_x
+        total = float(np.einsum("nd,nd->", rows, rows, dtype=np.float64))
+        return total / int(rows.shape[1])
 
     def scatter_x(self, neurons: Neurons | None = None) -> Doubles:
         """X̄ᵀX̄ at S [K, K], or [D, D] where `neurons` is None."""
@@ -141,20 +187,30 @@ class ActivationRows:
 
     def mean_abs(self, delta: Floats, bias: Floats) -> Doubles:
         """Mean over source rows of |delta x + b|, [K]."""
-        return np.asarray(np.abs(self._steps(delta, bias)).mean(axis=0, dtype=np.float64))
+        return self._mean(np.abs(self.taken(delta, bias)))
 
     def steps(self, delta: Floats, bias: Floats) -> float:
         """Sum over source rows of ‖delta x + b‖²."""
-        return float((self._steps(delta, bias) ** 2).sum(dtype=np.float64))
+        return float((self._rooted(self.taken(delta, bias)) ** 2).sum(dtype=np.float64))
 
     def agreement(self, delta: Floats, bias: Floats, neurons: Neurons) -> tuple[float, float]:
         """Σ ⟨delta x + b, y_S − x_S⟩ and Σ ‖y_S − x_S‖²; the rows must be paired."""
-        ideal = self.y[:, neurons] - self.x[:, neurons]
-        product = (self._steps(delta, bias) * ideal).sum(dtype=np.float64)
+        ideal = self._rooted(self.ideal(neurons))
+        product = (self._rooted(self.taken(delta, bias)) * ideal).sum(dtype=np.float64)
         return float(product), float((ideal**2).sum(dtype=np.float64))
 
-    def _steps(self, delta: Floats, bias: Floats) -> Floats:
+    def taken(self, delta: Floats, bias: Floats) -> Floats:
+        """Delta x + b [N, K]."""
         return affine_step(self.x, delta.astype(self.x.dtype), bias.astype(self.x.dtype))
+
+    def _rooted(self, rows: Floats) -> Floats:
+        return rows if self.roots is None else rows * self.roots
+
+    def _mean(self, rows: Floats) -> Doubles:
+        if self.weights is None:
+            return np.asarray(rows.mean(axis=0, dtype=np.float64))
+        total = np.einsum("n,nd->d", self.weights, rows, dtype=np.float64)
+        return np.asarray(total / self.weights.sum(dtype=np.float64))
 
 
 def _gram(rows: Floats) -> Doubles:

@@ -50,19 +50,21 @@ class RidgePath:
         eigenvalues: s [R], of X̄ᵀX̄, those above rounding, descending.
         basis: Q [D, R], orthonormal columns.
         loadings: z = QᵀX̄ᵀR [R, K].
-        n_rows: N.
+        n_rows: N, each row as often as it counts.
         total: ‖R‖², the sum of squares at V = 0.
         left: U [N, R], orthonormal columns; None where rows are not in memory.
         targets: R [N, K]; None as above.
+        constant: Roots of the rows' weights [N, 1]; None as above.
     """
 
     eigenvalues: Doubles
     basis: Doubles
     loadings: Doubles
-    n_rows: int
+    n_rows: float
     total: float
     left: Doubles | None = None
     targets: Doubles | None = None
+    constant: Doubles | None = None
 
     @classmethod
     def of(cls, problem: Problem, prior: Prior) -> RidgePath:
@@ -70,7 +72,8 @@ class RidgePath:
         activations, neurons = problem.everything, problem.neurons
         if isinstance(activations, ActivationRows):
             targets = np.asarray(residual_rows(activations, neurons, prior), np.float64)
-            return cls._of_rows(np.asarray(activations.centred_x, np.float64), targets)
+            x, roots = np.asarray(activations.centred_x, np.float64), activations.roots
+            return cls._of_rows(x, targets, activations.n_x, roots)
         scatter, cross = activations.scatter_x(), activations.cross(neurons)
         values, basis = _spectrum(scatter)
         total = float(np.trace(activations.scatter_y(neurons)))
@@ -81,7 +84,9 @@ class RidgePath:
         return cls(values, basis, loadings, activations.n_x, total)
 
     @classmethod
-    def _of_rows(cls, x: Doubles, targets: Doubles) -> RidgePath:
+    def _of_rows(
+        cls, x: Doubles, targets: Doubles, n_rows: float, roots: Floats | None
+    ) -> RidgePath:
         if len(x) < x.shape[1]:
             values, left = _spectrum(x @ x.T)
             basis = x.T @ left / np.sqrt(values)
@@ -90,7 +95,8 @@ class RidgePath:
             left = x @ basis / np.sqrt(values)
         loadings = np.sqrt(values)[:, None] * (left.T @ targets)
         total = float((targets**2).sum())
-        return cls(values, basis, loadings, len(x), total, left, targets)
+        constant = np.ones((len(x), 1)) if roots is None else np.asarray(roots, np.float64)
+        return cls(values, basis, loadings, n_rows, total, left, targets, constant)
 
     def weights(self, penalty: float) -> Doubles:
         """V(λ) = W − prior [K, D]."""
@@ -130,25 +136,27 @@ class RidgePath:
         """k-fold error at each λ, per row and neuron: every row predicted without its fold.
 
         Exactly what refits on the other folds give, intercept and λ included, for rows of fold B:
-        (I − H_BB)⁻¹ (R − R̂)_B with H = 11ᵀ/N + U diag(s / (s + λ)) Uᵀ.
+        (I − H_BB)⁻¹ (R − R̂)_B with H = 11ᵀ/N + U diag(s / (s + λ)) Uᵀ. Where rows count
+        differently, rows are times the roots of their weights, and those stand in place of 1.
 
         Args:
             penalties: λ.
             folds: Fold of each row [N].
         """
-        if self.left is None or self.targets is None:
+        if self.left is None or self.targets is None or self.constant is None:
             raise TypeError("folds need rows, not moments")
         projected = self.left.T @ self.targets
         errors = np.zeros(len(penalties))
         for fold in np.unique(folds):
             block = np.flatnonzero(folds == fold)
             left, targets = self.left[block], self.targets[block]
+            mean = self.constant[block] @ self.constant[block].T / self.n_rows
             for i, penalty in enumerate(penalties):
                 shrink = self.eigenvalues / (self.eigenvalues + penalty)
-                own = np.eye(len(block)) - (left * shrink) @ left.T - 1 / self.n_rows
+                own = np.eye(len(block)) - (left * shrink) @ left.T - mean
                 residual = targets - (left * shrink) @ projected
                 errors[i] += float((solve(own, residual, assume_a="pos") ** 2).sum())
-        return errors / self.targets.size
+        return np.asarray(errors / (self.n_rows * self.targets.shape[1]))
 
 
 def _spectrum(gram: Doubles) -> tuple[Doubles, Doubles]:
@@ -164,7 +172,7 @@ def assign_folds(n_rows: int, groups: Integers | None = None, n_folds: int = FOL
     Rows of one text resemble each other; apart in two folds, they would give each other away.
 
     Args:
-        n_rows: N.
+        n_rows: N, each row as often as it counts.
         groups: Number of the text (or pair of texts) that each row is of, [N].
         n_folds: At most this many.
     """
@@ -187,7 +195,7 @@ def choose_penalty(problem: Problem, prior: Prior, folds: Integers | None = None
     penalties = path.default_penalties()
     if path.left is None or path.n_rows > MAX_FOLD_ROWS:
         return PenaltyCurve.least(penalties, path.gcv(penalties), "gcv")
-    folds = assign_folds(path.n_rows) if folds is None else folds
+    folds = assign_folds(len(path.left)) if folds is None else folds
     if len(np.unique(folds)) < 2:
         return PenaltyCurve.least(penalties, path.gcv(penalties), "gcv")
     return PenaltyCurve.least(penalties, path.held_out(penalties, folds), "k-fold")

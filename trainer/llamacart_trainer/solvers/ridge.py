@@ -67,8 +67,9 @@ def residual_rows(
     activations: ActivationRows, neurons: NDArray[np.integer[Any]], prior: Prior
 ) -> Floats:
     """What is left for W − prior to explain, as rows: Ȳ − X̄ Pᵀ [N, K]."""
-    target = activations.centred_y(neurons)
-    return target - activations.centred_x[:, neurons] if prior == "identity" else target
+    if prior == "identity":
+        return activations.centred_steps(neurons)
+    return activations.centred_y(neurons)
 
 
 def residual_cross(

@@ -59,7 +59,7 @@ def ot_sorted(problem: Problem, penalty: float = 0.0) -> AffineMap:  # noqa: ARG
     if not isinstance(pairs, ActivationRows):
         raise TypeError("sorting needs rows, not moments")
     x = np.sort(pairs.x[:, s], axis=0).astype(np.float64)
-    y = np.sort(pairs.y[:, s], axis=0).astype(np.float64)
+    y = np.sort(pairs.target(s), axis=0).astype(np.float64)
     if len(x) != len(y):
         ranks, own = (np.arange(n) + 0.5 for n in (len(x), len(y)))
         at = ranks / len(x) * len(y)
