@@ -31,8 +31,9 @@ from rich.console import Console
 from rich.table import Table
 
 from llamacart.llama.model import Model
-from llamacart_trainer.fitting.layer import FitSettings, fit_layer
+from llamacart_trainer.fitting.layer import fit_layer
 from llamacart_trainer.fitting.memory import MAX_MEMORY
+from llamacart_trainer.fitting.settings import FitSettings
 from llamacart_trainer.fitting.training import train
 from llamacart_trainer.recipe.recipe import Task, TextPair, load_task
 

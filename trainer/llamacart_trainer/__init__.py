@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     )
     from llamacart_trainer.evaluation.scorers import language, words
     from llamacart_trainer.evaluation.significance import Contrast
-    from llamacart_trainer.fitting.layer import LayerReport
     from llamacart_trainer.fitting.memory import MemoryPlan
+    from llamacart_trainer.fitting.settings import LayerReport
     from llamacart_trainer.fitting.training import TrainResult, train
     from llamacart_trainer.recipe.distilled import DistilledPrompt
     from llamacart_trainer.recipe.evaluation import EvaluationSettings
@@ -72,7 +72,7 @@ _HOMES = {
         "words",
     ),
     "llamacart_trainer.evaluation.significance": ("Contrast",),
-    "llamacart_trainer.fitting.layer": ("LayerReport",),
+    "llamacart_trainer.fitting.settings": ("LayerReport",),
     "llamacart_trainer.fitting.memory": ("MemoryPlan",),
     "llamacart_trainer.fitting.training": (
         "TrainResult",

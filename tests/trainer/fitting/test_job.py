@@ -23,8 +23,8 @@ from llamacart.file.writer import write_cartridge
 from llamacart.llama.model import Model
 from llamacart_trainer.fitting import job as job_module
 from llamacart_trainer.fitting.job import Job, check_job, remove_job
-from llamacart_trainer.fitting.layer import LayerReport
 from llamacart_trainer.fitting.moments import Moments
+from llamacart_trainer.fitting.settings import LayerReport
 from llamacart_trainer.fitting.training import TrainResult, train
 from llamacart_trainer.recipe.recipe import Recipe, Task, TextPair
 

@@ -12,9 +12,10 @@ from llamacart.cartridge import LayerMap, QuantizedMatrix
 from llamacart.errors import RecipeError
 from llamacart.file.storage import STORAGES, narrowest, quantize
 from llamacart.values.steering import DenseMap
-from llamacart_trainer.fitting.layer import FitSettings, fit_layer, fit_layer_from_moments
+from llamacart_trainer.fitting.layer import fit_layer, fit_layer_from_moments
 from llamacart_trainer.fitting.moments import Moments
 from llamacart_trainer.fitting.rounding import quantize_compensated, upper_factor
+from llamacart_trainer.fitting.settings import FitSettings
 from llamacart_trainer.solvers import SOLVERS
 
 SETTINGS = FitSettings(threshold=0.15, penalty=5.0)

@@ -13,8 +13,9 @@ import pytest
 
 from llamacart.llama.model import Model
 from llamacart_trainer.fitting import memory as memory_module
+from llamacart_trainer.fitting.chunks import split
 from llamacart_trainer.fitting.memory import MemoryPlan, plan_memory
-from llamacart_trainer.fitting.samples import SampleBuilder, split
+from llamacart_trainer.fitting.samples import SampleBuilder
 from llamacart_trainer.fitting.training import train
 from llamacart_trainer.recipe.recipe import Recipe, Task, TextPair
 

@@ -17,11 +17,13 @@ from llamacart.llama.model import Model
 from llamacart.passes.capture import capture
 from llamacart.passes.generate import greedy
 from llamacart.values.steering import Dose, apply_reference
-from llamacart_trainer.fitting import cascade as cascade_module
+from llamacart_trainer.fitting import aim as aim_module
 from llamacart_trainer.fitting import memory as memory_module
+from llamacart_trainer.fitting import sight as sight_module
 from llamacart_trainer.fitting.cascade import Cascade
-from llamacart_trainer.fitting.layer import FitSettings, LayerReport, fit_layer
-from llamacart_trainer.fitting.samples import SampleChunk
+from llamacart_trainer.fitting.chunks import SampleChunk
+from llamacart_trainer.fitting.layer import fit_layer
+from llamacart_trainer.fitting.settings import FitSettings, LayerReport
 from llamacart_trainer.fitting.training import train
 from llamacart_trainer.recipe.recipe import Recipe, Task, TextPair, load_task
 
@@ -89,12 +91,12 @@ def test_what_runs_together_follows_the_memory(
     """Under the bound no lane is opened twice, above it none at all."""
     opened = []
 
-    class Counted(cascade_module.Lane):
+    class Counted(sight_module.Lane):
         def __init__(self, *args: object, **kwargs: object) -> None:
             opened.append(kwargs["layers"])
             super().__init__(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cascade_module, "Lane", Counted)
+    monkeypatch.setattr(sight_module, "Lane", Counted)
     train(task(), tiny_model, max_memory=2 << 20)
     assert not opened
     train(task(), tiny_model)
@@ -243,7 +245,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
         calls.append({"layer": layer, "x": x.copy(), "y": y.copy(), **more})
         return fit_layer(layer, x, y, settings, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cascade_module, "fit_layer", listen)
+    monkeypatch.setattr(aim_module, "fit_layer", listen)
     return calls
 
 

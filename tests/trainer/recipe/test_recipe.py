@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llamacart.errors import NotFoundError, RecipeError
 from llamacart_trainer.evaluation import scorers
-from llamacart_trainer.fitting.layer import StorageName
+from llamacart_trainer.fitting.settings import StorageName
 from llamacart_trainer.recipe.pairing import (
     BOUNDARY_WEIGHT,
     distribution,

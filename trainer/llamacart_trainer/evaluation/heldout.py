@@ -16,8 +16,8 @@ from llamacart.errors import RecipeError
 from llamacart.passes.capture import forward
 from llamacart.values.steering import DenseMap
 from llamacart_trainer.evaluation.results import HeldOut, LayerFidelity, Plane, Projection
+from llamacart_trainer.fitting.chunks import place_rows
 from llamacart_trainer.fitting.memory import MAX_MEMORY
-from llamacart_trainer.fitting.samples import place_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

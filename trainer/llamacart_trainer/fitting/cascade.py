@@ -19,20 +19,20 @@ out the processors: few threads each, and several lanes computing at the same ti
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llamacart.errors import RecipeError
 from llamacart.machine.processors import choose_threads
-from llamacart.passes.capture import capture, forward
-from llamacart.passes.lane import Lane, advance_together, lane_threads
+from llamacart.passes.lane import lane_threads
 from llamacart.values.steering import DenseMap
+from llamacart_trainer.fitting.aim import CopyAim, Part, ResidualAim
 from llamacart_trainer.fitting.job import NO_JOB
-from llamacart_trainer.fitting.layer import FitSettings, fit_layer, fit_layer_from_moments
 from llamacart_trainer.fitting.memory import MAX_MEMORY, gathers_rows, plan_memory
-from llamacart_trainer.fitting.moments import Moments
+from llamacart_trainer.fitting.sight import Lanes, see
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -41,13 +41,14 @@ if TYPE_CHECKING:
 
     from llamacart.cartridge import LayerMap
     from llamacart.llama.model import Model
+    from llamacart_trainer.fitting.aim import Aim
+    from llamacart_trainer.fitting.chunks import SampleChunk
     from llamacart_trainer.fitting.job import Job, NoJob
-    from llamacart_trainer.fitting.layer import LayerReport
     from llamacart_trainer.fitting.memory import MemoryPlan
-    from llamacart_trainer.fitting.samples import SampleChunk
+    from llamacart_trainer.fitting.moments import Moments
+    from llamacart_trainer.fitting.settings import FitSettings, LayerReport
 
     Floats = NDArray[np.float32]
-    Part = tuple[Floats, Floats, NDArray[np.bool_]]
 
 MAX_UBATCH_ROWS = 1024
 """Rows that run at once; more gain nothing, since each attends to the cells of all."""
@@ -93,6 +94,7 @@ class Cascade:
     reports: list[LayerReport] = field(default_factory=list)
     restored: int = 0
     seconds: float = 0.0
+    _aim: Aim = field(init=False, repr=False)
 
     def run(self, chunks: Sequence[SampleChunk]) -> None:
         """Fit all layers that are left on the same samples."""
@@ -101,6 +103,7 @@ class Cascade:
         last = self.model.n_layer - 1
         if not left:
             return
+        self._find_aim(chunks)
         plan = self._plan(chunks, last=last in left)
         together = [layer for layer in left if layer < last or plan.with_last]
         if plan.side_by_side and together:
@@ -115,6 +118,7 @@ class Cascade:
         self._restore()
         for layer in self._left:
             chunks = chunks_for(self.maps)
+            self._find_aim(chunks)
             last = layer == self.model.n_layer - 1
             if not last and self._plan(chunks, last=False).side_by_side:
                 self._fit_side_by_side(chunks, [layer])
@@ -125,6 +129,16 @@ class Cascade:
     def _left(self) -> list[int]:
         done = {report.layer for report in self.reports}
         return [layer for layer in self.layers if layer not in done]
+
+    def _find_aim(self, chunks: Sequence[SampleChunk]) -> None:
+        """Say what layers are fitted to on these samples."""
+        if not self.settings.closes_gap:
+            self._aim = CopyAim(self.model, self.settings, paired=self.paired)
+            return
+        taught = next((chunk for chunk in chunks if len(chunk.target_rows)), None)
+        if taught is None:
+            raise RecipeError("no row is tied but the first of a text, which counts for no gap")
+        self._aim = ResidualAim(self.model, self.settings, self.layers, taught, self.n_threads)
 
     def _restore(self) -> None:
         """Take over the layers that the job has finished; later ones would rest on a gap."""
@@ -138,7 +152,9 @@ class Cascade:
     # --- side by side -----------------------------------------------------------------------
 
     def _plan(self, chunks: Sequence[SampleChunk], *, last: bool) -> MemoryPlan:
-        plan = plan_memory(self.model, chunks, self.max_memory, last=last)
+        plan = plan_memory(
+            self.model, chunks, self.max_memory, last=last, to_gap=self.settings.closes_gap
+        )
         self.on_plan(plan)
         return plan
 
@@ -146,65 +162,52 @@ class Cascade:
         """One pass for `layers`, with the maps of earlier ones acting."""
         n_threads = choose_threads(self.n_threads)
         each = lane_threads(2 * len(chunks), n_threads)
-        with ExitStack() as stack:
-            sources, targets = (
-                [
-                    stack.enter_context(Lane(self.model, texts, layers=stops, n_threads=each))
-                    for texts in side
-                ]
-                for side, stops in (
-                    ([chunk.sources for chunk in chunks], {*self.maps, *layers}),
-                    ([chunk.targets for chunk in chunks], set(layers)),
-                )
-            )
-            for layer in sorted({*self.maps, *layers}):
-                moving = [*sources, *targets] if layer in layers else sources
-                h = advance_together(moving, n_threads // each)
-                if layer in layers:
+        beside = self._aim.beside
+        stops = sorted({*self.maps, *layers})
+        with (
+            Lanes(
+                self.model,
+                [chunk.source for chunk in chunks],
+                stops,
+                n_threads=each,
+                beside=beside,
+            ) as sources,
+            Lanes(
+                self.model,
+                [chunk.target for chunk in chunks],
+                layers,
+                n_threads=each,
+                beside=beside,
+            ) as targets,
+        ):
+            for layer in stops:
+                fitted = layer in layers
+                Lanes.advance([sources, targets] if fitted else [sources], n_threads // each)
+                if fitted:
                     parts = (
-                        (x[chunk.source_rows], y[chunk.target_rows], chunk.neutral)
-                        for chunk, x, y in zip(
-                            chunks, h[: len(chunks)], h[len(chunks) :], strict=True
-                        )
+                        self._aim.part(layer, chunk, sources.seen(number), targets.seen(number))
+                        for number, chunk in enumerate(chunks)
                     )
                     self._fit(layer, chunks, parts)
-                for rows in h[: len(chunks)]:
-                    self._steer(layer, rows)
+                sources.steer(layer, self._steer)
 
     # --- streamed ---------------------------------------------------------------------------
 
     def _fit_streamed(self, chunks: Sequence[SampleChunk], layer: int) -> None:
         """One pass for one layer, a chunk at a time."""
         done, moments = self.job.moments(layer)
+        before = [seen for seen in self.maps if seen < layer]
+        look = partial(see, self.model, beside=self._aim.beside, n_threads=self.n_threads)
         parts = (
-            (
-                self._captured_source(chunk, layer),
-                self._captured_target(chunk, layer),
-                chunk.neutral,
+            self._aim.part(
+                layer,
+                chunk,
+                look(chunk.source, layer, before=before, steer=self._steer),
+                look(chunk.target, layer),
             )
             for chunk in chunks[done:]
         )
         self._fit(layer, chunks, parts, done, moments)
-
-    def _captured_source(self, chunk: SampleChunk, layer: int) -> Floats:
-        """Activations [N, D] of a chunk's source rows under the layers before."""
-        out = np.zeros((sum(map(len, chunk.sources)), self.model.n_ff), np.float32)
-
-        def visit(seen: int, rows: NDArray[np.int64], h: Floats) -> bool:
-            if seen == layer:
-                out[rows] = h
-            else:
-                self._steer(seen, h)
-            return True
-
-        before = [seen for seen in self.maps if seen < layer]
-        forward(self.model, chunk.sources, visit, layers=[*before, layer], n_threads=self.n_threads)
-        return out[chunk.source_rows]
-
-    def _captured_target(self, chunk: SampleChunk, layer: int) -> Floats:
-        """Activations [M, D] of a chunk's target rows."""
-        captured = capture(self.model, chunk.targets, layers=[layer], n_threads=self.n_threads)
-        return captured[layer][chunk.target_rows]
 
     # --- one layer --------------------------------------------------------------------------
 
@@ -221,48 +224,29 @@ class Cascade:
         Args:
             layer: Index.
             chunks: All samples.
-            parts: For each chunk x [n, D], y [m, D] and which of the source rows are neutral.
+            parts: What each chunk gives.
             done: Chunks that `moments` has seen and `parts` leaves out; None where sums are not
                 worth keeping, since another run would not find the rest without them.
             moments: Sums over those.
         """
-        if gathers_rows(self.model, chunks, self.max_memory):
-            x, y = self._gathered(chunks, parts)
-            neutral = np.concatenate([chunk.neutral for chunk in chunks])
+        to_gap = self.settings.closes_gap
+        if gathers_rows(self.model, chunks, self.max_memory, to_gap=to_gap):
+            n_x, n_y = (sum(map(len, rows)) for rows in _sides(chunks))
+            rows = Part.joined(parts, n_x, n_y)
+            groups = np.concatenate([chunk.groups for chunk in chunks])
             since = time.perf_counter()
-            found = fit_layer(
-                layer,
-                x,
-                y,
-                self.settings,
-                neutral=neutral if neutral.any() else None,
-                paired=self.paired,
-                groups=np.concatenate([chunk.groups for chunk in chunks]),
-            )
+            found = self._aim.fit(layer, rows, groups)
         else:
-            moments = moments or Moments(self.model.n_ff, self.paired)
+            moments = moments or self._aim.moments()
             for number, part in enumerate(parts, start=(done or 0) + 1):
                 moments.add(*part)
                 if done is not None:
                     self.job.save_moments(layer, number, moments)
             since = time.perf_counter()
-            found = fit_layer_from_moments(layer, moments, self.settings)
+            found = self._aim.fit_from_moments(layer, moments)
         self.seconds += time.perf_counter() - since
         self.job.save(layer, *found)
         self._keep(layer, *found)
-
-    def _gathered(
-        self, chunks: Sequence[SampleChunk], parts: Iterable[Part]
-    ) -> tuple[Floats, Floats]:
-        """All rows x [N, D] and y [M, D]."""
-        n_x, n_y = (sum(len(rows) for rows in side) for side in _sides(chunks))
-        x, y = (np.empty((n, self.model.n_ff), np.float32) for n in (n_x, n_y))
-        at_x = at_y = 0
-        for part_x, part_y, _ in parts:
-            x[at_x : at_x + len(part_x)] = part_x
-            y[at_y : at_y + len(part_y)] = part_y
-            at_x, at_y = at_x + len(part_x), at_y + len(part_y)
-        return x, y
 
     def _keep(self, layer: int, layer_map: LayerMap | None, report: LayerReport) -> None:
         if layer_map is not None:

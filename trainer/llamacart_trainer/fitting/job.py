@@ -25,8 +25,8 @@ from llamacart.errors import CartridgeError, InputError
 from llamacart.file.reader import read_cartridge
 from llamacart.file.writer import write_cartridge
 from llamacart_trainer.fitting.identity import differing, digests
-from llamacart_trainer.fitting.layer import LayerReport
 from llamacart_trainer.fitting.moments import Moments
+from llamacart_trainer.fitting.settings import LayerReport
 from llamacart_trainer.recipe.turns import Exchange
 
 if TYPE_CHECKING:

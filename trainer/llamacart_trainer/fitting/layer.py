@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from llamacart.cartridge import LayerMap
 from llamacart.errors import RecipeError
 from llamacart.file.storage import STORAGES, quantize
 from llamacart_trainer.fitting.rounding import quantize_compensated, upper_factor
+from llamacart_trainer.fitting.settings import LayerReport
 from llamacart_trainer.solvers import (
     AffineMap,
     PenaltyCurve,
@@ -27,79 +29,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llamacart_trainer.fitting.moments import Moments
+    from llamacart_trainer.fitting.settings import FitSettings
     from llamacart_trainer.solvers import Solver
     from llamacart_trainer.solvers.activations import Activations
 
-StorageName = Literal["q8_0", "q5_0", "q4_0", "auto"]
-
 ROUNDING_TOLERANCE = 0.05
 """Relative error of the steps that `storage = "auto"` allows a layer."""
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """What decides one layer's fit.
-
-    Attributes:
-        threshold: δ of the neuron selection.
-        penalty: λ, or `auto`: chosen by cross-validation.
-        solver: A key of `SOLVERS`.
-        impact: Least mean step of a neuron that is kept.
-        rank: Singular values of W − prior to keep; None keeps all.
-        storage: How W − E_S is stored; `auto` takes for each layer the narrowest blocks that
-            change its steps by no more than `ROUNDING_TOLERANCE`.
-    """
-
-    threshold: float
-    penalty: float | Literal["auto"]
-    solver: str = "ridge-identity"
-    impact: float = 0.0
-    rank: int | None = None
-    storage: StorageName = "q8_0"
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """Figures of one layer's fit, over its rows without the neutral ones.
-
-    Attributes:
-        layer: Index.
-        candidates: Neurons selected by δ.
-        kept: Those left by the impact filter.
-        mean_step: Mean |step| over rows and kept neurons.
-        fidelity: Cosine between the ideal step (target − input) and the applied step, over all
-            rows at the kept neurons. Where rows are not paired, between the mean steps.
-        force: Length of the applied step over that of the ideal one; of the mean steps where
-            rows are not paired.
-        penalty: The λ used; 0 where the solver has none.
-        r2: Share of the targets' variance that the steered rows explain; 0 where rows are not
-            paired.
-        rounding: Length of what rounding for storage changes in the steps, over their length.
-        spectrum: Largest singular values of W − prior before truncation, at most 32.
-        curve: (λ, held-out mean squared error) where λ was chosen by cross-validation.
-    """
-
-    layer: int
-    candidates: int
-    kept: int
-    mean_step: float = 0.0
-    fidelity: float = 0.0
-    force: float = 0.0
-    penalty: float = 0.0
-    r2: float = 0.0
-    rounding: float = 0.0
-    spectrum: tuple[float, ...] = ()
-    curve: tuple[tuple[float, float], ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """The figures as a JSON object, to six significant digits."""
-        return {name: _rounded(value) for name, value in asdict(self).items()}
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_rounded(v) for v in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def fit_layer(
@@ -111,6 +46,7 @@ def fit_layer(
     neutral: NDArray[np.bool_] | None = None,
     paired: bool = True,
     groups: NDArray[np.integer[Any]] | None = None,
+    weights: NDArray[np.float32] | None = None,
 ) -> tuple[LayerMap | None, LayerReport]:
     """Fit one layer.
 
@@ -124,6 +60,7 @@ def fit_layer(
         paired: Whether row i of `x` belongs to row i of `y`.
         groups: Number of the text that each row [N] is of: cross-validation keeps those
             together. None means that consecutive rows are kept together.
+        weights: How often each row counts [N]; None means once. Only where rows are paired.
 
     Returns:
         The map, or None where no neuron is left, and the figures.
@@ -132,20 +69,30 @@ def fit_layer(
         RecipeError: An activation is not finite, rows that must be paired are not, or a setting
             has no such value.
     """
-    for label, values in (("source", x), ("target", y)):
-        if not np.isfinite(values).all():
-            raise RecipeError(f"layer {layer}: a {label} activation is not finite")
+    check_finite(layer, source=x, target=y)
     if paired and len(x) != len(y):
         raise RecipeError(
             f"layer {layer}: {len(x)} source rows cannot be paired with {len(y)} target rows"
         )
-    everything = ActivationRows(x, y)
+    everything = ActivationRows(x, y, weights)
     pairs = everything
     if neutral is not None and neutral.any():
         if not paired:
             raise RecipeError(f"layer {layer}: neutral rows need rows that are paired")
-        pairs = ActivationRows(x[~neutral], y[~neutral])
-    return _Fit(layer, settings, pairs, everything, paired, groups).run()
+        own = None if weights is None else weights[~neutral]
+        pairs = ActivationRows(x[~neutral], y[~neutral], own)
+    return LayerFit(layer, settings, pairs, everything, paired, groups).run()
+
+
+def check_finite(layer: int, **rows: NDArray[np.floating[Any]]) -> None:
+    """Refuse activations that are not finite, by the name of their side.
+
+    Raises:
+        RecipeError: One is not.
+    """
+    for label, values in rows.items():
+        if not np.isfinite(values).all():
+            raise RecipeError(f"layer {layer}: a {label} activation is not finite")
 
 
 def fit_layer_from_moments(
@@ -167,12 +114,22 @@ def fit_layer_from_moments(
     everything = moments.all_rows()
     if not (np.isfinite(everything.mean_x).all() and np.isfinite(everything.mean_y).all()):
         raise RecipeError(f"layer {layer}: an activation is not finite")
-    return _Fit(layer, settings, moments.pairs, everything, moments.paired).run()
+    return LayerFit(layer, settings, moments.pairs, everything, moments.paired).run()
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """One layer's fit under way; see `fit_layer`."""
+class LayerFit:
+    """One layer's fit under way; see `fit_layer`.
+
+    Attributes:
+        layer: Index.
+        settings: Solver, λ, and so on.
+        pairs: The rows that differ.
+        everything: Those and the neutral ones.
+        paired: Whether rows are tied one to one.
+        groups: Number of the text that each row [N] is of.
+        neurons: S, where something else than δ has chosen it.
+    """
 
     layer: int
     settings: FitSettings
@@ -180,13 +137,17 @@ class _Fit:
     everything: Activations
     paired: bool
     groups: NDArray[np.integer[Any]] | None = None
+    neurons: NDArray[np.integer[Any]] | None = None
 
     def run(self) -> tuple[LayerMap | None, LayerReport]:
+        """The map, or None where no neuron is left, and the figures."""
         solver = self._solver()
         report = LayerReport(self.layer, 0, 0)
         if min(self.pairs.n_x, self.pairs.n_y) == 0:
             return None, report
-        neurons = select_neurons(self.pairs, self.settings.threshold)
+        neurons = self.neurons
+        if neurons is None:
+            neurons = select_neurons(self.pairs, self.settings.threshold)
         report = replace(report, candidates=len(neurons))
         if len(neurons) == 0:
             return None, report
@@ -205,9 +166,12 @@ class _Fit:
         report = replace(
             report,
             kept=len(neurons),
-            penalty=choice.penalty,
+            penalty=choice.penalty / self._unit,
             spectrum=tuple(values.tolist()),
-            curve=tuple(zip(choice.penalties, choice.errors, strict=True)),
+            curve=tuple(
+                (penalty / self._unit, error)
+                for penalty, error in zip(choice.penalties, choice.errors, strict=True)
+            ),
         )
         return layer_map, self._measured(report, layer_map, fitted)
 
@@ -236,8 +200,18 @@ class _Fit:
         if solver.choose is None:
             return PenaltyCurve.fixed(0.0)
         if self.settings.penalty != "auto":
-            return PenaltyCurve.fixed(float(self.settings.penalty))
-        return solver.choose(problem, assign_folds(self.everything.n_x, self.groups))
+            return PenaltyCurve.fixed(float(self.settings.penalty) * self._unit)
+        folds = None
+        if isinstance(self.everything, ActivationRows):
+            folds = assign_folds(len(self.everything.x), self.groups)
+        return solver.choose(problem, folds)
+
+    @cached_property
+    def _unit(self) -> float:
+        """What λ is counted in."""
+        if not self.settings.closes_gap:
+            return 1.0
+        return max(self.everything.variance_x(), float(np.finfo(np.float64).tiny))
 
     def _stored(self, neurons: NDArray[np.integer[Any]], fitted: AffineMap) -> LayerMap:
         """What is stored: delta in few levels, a bias under which the mean row moves as before."""

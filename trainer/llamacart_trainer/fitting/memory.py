@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llamacart.llama.model import Model
-    from llamacart_trainer.fitting.samples import SampleChunk
+    from llamacart_trainer.fitting.chunks import SampleChunk
 
 MAX_MEMORY = 4 * 2**30
 """Bytes that activations may take."""
@@ -26,10 +26,15 @@ ROW_COPIES = 5
 """A layer's rows, those of them that differ, and both less their mean, while they are joined."""
 
 SQUARES = 11
-"""Matrices [D, D] of 8 bytes that sums over rows take while two of them are joined."""
+"""Matrices [D, D] of 8 bytes that sums over rows take while two of them are joined. Three kinds of
+matrices share in them alike; where gaps are summed up, two of the kinds are smaller."""
 
 NEUTRAL_SQUARES = 6
 """Those that neutral rows add, whose sums are kept apart."""
+
+WAY_BYTES = 24
+"""Bytes of each number of an FFN's down projection [E, D], where gaps are closed through it: as it
+is, in the gap's units, and in float64 while neurons are chosen."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,12 @@ def gib(n_bytes: int) -> str:
 
 
 def plan_memory(
-    model: Model, chunks: Sequence[SampleChunk], limit: int, *, last: bool = True
+    model: Model,
+    chunks: Sequence[SampleChunk],
+    limit: int,
+    *,
+    last: bool = True,
+    to_gap: bool = False,
 ) -> MemoryPlan:
     """The quickest way through the layers that stays within the limit.
 
@@ -80,15 +90,19 @@ def plan_memory(
         chunks: All samples.
         limit: Bytes; where no way stays within them, it is the one that takes the least.
         last: Whether the last layer is to be fitted.
+        to_gap: Whether gaps are to be closed.
     """
     layers = range(model.n_layer - 1)
     n_tokens = sum(chunk.n_tokens for chunk in chunks)
-    gathers = gathers_rows(model, chunks, limit)
-    held = _row_bytes(model, chunks) * ROW_COPIES if gathers else _sum_bytes(model, chunks)
-    streamed = max(
-        (_pass_bytes(model, chunk, range(model.n_layer) if last else layers) for chunk in chunks),
-        default=0,
-    )
+    gathers = gathers_rows(model, chunks, limit, to_gap=to_gap)
+    if gathers:
+        held = _row_bytes(model, chunks, to_gap=to_gap) * ROW_COPIES
+    else:
+        held = _sum_bytes(model, chunks, to_gap=to_gap)
+    if to_gap:
+        held += WAY_BYTES * model.n_embd * model.n_ff
+    passed = range(model.n_layer) if last else layers
+    streamed = max((_pass_bytes(model, chunk, passed) for chunk in chunks), default=0)
     for with_last in (True, False):
         if with_last and (not last or n_tokens > output_budget(model)):
             continue
@@ -97,6 +111,7 @@ def plan_memory(
             lane_bytes(model, texts, stops)
             for chunk in chunks
             for texts in (chunk.sources, chunk.targets)
+            if texts
         )
         # A last layer that is left out streams past once the lanes are closed.
         after = 0 if with_last or not last else streamed
@@ -105,28 +120,35 @@ def plan_memory(
     return MemoryPlan(0, streamed, held, gathers, False, False, limit)
 
 
-def gathers_rows(model: Model, chunks: Sequence[SampleChunk], limit: int) -> bool:
+def gathers_rows(
+    model: Model, chunks: Sequence[SampleChunk], limit: int, *, to_gap: bool = False
+) -> bool:
     """Whether rows are held: they are few, or their sums would take more."""
-    rows = _row_bytes(model, chunks)
-    return rows <= limit // 4 or rows * ROW_COPIES <= _sum_bytes(model, chunks)
+    rows = _row_bytes(model, chunks, to_gap=to_gap)
+    return rows <= limit // 4 or rows * ROW_COPIES <= _sum_bytes(model, chunks, to_gap=to_gap)
 
 
-def _row_bytes(model: Model, chunks: Sequence[SampleChunk]) -> int:
-    """X [N, D] and y [M, D]."""
-    rows = sum(len(chunk.source_rows) + len(chunk.target_rows) for chunk in chunks)
-    return 4 * rows * model.n_ff
+def _row_bytes(model: Model, chunks: Sequence[SampleChunk], *, to_gap: bool) -> int:
+    """X [N, D] and y [M, D], or gaps [n, E] with the residual streams that they come from."""
+    n_x = sum(len(chunk.source_rows) for chunk in chunks)
+    n_y = sum(len(chunk.target_rows) for chunk in chunks)
+    return 4 * (n_x * model.n_ff + n_y * (3 * model.n_embd if to_gap else model.n_ff))
 
 
-def _sum_bytes(model: Model, chunks: Sequence[SampleChunk]) -> int:
+def _sum_bytes(model: Model, chunks: Sequence[SampleChunk], *, to_gap: bool) -> int:
     neutral = any(chunk.neutral.any() for chunk in chunks)
-    largest = max((_row_bytes(model, [chunk]) for chunk in chunks), default=0)
+    largest = max((_row_bytes(model, [chunk], to_gap=to_gap) for chunk in chunks), default=0)
     squares = SQUARES + (NEUTRAL_SQUARES if neutral else 0)
-    return 8 * model.n_ff**2 * squares + ROW_COPIES * largest
+    width, aimed = model.n_ff, model.n_embd if to_gap else model.n_ff
+    numbers = (width**2 + width * aimed + aimed**2) * squares // 3
+    return 8 * numbers + ROW_COPIES * largest
 
 
 def _pass_bytes(model: Model, chunk: SampleChunk, layers: range) -> int:
     """A pass over either side of a chunk, with all its activations at one layer."""
+    row = 8 * (model.n_ff + model.n_embd)
     return max(
-        forward_bytes(model, texts, layers) + 8 * model.n_ff * sum(map(len, texts))
+        forward_bytes(model, texts, layers) + row * sum(map(len, texts))
         for texts in (chunk.sources, chunk.targets)
+        if texts
     )

@@ -37,20 +37,23 @@ _FIELDS = ("mean_x", "mean_y", "size_x", "xx", "xy", "yy")
 class Scatter:
     """Means and centred sums of products of N source and M target rows; `Activations`.
 
+    Target rows may be of another width W than D, and are then no activations: see
+    `llamacart_trainer.fitting.gap.reach`.
+
     Attributes:
-        n_x: Source rows N.
+        n_x: Source rows N, each as often as it counts.
         n_y: Target rows M.
         mean_x: μ_X [D].
-        mean_y: μ_Y [D].
+        mean_y: μ_Y [W].
         size_x: Mean |x| [D].
         xx: X̄ᵀX̄ [D, D].
-        xy: X̄ᵀȲ [D, D]; zero where rows are not paired.
-        yy: ȲᵀȲ [D, D].
+        xy: X̄ᵀȲ [D, W]; zero where rows are not paired.
+        yy: ȲᵀȲ [W, W].
         paired: Whether source row i belongs to target row i.
     """
 
-    n_x: int
-    n_y: int
+    n_x: float
+    n_y: float
     mean_x: Doubles
     mean_y: Doubles
     size_x: Doubles
@@ -60,24 +63,37 @@ class Scatter:
     paired: bool = True
 
     @classmethod
-    def empty(cls, width: int, *, paired: bool = True) -> Scatter:
-        """Of no rows, for D = `width`."""
+    def empty(cls, width: int, *, paired: bool = True, aim_width: int | None = None) -> Scatter:
+        """Of no rows, for D = `width` and W = `aim_width`, or D where that is None."""
         none = np.zeros((0, width))
-        return cls.of(none, none, paired=paired)
+        aims = none if aim_width is None else np.zeros((0, aim_width))
+        return cls.of(none, aims, paired=paired)
 
     @classmethod
-    def of(cls, x: Floats, y: Floats, *, paired: bool = True) -> Scatter:
-        """Of rows x [N, D] and y [M, D]; M = N where they are `paired`."""
-        mean_x, mean_y = _mean(x), _mean(y)
+    def of(
+        cls, x: Floats, y: Floats, weights: Floats | None = None, *, paired: bool = True
+    ) -> Scatter:
+        """Of rows x [N, D] and y [M, W]; M = N where they are `paired`.
+
+        Args:
+            x: Source rows.
+            y: Target rows.
+            weights: How often each row counts [N]; None means once. Only where rows are paired.
+            paired: Whether row i of `x` belongs to row i of `y`.
+        """
+        n_x, n_y = (len(x), len(y)) if weights is None else (_total(weights), _total(weights))
+        mean_x, mean_y = _mean(x, weights), _mean(y, weights)
         centred_x, centred_y = x - mean_x.astype(x.dtype), y - mean_y.astype(y.dtype)
-        width = x.shape[1]
-        cross = centred_x.T @ centred_y if paired else np.zeros((width, width))
+        if weights is not None:
+            roots = np.sqrt(weights)[:, None].astype(x.dtype)
+            centred_x, centred_y = centred_x * roots, centred_y * roots
+        cross = centred_x.T @ centred_y if paired else np.zeros((x.shape[1], y.shape[1]))
         return cls(
-            n_x=len(x),
-            n_y=len(y),
+            n_x=n_x,
+            n_y=n_y,
             mean_x=mean_x,
             mean_y=mean_y,
-            size_x=_mean(np.abs(x)),
+            size_x=_mean(np.abs(x), weights),
             xx=np.asarray(centred_x.T @ centred_x, np.float64),
             xy=np.asarray(cross, np.float64),
             yy=np.asarray(centred_y.T @ centred_y, np.float64),
@@ -87,7 +103,7 @@ class Scatter:
     def joined(self, other: Scatter) -> Scatter:
         """Of the rows of both."""
         n_x, n_y = self.n_x + other.n_x, self.n_y + other.n_y
-        share_x, share_y = other.n_x / max(n_x, 1), other.n_y / max(n_y, 1)
+        share_x, share_y = other.n_x / (n_x or 1), other.n_y / (n_y or 1)
         apart_x, apart_y = other.mean_x - self.mean_x, other.mean_y - self.mean_y
         between_x, between_y = self.n_x * share_x, self.n_y * share_y
         return Scatter(
@@ -101,6 +117,10 @@ class Scatter:
             yy=self.yy + other.yy + between_y * np.outer(apart_y, apart_y),
             paired=self.paired,
         )
+
+    def variance_x(self) -> float:
+        """Mean of the diagonal of X̄ᵀX̄."""
+        return float(np.trace(self.xx)) / len(self.xx)
 
     def scatter_x(self, neurons: Neurons | None = None) -> Doubles:
         """X̄ᵀX̄ at S [K, K], or [D, D] where `neurons` is None."""
@@ -122,7 +142,7 @@ class Scatter:
         """
         delta = np.asarray(delta, np.float64)
         mean = delta @ self.mean_x + bias
-        variance = np.einsum("kd,kd->k", delta @ self.xx, delta) / max(self.n_x, 1)
+        variance = np.einsum("kd,kd->k", delta @ self.xx, delta) / (self.n_x or 1)
         deviation = np.sqrt(np.maximum(variance, 1e-300))
         ratio = mean / deviation / np.sqrt(2)
         folded: Doubles = deviation * np.sqrt(2 / np.pi) * np.exp(-(ratio**2)) + mean * erf(ratio)
@@ -153,6 +173,8 @@ class Moments:
     Args:
         width: D.
         paired: Whether source row i belongs to target row i.
+        gaps: W, where target rows are gaps of that width and neutral rows have none; None where
+            they are activations.
 
     Attributes:
         pairs: Of the rows that differ.
@@ -162,31 +184,45 @@ class Moments:
 
     width: int
     paired: bool = True
+    gaps: int | None = None
     pairs: Scatter = field(init=False)
     neutral: Scatter | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.pairs = Scatter.empty(self.width, paired=self.paired)
+        self.pairs = Scatter.empty(self.width, paired=self.paired, aim_width=self.gaps)
 
-    def add(self, x: Floats, y: Floats, neutral: NDArray[np.bool_] | None = None) -> None:
-        """Add source rows x [N, D] and target rows y [M, D].
+    def add(
+        self,
+        x: Floats,
+        y: Floats,
+        neutral: NDArray[np.bool_] | None = None,
+        weights: Floats | None = None,
+    ) -> None:
+        """Add source rows x [N, D] and target rows y [M, W].
 
         Args:
             x: Source activations.
-            y: Target activations; M = N where rows are paired.
+            y: Target activations, M = N where rows are paired; or gaps of the rows that are not
+                neutral.
             neutral: Rows [N] that are to stay; only where rows are paired.
+            weights: How often each row counts [N]; None means once. Only where rows are paired.
         """
-        if self.paired and len(x) != len(y):
-            raise ValueError(f"{len(x)} source rows cannot be paired with {len(y)} target rows")
+        if weights is not None and not self.paired:
+            raise ValueError("rows that count differently must be paired")
         stays = np.zeros(len(x), np.bool_) if neutral is None else neutral
+        left = len(x) if self.gaps is None else int((~stays).sum())
+        if self.paired and left != len(y):
+            raise ValueError(f"{left} source rows cannot be paired with {len(y)} target rows")
         if stays.any():
             if not self.paired:
                 raise ValueError("neutral rows must be paired")
-            found = Scatter.of(x[stays], y[stays])
+            aims = np.zeros((int(stays.sum()), self.gaps), x.dtype) if self.gaps else y[stays]
+            found = Scatter.of(x[stays], aims, None if weights is None else weights[stays])
             self.neutral = found if self.neutral is None else self.neutral.joined(found)
-            x, y = x[~stays], y[~stays]
+            x, y = x[~stays], y if self.gaps else y[~stays]
+            weights = None if weights is None else weights[~stays]
         if len(x) or len(y):
-            self.pairs = self.pairs.joined(Scatter.of(x, y, paired=self.paired))
+            self.pairs = self.pairs.joined(Scatter.of(x, y, weights, paired=self.paired))
 
     def all_rows(self) -> Scatter:
         """Of the rows that differ and the neutral ones together."""
@@ -198,7 +234,10 @@ class Moments:
         Raises:
             InputError: It cannot be written.
         """
-        arrays: dict[str, Any] = {"paired": np.array(self.paired)}
+        arrays: dict[str, Any] = {
+            "paired": np.array(self.paired),
+            "gaps": np.array(self.gaps is not None),
+        }
         for label, scatter in (("pairs", self.pairs), ("neutral", self.neutral)):
             if scatter is not None:
                 arrays[f"{label}.n"] = np.array([scatter.n_x, scatter.n_y])
@@ -222,7 +261,8 @@ class Moments:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = dict(stored)
             pairs = _scatter(arrays, "pairs")
-            moments = cls(len(pairs.mean_x), pairs.paired)
+            gaps = len(pairs.mean_y) if arrays["gaps"] else None
+            moments = cls(len(pairs.mean_x), pairs.paired, gaps)
             moments.pairs = pairs
             if "neutral.n" in arrays:
                 moments.neutral = _scatter(arrays, "neutral")
@@ -231,22 +271,31 @@ class Moments:
         return moments
 
 
-def _mean(rows: Floats) -> Doubles:
+def _mean(rows: Floats, weights: Floats | None) -> Doubles:
     """Mean row [D]; zero where there is none."""
-    return np.asarray(rows.sum(axis=0, dtype=np.float64) / max(len(rows), 1))
+    if weights is None:
+        return np.asarray(rows.sum(axis=0, dtype=np.float64) / max(len(rows), 1))
+    total = np.einsum("n,nd->d", weights, rows, dtype=np.float64)
+    return np.asarray(total / (_total(weights) or 1.0))
+
+
+def _total(weights: Floats) -> float:
+    return float(weights.sum(dtype=np.float64))
 
 
 def _scatter(arrays: dict[str, Any], label: str) -> Scatter:
     paired = bool(arrays["paired"])
     n_x, n_y = arrays[f"{label}.n"]
     parts = {name: np.asarray(arrays[f"{label}.{name}"], np.float64) for name in _FIELDS}
-    width = len(parts["mean_x"])
+    widths = {"x": len(parts["mean_x"]), "y": len(parts["mean_y"])}
     for name, values in parts.items():
-        if values.shape not in ((width,), (width, width)) or not np.isfinite(values).all():
+        axes = name.removeprefix("mean_").removeprefix("size_")
+        shape = tuple(widths[axis] for axis in axes)
+        if values.shape != shape or not np.isfinite(values).all():
             raise ValueError(f"{label}.{name} is not finite or has shape {values.shape}")
     return Scatter(
-        int(n_x),
-        int(n_y),
+        float(n_x),
+        float(n_y),
         mean_x=parts["mean_x"],
         mean_y=parts["mean_y"],
         size_x=parts["size_x"],

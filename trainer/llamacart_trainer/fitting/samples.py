@@ -1,4 +1,4 @@
-"""From a task's texts to the token sequences that run, and to the chunks in which they do."""
+"""From a task's texts to the token sequences that run."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from llamacart.errors import RecipeError
-from llamacart.llama.context import MAX_SEQUENCES
-from llamacart.passes.capture import row_offsets
 from llamacart.passes.generate import greedy
 from llamacart.values.steering import UNSTEERED
 from llamacart_trainer.fitting.alignment import align
@@ -22,8 +18,6 @@ from llamacart_trainer.recipe.writer import writer_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
 
     from llamacart.llama.model import Model
     from llamacart.values.steering import Steering
@@ -202,75 +196,3 @@ def _spoken(answers: Sequence[Exchange], name: str) -> list[Exchange]:
             f"the prompt; {LEAST_ANSWERS} answers are needed"
         )
     return spoken
-
-
-@dataclass(frozen=True)
-class SampleChunk:
-    """Samples that run together, each text once.
-
-    Attributes:
-        sources: Distinct source sequences.
-        targets: Distinct target sequences.
-        source_rows: Rows [N] of the samples, numbered over all of `sources`.
-        target_rows: Rows [M] of the samples, numbered over all of `targets`.
-        neutral: Which of the source rows [N] are there for locality.
-        groups: Group of the sample that each source row [N] is of.
-    """
-
-    sources: Sequence[Tokens]
-    targets: Sequence[Tokens]
-    source_rows: NDArray[np.int64]
-    target_rows: NDArray[np.int64]
-    neutral: NDArray[np.bool_]
-    groups: NDArray[np.int64]
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens of all sequences."""
-        return sum(map(len, self.sources)) + sum(map(len, self.targets))
-
-
-def split(samples: Sequence[PairedRows], max_rows: int) -> list[SampleChunk]:
-    """Group samples, in order, into chunks that one ubatch a side can hold.
-
-    Args:
-        samples: Those without rows are left out.
-        max_rows: Most tokens of a side; a longer text is a chunk of its own.
-    """
-    chunks = []
-    group: list[PairedRows] = []
-    sides: tuple[set[Tokens], set[Tokens]] = (set(), set())
-    for sample in samples:
-        if not len(sample.source_rows):
-            continue
-        grown = sides[0] | {tuple(sample.source)}, sides[1] | {tuple(sample.target)}
-        if group and any(
-            sum(map(len, side)) > max_rows or len(side) > MAX_SEQUENCES for side in grown
-        ):
-            chunks.append(_chunk(group))
-            group, grown = [], ({tuple(sample.source)}, {tuple(sample.target)})
-        group.append(sample)
-        sides = grown
-    return [*chunks, _chunk(group)] if group else []
-
-
-def _chunk(samples: Sequence[PairedRows]) -> SampleChunk:
-    sources, source_rows = place_rows([s.source for s in samples], [s.source_rows for s in samples])
-    targets, target_rows = place_rows([s.target for s in samples], [s.target_rows for s in samples])
-    counts = [len(s.source_rows) for s in samples]
-    neutral = np.repeat([s.neutral for s in samples], counts)
-    groups = np.repeat([s.group for s in samples], counts)
-    return SampleChunk(sources, targets, source_rows, target_rows, neutral, groups)
-
-
-def place_rows(
-    sequences: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]
-) -> tuple[list[Tokens], NDArray[np.int64]]:
-    """Distinct sequences, and rows of the given ones numbered over the distinct ones."""
-    distinct = list(dict.fromkeys(map(tuple, sequences)))
-    starts = dict(zip(distinct, row_offsets(distinct)[:-1], strict=True))
-    placed = [
-        starts[tuple(sequence)] + np.asarray(own, np.int64)
-        for sequence, own in zip(sequences, rows, strict=True)
-    ]
-    return distinct, np.concatenate(placed)

@@ -14,13 +14,15 @@ from llamacart.errors import InputError, RecipeError
 from llamacart.machine.processors import choose_threads
 from llamacart.values.steering import UNSTEERED, Dose
 from llamacart_trainer.fitting.cascade import MAX_UBATCH_ROWS, Cascade
+from llamacart_trainer.fitting.chunks import split
 from llamacart_trainer.fitting.coverage import check_coverage
 from llamacart_trainer.fitting.identity import fit_facts
 from llamacart_trainer.fitting.job import NO_JOB, Job
-from llamacart_trainer.fitting.layer import FitSettings, LayerReport
+from llamacart_trainer.fitting.layers import chosen_layers
 from llamacart_trainer.fitting.lengths import check_prompt, check_samples, check_task
 from llamacart_trainer.fitting.memory import MAX_MEMORY
-from llamacart_trainer.fitting.samples import SampleBuilder, split
+from llamacart_trainer.fitting.samples import SampleBuilder
+from llamacart_trainer.fitting.settings import FitSettings, LayerReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,10 +31,10 @@ if TYPE_CHECKING:
     from llamacart.cartridge import LayerMap
     from llamacart.llama.model import Model
     from llamacart_trainer.fitting.answers import OnAnswers
+    from llamacart_trainer.fitting.chunks import SampleChunk
     from llamacart_trainer.fitting.memory import MemoryPlan
-    from llamacart_trainer.fitting.samples import SampleChunk
     from llamacart_trainer.recipe.pairing import PairedRows
-    from llamacart_trainer.recipe.recipe import Task
+    from llamacart_trainer.recipe.recipe import Recipe, Task
     from llamacart_trainer.recipe.turns import Exchange
 
 
@@ -89,7 +91,8 @@ class _Trainer:
         if notice is not None and not maps:  # once, where sources are continued for each layer
             self.on_notice(notice)
         self.n_rows = _count_rows(self.task, samples)
-        chunks = split(samples, self.max_ubatch_rows)
+        to_gap = self.cascade.settings.closes_gap
+        chunks = split(samples, self.max_ubatch_rows, to_gap=to_gap)
         self.on_phase("fit the cascade")
         self.seconds["prepare"] = self.seconds.get("prepare", 0) + time.perf_counter() - since
         return chunks
@@ -152,8 +155,12 @@ def train(
             recipe.impact,
             recipe.rank,
             recipe.storage,
+            recipe.target,
+            recipe.neurons,
+            recipe.neutral_weight,
+            recipe.step,
         ),
-        layers=_layers(task, model),
+        layers=chosen_layers(recipe, model.n_layer),
         paired="distribution" not in recipe.pairing,
         job=NO_JOB if job is None else open_job(task, model, job, limits, restart=restart),
         on_layer=on_layer,
@@ -166,12 +173,7 @@ def train(
     trainer.run()
     reports = tuple(cascade.reports)
     if not cascade.maps:
-        found = sum(report.candidates for report in reports)
-        raise RecipeError(
-            f"recipe {recipe.name!r}: no active neuron is left in any layer ({found} passed "
-            f"threshold {recipe.threshold}, none passed impact {recipe.impact}); are source and "
-            "target the same text?"
-        )
+        raise _nothing_left(recipe, reports)
     if not trainer.n_rows:  # every layer was restored, and no sample had to be made again
         trainer.chunks({})
     metadata = _metadata(task, reports, trainer.n_rows, builder.answers)
@@ -202,6 +204,17 @@ def open_job(
     return Job(folder, fit_facts(task, model, limits), model.fingerprint, restart=restart)
 
 
+def _nothing_left(recipe: Recipe, reports: Sequence[LayerReport]) -> RecipeError:
+    found = sum(report.candidates for report in reports)
+    chosen = f"{found} passed threshold {recipe.threshold}"
+    if recipe.closes_gap:
+        chosen = f"{found} would close a gap"
+    return RecipeError(
+        f"recipe {recipe.name!r}: no active neuron is left in any layer ({chosen}, none passed "
+        f"impact {recipe.impact}); are source and target the same text?"
+    )
+
+
 def _count_rows(task: Task, samples: Sequence[PairedRows]) -> int:
     """Source rows N, refused where they are too few to fit anything."""
     n_rows = sum(len(sample.source_rows) for sample in samples)
@@ -209,21 +222,6 @@ def _count_rows(task: Task, samples: Sequence[PairedRows]) -> int:
     if taught < 2:
         raise RecipeError(f"recipe {task.recipe.name!r}: its pairs give {taught} paired rows")
     return n_rows
-
-
-def _layers(task: Task, model: Model) -> list[int]:
-    """Layers to fit: all but those the recipe skips."""
-    skipped = task.recipe.skip_layers
-    for layer in skipped:
-        if not -model.n_layer <= layer < model.n_layer:
-            raise RecipeError(
-                f"recipe {task.recipe.name!r}: skip_layers has value {layer}; the model has "
-                f"{model.n_layer} layers"
-            )
-    wanted = sorted(set(range(model.n_layer)) - {layer % model.n_layer for layer in skipped})
-    if not wanted:
-        raise RecipeError(f"recipe {task.recipe.name!r}: skip_layers leaves no layer")
-    return wanted
 
 
 def _assemble(model: Model, maps: Mapping[int, LayerMap], metadata: Metadata) -> Cartridge:
@@ -237,13 +235,16 @@ def _metadata(
     settings: dict[str, Any] = {
         key: getattr(recipe, key)
         for key in (
-            "threshold",
+            "target",
+            *(("neurons", "step") if recipe.closes_gap else ("threshold",)),
             "penalty",
             "rank",
             "storage",
             "impact",
             "pairing",
             "capture",
+            "neutral_weight",
+            "layers",
             "skip_layers",
             "generate_source",
             "generate_target",

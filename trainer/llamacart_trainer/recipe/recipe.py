@@ -27,6 +27,7 @@ from llamacart_trainer.recipe.records import (
     read_records,
     read_texts,
 )
+from llamacart_trainer.recipe.target import TargetKeys
 from llamacart_trainer.recipe.turns import ChatPair, Exchange, read_chat_pairs, read_neutral
 from llamacart_trainer.recipe.validation import InvalidValue
 
@@ -55,7 +56,7 @@ PRIORS = {"zero": "ridge", "identity": "ridge-identity"}
 _Alpha = Annotated[float, Field(ge=-ALPHA_LIMIT, le=ALPHA_LIMIT)]
 
 
-class Recipe(ConversationKeys, BaseModel):
+class Recipe(ConversationKeys, TargetKeys, BaseModel):
     """Settings of a fit, as written in `recipe.toml`.
 
     Defaults are those that served best on Gemma 3 270M; the paper's are `solver = "ridge"`,
@@ -74,8 +75,6 @@ class Recipe(ConversationKeys, BaseModel):
             and so does its absence in a recipe of kind `prompt`.
         heldout: File of pairs for the evaluation.
         prompts: File of `{"prompt", "reference"?}` for the evaluation.
-        threshold: δ of the neuron selection.
-        penalty: λ, or `auto`: chosen by cross-validation.
         solver: How a layer is fitted. `prior = "zero" | "identity"` is read as
             `ridge | ridge-identity`.
         rank: Singular values of W − prior to keep; None keeps all.
@@ -84,7 +83,6 @@ class Recipe(ConversationKeys, BaseModel):
         pairing: Which rows are tied; see `llamacart_trainer.recipe.pairing`.
         capture: `fixed`: continuations are generated once, by the unsteered model. `faithful`:
             those of the sources anew before each layer, by the model as steered so far.
-        skip_layers: Layers left alone; -1 is the last, the dearest to fit.
         generate_source: Greedy tokens to append to each source.
         generate_target: The same for each target; with `suffix` they are appended to both.
         evaluation: See `EvaluationSettings`.
@@ -100,15 +98,12 @@ class Recipe(ConversationKeys, BaseModel):
     neutral: str | None = None
     heldout: str | None = None
     prompts: str | None = None
-    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.03
-    penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = 300.0
     solver: str = "ridge-identity"
     rank: Annotated[int, Field(ge=1)] | None = None
     storage: Literal["q8_0", "q5_0", "q4_0", "auto"] = "q8_0"
     impact: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     pairing: Annotated[list[PairingName], Field(min_length=1)] = ["handover", "identity"]
     capture: Literal["fixed", "faithful"] = "fixed"
-    skip_layers: list[int] = []
     generate_source: Annotated[int, Field(ge=0, le=MAX_GENERATED)] = 0
     generate_target: Annotated[int, Field(ge=0, le=MAX_GENERATED)] = 0
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -141,6 +136,11 @@ class Recipe(ConversationKeys, BaseModel):
         if (self.generate_source or self.generate_target) and not grows & set(self.pairing):
             raise ValueError(
                 f"generated tokens are paired by {', '.join(sorted(grows))} only; add one of them"
+            )
+        if self.closes_gap and "distribution" in self.pairing:
+            raise ValueError(
+                f"pairing has value {self.pairing!r}, which ties no rows; target {self.target!r} "
+                "needs rows that are tied"
             )
         if "distribution" in self.pairing and (len(self.pairing) > 1 or self.neutral):
             raise ValueError(

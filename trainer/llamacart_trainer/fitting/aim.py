@@ -1,0 +1,241 @@
+"""What a layer is fitted to: the rows that a cascade gathers, and the fit that takes them.
+
+Both sides of a pair are seen where a layer's gated product is done. `CopyAim` is the paper's: the
+map is to give the target's activations. `ResidualAim` compares the residual streams behind the
+layer, the source's with the maps of the layers before it acting, so that each layer is asked only
+for what those have left open.
+
+Axes: N source rows, n of them tied to a target's, M target rows, D FFN width, E width of the
+residual stream.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from llamacart.llama.feed_forward import feed_forward
+from llamacart.passes.residual import check_residual, residual_sizes
+from llamacart_trainer.fitting.gap.equation import Gap, reading_metric
+from llamacart_trainer.fitting.gap.reach import fit_layer_to_gap, fit_layer_to_gap_from_moments
+from llamacart_trainer.fitting.layer import fit_layer, fit_layer_from_moments
+from llamacart_trainer.fitting.moments import Moments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from llamacart.cartridge import LayerMap
+    from llamacart.llama.model import Model
+    from llamacart_trainer.fitting.chunks import SampleChunk
+    from llamacart_trainer.fitting.settings import FitSettings, LayerReport
+    from llamacart_trainer.fitting.sight import Seen
+
+    Floats = NDArray[np.float32]
+    Found = tuple[LayerMap | None, LayerReport]
+
+
+class Part(NamedTuple):
+    """What one chunk, or all of them, give to a layer's fit.
+
+    Attributes:
+        x: Source activations [N, D].
+        aims: What they are fitted to: target activations [M, D], or gaps [n, E] of the rows that
+            are not neutral.
+        neutral: Which of the source rows [N] are there for locality.
+        weights: How often each source row counts [N]; None means once.
+    """
+
+    x: Floats
+    aims: Floats
+    neutral: NDArray[np.bool_]
+    weights: Floats | None = None
+
+    @classmethod
+    def joined(cls, parts: Iterable[Part], n_rows: int, n_aims: int) -> Part:
+        """All parts one behind the other, taken up one at a time.
+
+        Args:
+            parts: At least one.
+            n_rows: N of all together.
+            n_aims: M or n of all together.
+        """
+        joined: Part | None = None
+        at = aim_at = 0
+        for part in parts:
+            joined = joined or part._room(n_rows, n_aims)
+            rows = slice(at, at + len(part.x))
+            joined.x[rows], joined.neutral[rows] = part.x, part.neutral
+            if joined.weights is not None:
+                joined.weights[rows] = part.weights
+            joined.aims[aim_at : aim_at + len(part.aims)] = part.aims
+            at, aim_at = at + len(part.x), aim_at + len(part.aims)
+        if joined is None:
+            raise ValueError("there is no part to join")
+        return joined
+
+    def _room(self, n_rows: int, n_aims: int) -> Part:
+        """Room for rows of this kind."""
+        return Part(
+            np.empty((n_rows, self.x.shape[1]), np.float32),
+            np.empty((n_aims, self.aims.shape[1]), np.float32),
+            np.empty(n_rows, np.bool_),
+            None if self.weights is None else np.empty(n_rows, np.float32),
+        )
+
+
+class Aim(Protocol):
+    """What a layer is fitted to."""
+
+    @property
+    def beside(self) -> str | None:
+        """Node of the residual stream, where it is asked for."""
+        ...
+
+    def part(self, layer: int, chunk: SampleChunk, source: Seen, target: Seen) -> Part:
+        """What a chunk gives.
+
+        Args:
+            layer: Index.
+            chunk: Says which rows are tied and which neutral.
+            source: The chunk's source rows, as the layers before have steered them.
+            target: Its target rows.
+        """
+        ...
+
+    def fit(self, layer: int, rows: Part, groups: NDArray[np.integer[Any]]) -> Found:
+        """Fit a layer on the rows of all chunks, of which `groups` says their text."""
+        ...
+
+    def fit_from_moments(self, layer: int, moments: Moments) -> Found:
+        """Fit a layer on the moments of the rows of all chunks."""
+        ...
+
+    def moments(self) -> Moments:
+        """Moments of no rows."""
+        ...
+
+
+class CopyAim:
+    """The target's activations.
+
+    Args:
+        model: The model.
+        settings: How a layer is fitted.
+        paired: Whether rows are tied one to one.
+    """
+
+    beside: str | None = None
+
+    def __init__(self, model: Model, settings: FitSettings, *, paired: bool) -> None:
+        self._width = model.n_ff
+        self._settings = settings
+        self._paired = paired
+
+    def part(self, layer: int, chunk: SampleChunk, source: Seen, target: Seen) -> Part:  # noqa: ARG002
+        """See `Aim`."""
+        return Part(source.h, target.h, chunk.neutral, _weights(chunk, self._settings))
+
+    def fit(self, layer: int, rows: Part, groups: NDArray[np.integer[Any]]) -> Found:
+        """See `Aim`."""
+        return fit_layer(
+            layer,
+            rows.x,
+            rows.aims,
+            self._settings,
+            neutral=rows.neutral if rows.neutral.any() else None,
+            paired=self._paired,
+            groups=groups,
+            weights=rows.weights,
+        )
+
+    def fit_from_moments(self, layer: int, moments: Moments) -> Found:
+        """See `Aim`."""
+        return fit_layer_from_moments(layer, moments, self._settings)
+
+    def moments(self) -> Moments:
+        """See `Aim`."""
+        return Moments(self._width, self._paired)
+
+
+class ResidualAim:
+    """What is missing of the target's residual stream behind the layer.
+
+    Args:
+        model: The model.
+        settings: How a layer is fitted.
+        layers: Layers to fit.
+        chunk: Samples, some of them tied; their targets tell how large the stream is.
+        n_threads: Threads for compute.
+
+    Raises:
+        UnsupportedModelError: The model's FFN reaches the residual stream in another way.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        settings: FitSettings,
+        layers: Sequence[int],
+        chunk: SampleChunk,
+        n_threads: int | None = None,
+    ) -> None:
+        some = {layers[0], layers[len(layers) // 2], layers[-1]}
+        check_residual(model, some, n_threads=n_threads)
+        self.beside: str | None = model.residual_input
+        self._model = model
+        self._settings = settings
+        self._sizes = residual_sizes(model, chunk.targets, chunk.target_rows, n_threads=n_threads)
+        self._kept: tuple[int, Gap] | None = None
+
+    def part(self, layer: int, chunk: SampleChunk, source: Seen, target: Seen) -> Part:
+        """See `Aim`."""
+        if source.x is None or target.x is None:
+            raise ValueError("the residual stream was not looked at")
+        gap = self._gap(layer)
+        wanted = target.x + gap.end.added(gap.end.output(target.h))
+        tied = ~chunk.neutral
+        missing = gap.open(source.x[tied], source.h[tied], wanted)
+        counts = _weights(chunk, self._settings)
+        weights = gap.weights(source.x, source.h)
+        weights = weights if counts is None else weights * counts
+        return Part(source.h, np.float32(self._settings.step) * missing, chunk.neutral, weights)
+
+    def fit(self, layer: int, rows: Part, groups: NDArray[np.integer[Any]]) -> Found:
+        """See `Aim`."""
+        return fit_layer_to_gap(
+            layer,
+            rows.x,
+            rows.aims,
+            self._gap(layer).ways,
+            self._settings,
+            neutral=rows.neutral,
+            groups=groups,
+            weights=rows.weights,
+        )
+
+    def fit_from_moments(self, layer: int, moments: Moments) -> Found:
+        """See `Aim`."""
+        return fit_layer_to_gap_from_moments(layer, moments, self._gap(layer).ways, self._settings)
+
+    def moments(self) -> Moments:
+        """See `Aim`."""
+        return Moments(self._model.n_ff, gaps=self._model.n_embd)
+
+    def _gap(self, layer: int) -> Gap:
+        """That of one layer; the one asked for last is kept."""
+        if self._kept is None or self._kept[0] != layer:
+            self._kept = None
+            metric = reading_metric(self._model, self._sizes, layer)
+            gap = Gap(feed_forward(self._model, layer), np.sqrt(metric).astype(np.float32))
+            self._kept = layer, gap
+        return self._kept[1]
+
+
+def _weights(chunk: SampleChunk, settings: FitSettings) -> Floats | None:
+    """How often each source row of a chunk counts [N]; None where all count once."""
+    if settings.neutral_weight == 1.0:
+        return None
+    return np.where(chunk.neutral, settings.neutral_weight, 1.0).astype(np.float32)

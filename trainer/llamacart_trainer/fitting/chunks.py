@@ -1,0 +1,133 @@
+"""The chunks in which samples run: texts that go together, and which rows are looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from llamacart.llama.context import MAX_SEQUENCES
+from llamacart.passes.capture import row_offsets
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from llamacart_trainer.recipe.pairing import PairedRows
+
+    Tokens = tuple[int, ...]
+
+
+class Side(NamedTuple):
+    """What runs of one side of a chunk.
+
+    Attributes:
+        texts: Distinct sequences; none where nothing has to run.
+        rows: Rows that are looked at, numbered over all of `texts`.
+    """
+
+    texts: Sequence[Tokens]
+    rows: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SampleChunk:
+    """Samples that run together, each text once.
+
+    Attributes:
+        sources: Distinct source sequences.
+        targets: Distinct target sequences.
+        source_rows: Rows [N] of the samples, numbered over all of `sources`.
+        target_rows: Rows [M] of the samples, numbered over all of `targets`; of those alone that
+            are not neutral, where a gap is to be closed.
+        neutral: Which of the source rows [N] are there for locality.
+        groups: Group of the sample that each source row [N] is of.
+    """
+
+    sources: Sequence[Tokens]
+    targets: Sequence[Tokens]
+    source_rows: NDArray[np.int64]
+    target_rows: NDArray[np.int64]
+    neutral: NDArray[np.bool_]
+    groups: NDArray[np.int64]
+
+    @property
+    def source(self) -> Side:
+        """The texts that are steered."""
+        return Side(self.sources, self.source_rows)
+
+    @property
+    def target(self) -> Side:
+        """The texts that are aimed at."""
+        return Side(self.targets, self.target_rows)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all sequences."""
+        return sum(map(len, self.sources)) + sum(map(len, self.targets))
+
+
+def split(
+    samples: Sequence[PairedRows], max_rows: int, *, to_gap: bool = False
+) -> list[SampleChunk]:
+    """Group samples, in order, into chunks that one ubatch a side can hold.
+
+    Args:
+        samples: Those without rows are left out.
+        max_rows: Most tokens of a side; a longer text is a chunk of its own.
+        to_gap: Gaps are to be closed: neutral rows have none, so that their targets do not run,
+            and the first row of a text, whose activations are huge, is left out everywhere.
+    """
+    if to_gap:
+        samples = [_to_gap(sample) for sample in samples]
+    chunks = []
+    group: list[PairedRows] = []
+    sides: tuple[set[Tokens], set[Tokens]] = (set(), set())
+    for sample in samples:
+        if not len(sample.source_rows):
+            continue
+        own = {tuple(sample.source)}, {tuple(sample.target)} - {()}
+        grown = sides[0] | own[0], sides[1] | own[1]
+        if group and any(
+            sum(map(len, side)) > max_rows or len(side) > MAX_SEQUENCES for side in grown
+        ):
+            chunks.append(_chunk(group))
+            group, grown = [], own
+        group.append(sample)
+        sides = grown
+    return [*chunks, _chunk(group)] if group else []
+
+
+def _chunk(samples: Sequence[PairedRows]) -> SampleChunk:
+    sources, source_rows = place_rows([s.source for s in samples], [s.source_rows for s in samples])
+    aims = [s for s in samples if len(s.target)]
+    targets, target_rows = place_rows([s.target for s in aims], [s.target_rows for s in aims])
+    counts = [len(s.source_rows) for s in samples]
+    neutral = np.repeat([s.neutral for s in samples], counts)
+    groups = np.repeat([s.group for s in samples], counts)
+    return SampleChunk(sources, targets, source_rows, target_rows, neutral, groups)
+
+
+def _to_gap(sample: PairedRows) -> PairedRows:
+    """A sample without first rows; without its target, too, where it is neutral."""
+    if sample.neutral:
+        rows = [row for row in sample.source_rows if row]
+        return replace(sample, source_rows=rows, target=(), target_rows=())
+    tied = [(i, j) for i, j in sample.rows if i and j]
+    left, right = [i for i, _ in tied], [j for _, j in tied]
+    return replace(sample, source_rows=left, target_rows=right)
+
+
+def place_rows(
+    sequences: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]
+) -> tuple[list[Tokens], NDArray[np.int64]]:
+    """Distinct sequences, and rows of the given ones numbered over the distinct ones."""
+    distinct = list(dict.fromkeys(map(tuple, sequences)))
+    starts = dict(zip(distinct, row_offsets(distinct)[:-1], strict=True))
+    placed = [
+        starts[tuple(sequence)] + np.asarray(own, np.int64)
+        for sequence, own in zip(sequences, rows, strict=True)
+    ]
+    return distinct, np.concatenate([np.zeros(0, np.int64), *placed])

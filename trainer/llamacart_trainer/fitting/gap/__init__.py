@@ -1,0 +1,1 @@
+"""Fits that close a gap in the residual stream, where others copy activations."""

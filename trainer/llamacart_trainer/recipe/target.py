@@ -1,0 +1,64 @@
+"""Keys of a recipe that say what a layer is fitted to, where, and how closely."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+if TYPE_CHECKING:
+    from typing import Self
+
+Target = Literal["activation", "residual"]
+
+RELATIVE_PENALTY = 0.3
+"""λ of a recipe that gives none, where a gap is to be closed."""
+
+_ACTIVATION_KEYS = ("threshold",)
+_GAP_KEYS = ("neurons", "step")
+
+
+class TargetKeys(BaseModel):
+    """What a layer is fitted to.
+
+    Attributes:
+        target: `activation`: the target text's activations (the paper). `residual`: its residual
+            stream behind the layer.
+        threshold: δ of the neuron selection; only where the target is `activation`.
+        neurons: Neurons K of a layer; not where the target is `activation`.
+        step: Share of the gap that a layer is asked to close; not where it is `activation`.
+        penalty: λ, or `auto`: chosen by cross-validation. Unless the target is `activation`, as a
+            share of the mean of the diagonal of X̄ᵀX̄, and `RELATIVE_PENALTY` by default.
+        neutral_weight: Times a neutral row counts.
+        layers: First and last layer to fit; -1 is the last. None means all; unless the target is
+            `activation`, all but the last, which is the dearest to fit.
+        skip_layers: Layers among them that are left alone.
+    """
+
+    target: Target = "activation"
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    neurons: Annotated[int, Field(ge=1)] = 150
+    step: Annotated[float, Field(gt=0, le=2)] = 1.0
+    penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = 300.0
+    neutral_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    layers: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
+    skip_layers: list[int] = []
+
+    @property
+    def closes_gap(self) -> bool:
+        """Whether a layer is to close a gap behind its FFN, not to copy activations."""
+        return self.target != "activation"
+
+    @model_validator(mode="after")
+    def _suits_target(self) -> Self:
+        for name in _ACTIVATION_KEYS if self.closes_gap else _GAP_KEYS:
+            value = getattr(self, name)
+            given = name in self.model_fields_set
+            if given and value != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} has value {value!r}, which has no meaning with target {self.target!r}"
+                )
+        if self.closes_gap and "penalty" not in self.model_fields_set:
+            # The model is frozen, and what was not given is to stay so.
+            self.__dict__["penalty"] = RELATIVE_PENALTY
+        return self
