@@ -13,10 +13,13 @@ from llamacart.errors import InputError, RecipeError
 from llamacart.file.reader import read_cartridge
 from llamacart.file.writer import write_cartridge
 from llamacart.llama.model import Model
+from llamacart_trainer.evaluation.bootstrap import estimate
 from llamacart_trainer.evaluation.contents import Answer, Prompt
+from llamacart_trainer.evaluation.evaluator import Evaluator
 from llamacart_trainer.evaluation.objective import Objective
 from llamacart_trainer.evaluation.plan import EvaluationPlan
 from llamacart_trainer.evaluation.prompts.conversation import Preamble
+from llamacart_trainer.evaluation.results import Scores
 from llamacart_trainer.evaluation.scorers import language, words
 from llamacart_trainer.recipe.conversation import OF_PROMPTS
 from llamacart_trainer.recipe.recipe import Recipe, Task, TextPair
@@ -100,6 +103,39 @@ def test_resumed_search_runs_nothing_twice_and_chooses_alike(
     assert path.read_text() == "".join(lines)
 
 
+def test_a_prompt_sets_the_standard_of_each_rung(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the texts of the rung; the winner is set beside it on the test, in a sentence."""
+    asked: list[tuple[int, float]] = []
+
+    def behind(self: Evaluator, preamble: Preamble) -> Scores:
+        n = len(self.plan.prompts)
+        asked.append((n, 0.5 + n / 100))
+        return Scores(estimate([0.5 + n / 100] * n), None, None, None)
+
+    monkeypatch.setattr(Evaluator, "behind", behind)
+    monkeypatch.setattr(search_module, "FIRST_PROMPTS", 1)
+    plan = replace(PLAN, objective=Objective(0.1), preambles=(Preamble("system prompt", (LINE,)),))
+    search = make(tiny_model, TrialTable(None, {}), validation=plan, test=plan)
+    result = search.run()
+    # Rungs of 1, 3 and all 5 prompts, then the test's.
+    assert asked == [(1, 0.51), (3, 0.53), (5, 0.55), (5, 0.55)]
+    for trial in result.trials:
+        target = {1: 0.51, 3: 0.53, 5: 0.55}[trial.prompts]
+        demands = {"behaviour": target, "distinct": 0.6, "written": 0.9}
+        short = sum(max(0.0, least - trial.figures[name]) for name, least in demands.items())
+        assert trial.shortfall == pytest.approx(short, abs=1e-5)
+    assert [(p.label, p.kind) for p in result.beside] == [
+        ("unsteered", "unsteered"),
+        ("system prompt", "prompt"),
+    ]
+    assert result.sentence.startswith(f"α {result.chosen.alpha:g}: ")
+    assert "the system prompt" in result.sentence
+    evidence = result.cartridge.metadata.diagnostics["tune"]
+    assert "behaviour ≥ 0.55" in evidence["objective"]
+
+
 def test_time_ends_each_rung_but_never_before_its_first_trial(tiny_model: Model) -> None:
     ticks = itertools.count()
     result = make(
@@ -154,13 +190,17 @@ OTHER_FIELDS: dict[str, object] = {
     "generate_source": 1, "generate_target": 1, "evaluation": {"tokens": 9}, "format": "chat",
     "kind": "prompt", "prompt": "Be kind.", "prompt_file": "p.txt", "examples": "e.jsonl",
     "questions": "q.jsonl", "answers": "a.jsonl", "answer_tokens": 9, "user_turn": "U: {}",
-    "assistant_turn": "A: {}",
+    "assistant_turn": "A: {}", "target": "residual", "neurons": 9, "step": 0.5,
+    "neutral_weight": 2.0, "layers": [0, 1],
 }  # fmt: skip
 DISTILS = {"kind": "prompt", "examples": "turns.jsonl"}
 NEEDED: dict[str, dict[str, object]] = {
     "generate_source": {"pairing": ["position"]},
     "generate_target": {"pairing": ["position"]},
-    "kind": {"examples": "turns.jsonl"},
+    "kind": DISTILS,
+    "target": {"threshold": 0.03},
+    "neurons": {"target": "residual", "threshold": 0.03},
+    "step": {"target": "residual", "threshold": 0.03},
     **dict.fromkeys(OF_PROMPTS, DISTILS),
 }
 """Field → others without which it is refused."""
@@ -204,7 +244,7 @@ def test_no_trial_of_another_question_is_reused(
 ) -> None:
     path = tmp_path / "t.jsonl"
     needed = NEEDED.get(changes.removeprefix("recipe "), {})
-    base = changed(**needed) if "kind" in needed else TASK
+    base = changed(**needed) if changes not in ("recipe kind", "recipe target") else TASK
     TrialTable(path, search_facts(base, tiny_model, PLAN)).add(Trial(OWN, 1.0, 0, 5, 0.0, 0.0))
     same = replace(PLAN, prompts=tuple(Prompt(p.text) for p in PLAN.prompts))
     again = replace(base, recipe=base.recipe.model_copy())

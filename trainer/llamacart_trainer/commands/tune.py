@@ -77,6 +77,7 @@ def tune(
     console.print(
         f"{result.chosen.candidate}, α = {result.chosen.alpha:g}, {size / 1e6:.2f} MB: {target}"
     )
+    console.print(result.sentence, highlight=False)
 
 
 def _line(trial: Trial) -> str:

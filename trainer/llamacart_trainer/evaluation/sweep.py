@@ -9,7 +9,7 @@ from llamacart_trainer.evaluation.evaluator import Evaluator
 from llamacart_trainer.evaluation.results import Point
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from llamacart.llama.model import Model
     from llamacart_trainer.evaluation.evaluator import Contender
@@ -57,12 +57,19 @@ def sweep(
         ceiling = judge.ceiling()
         if ceiling is not None:
             add(Point("ceiling", "ceiling", 0.0, ceiling))
-    for preamble in plan.preambles:
-        behind = judge.behind(preamble)
-        if behind is not None:
-            add(Point(preamble.label, "prompted" if preamble.teacher else "prompt", 0.0, behind))
+    for point in prompt_points(judge):
+        add(point)
     for name, contender, strengths in zip(names, cartridges, alphas, strict=True):
         kind: Kind = "control-vector" if isinstance(contender, ControlVector) else "cartridge"
         for alpha in strengths:
             add(Point(name, kind, alpha, judge.score(contender, alpha)))
     return points
+
+
+def prompt_points(judge: Evaluator) -> Iterator[Point]:
+    """The unsteered model behind each of a plan's prompts; none where nothing is continued."""
+    for preamble in judge.plan.preambles:
+        scores = judge.behind(preamble)
+        if scores is not None:
+            kind: Kind = "prompted" if preamble.teacher else "prompt"
+            yield Point(preamble.label, kind, 0.0, scores)

@@ -2,8 +2,9 @@
 
 Rung 0 tries as many candidates as half of the time allows, at a few αs on few prompts. The best
 third goes on to three times the prompts with finer αs, and the best third of that to all of them.
-The objective is the plan's (see `Objective`): behaviour and distinct-2 demanded first, then the
-least NLL + weight × KL. The winner alone is scored on the test plan, which chooses nothing.
+The objective is the plan's (see `Objective`): behaviour and distinct-2 demanded first, no less
+than what the plan's prompts reach, then the least NLL + weight × KL. The winner alone is scored on
+the test plan, which chooses nothing.
 
 Source: Jamieson and Talwalkar (2016), arXiv:1502.07943.
 """
@@ -18,11 +19,15 @@ from llamacart.errors import RecipeError
 from llamacart.machine.processors import choose_threads
 from llamacart_trainer.evaluation.baselines import variant
 from llamacart_trainer.evaluation.evaluator import Evaluator
+from llamacart_trainer.evaluation.prompts.closing import closing_sentence
+from llamacart_trainer.evaluation.results import Point
+from llamacart_trainer.evaluation.sweep import prompt_points
 from llamacart_trainer.fitting.cascade import MAX_UBATCH_ROWS
 from llamacart_trainer.fitting.identity import fit_facts, of_function
 from llamacart_trainer.fitting.memory import MAX_MEMORY
 from llamacart_trainer.fitting.training import train
 from llamacart_trainer.solvers import SOLVERS
+from llamacart_trainer.tuning.evidence import evidence
 from llamacart_trainer.tuning.space import candidates, coarse_alphas, refined
 from llamacart_trainer.tuning.trials import FAILED, Trial, TrialTable, scored
 
@@ -32,11 +37,12 @@ if TYPE_CHECKING:
 
     from llamacart.cartridge import Cartridge
     from llamacart.llama.model import Model
+    from llamacart_trainer.evaluation.objective import Objective
     from llamacart_trainer.evaluation.plan import EvaluationPlan
     from llamacart_trainer.evaluation.results import Measured, Scores
     from llamacart_trainer.fitting.identity import Facts
     from llamacart_trainer.recipe.recipe import Task
-    from llamacart_trainer.tuning.space import Candidate
+from llamacart_trainer.tuning.space import Candidate
 
 KEEP = 3
 """One in so many goes on to the next rung."""
@@ -61,6 +67,8 @@ class TuneResult:
         test: The cartridge on the test plan.
         chosen_on: What the trials of the last rung were taken over.
         tested_on: What `test` was taken over.
+        beside: The unsteered model and the plan's prompts on the test plan.
+        sentence: How near the cartridge comes to them.
     """
 
     cartridge: Cartridge
@@ -69,6 +77,8 @@ class TuneResult:
     test: Scores
     chosen_on: Measured
     tested_on: Measured
+    beside: tuple[Point, ...] = ()
+    sentence: str = ""
 
 
 @dataclass
@@ -100,6 +110,7 @@ class Search:
     n_threads: int | None = None
     _fits: dict[Candidate, Cartridge] = field(default_factory=dict, repr=False)
     _judges: dict[int, Evaluator] = field(default_factory=dict, repr=False)
+    _objectives: dict[int, Objective] = field(default_factory=dict, repr=False)
     _started: float = field(default=0.0, repr=False)
 
     def run(self) -> TuneResult:
@@ -153,7 +164,7 @@ class Search:
             scores = judge.score(self._fit(candidate), alpha)
         except RecipeError as error:
             return Trial(candidate, alpha, rung, prompts, FAILED, FAILED, error=error.message)
-        objective = self.validation.objective
+        objective = self._objective(rung)
         seconds = self.clock() - started
         return scored(candidate, alpha, rung, prompts, scores, objective, seconds)
 
@@ -176,15 +187,39 @@ class Search:
             self._judges[rung] = Evaluator(self.model, plan, self.n_threads, with_perplexity=False)
         return self._judges[rung]
 
+    def _objective(self, rung: int) -> Objective:
+        """What is asked for beside the plan's prompts, on the texts of a rung."""
+        if rung not in self._objectives:
+            judge = self._judge(rung)
+            self._objectives[rung] = self.validation.objective.beside(prompt_points(judge))
+        return self._objectives[rung]
+
     def _finish(self, best: Trial) -> TuneResult:
         fitted = self._fit(best.candidate)
         chosen_on = self._judge(best.rung).plan.measured
+        objective = self._objective(best.rung)
         self._judges.clear()
-        scores = Evaluator(self.model, self.test, self.n_threads).score(fitted, best.alpha)
+        judge = Evaluator(self.model, self.test, self.n_threads)
+        scores = judge.score(fitted, best.alpha)
+        beside = (
+            Point("unsteered", "unsteered", 0.0, judge.score(None, 0.0)),
+            *prompt_points(judge),
+        )
+        mine = Point(fitted.name, "cartridge", best.alpha, scores)
         metadata = replace(
             fitted.metadata,
             default_alpha=best.alpha,
-            diagnostics={**fitted.metadata.diagnostics, "tune": self._evidence(best, scores)},
+            diagnostics={
+                **fitted.metadata.diagnostics,
+                "tune": evidence(
+                    self.table.all(),
+                    best,
+                    scores,
+                    objective,
+                    self.test,
+                    self.clock() - self._started,
+                ),
+            },
         )
         return TuneResult(
             replace(fitted, metadata=metadata),
@@ -193,34 +228,9 @@ class Search:
             scores,
             chosen_on,
             self.test.measured,
+            beside,
+            closing_sentence(mine, beside, seed=self.test.seed),
         )
-
-    def _evidence(self, best: Trial, scores: Scores) -> dict[str, Any]:
-        """What a cartridge keeps of the search: a JSON object."""
-        trials = self.table.all()
-        top = sorted(
-            (t for t in trials if t.rung == best.rung and not t.error), key=lambda t: t.key
-        )
-        objective = self.validation.objective
-        return {
-            "objective": str(objective),
-            "trials": len(trials),
-            "candidates": len({trial.candidate for trial in trials}),
-            "seconds": round(self.clock() - self._started, 1),
-            "chosen": _summary(best),
-            "runners_up": [_summary(trial) for trial in top[1:6]],
-            "test": _summary(
-                scored(
-                    best.candidate,
-                    best.alpha,
-                    best.rung,
-                    len(self.test.prompts) + len(self.test.answers),
-                    scores,
-                    objective,
-                    scores.seconds,
-                )
-            ),
-        }
 
 
 def tune(
@@ -292,13 +302,3 @@ def _form_of(plan: EvaluationPlan) -> list[Any]:
     if recipe is None:
         return []
     return [recipe.format, recipe.kind, recipe.user_turn, recipe.assistant_turn]
-
-
-def _summary(trial: Trial) -> dict[str, Any]:
-    return {
-        "settings": {**trial.candidate.changes, "alpha": trial.alpha},
-        "prompts": trial.prompts,
-        "shortfall": round(trial.shortfall, 6),
-        "cost": round(trial.cost, 6),
-        **trial.figures,
-    }

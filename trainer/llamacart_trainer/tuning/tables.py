@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SHOWN = 12
 """Trials that are shown; the file of trials has them all."""
 
-RANKED = ("behaviour", "distinct", "nll", "kl")
+RANKED = ("behaviour", "kl_prompted", "distinct", "nll", "kl")
 """Figures that the objective ranks by."""
 
 

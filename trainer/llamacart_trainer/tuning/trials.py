@@ -31,7 +31,7 @@ class Trial:
         rung: 0, 1, …; a higher rung has more prompts.
         prompts: Prompts and answers it was scored on.
         shortfall: From what the objective demands; 0 where it is met.
-        cost: NLL + weight × KL.
+        cost: NLL, or KL to the prompted model, + weight × KL.
         unknown: How many parts of the cost were not measured.
         figures: Values of the scores, without intervals.
         seconds: Wall time of scoring, and of the fit where this trial needed one.
@@ -77,7 +77,8 @@ def scored(
     """A trial with its scores."""
     names = (
         *("behaviour", "written", "nll", "distinct", "repetition"),
-        *("kl", "log_odds", "p_target", "p_leaked"),
+        *("kl", "kl_prompted", "removed", "agreement", "ended"),
+        *("log_odds", "p_target", "p_leaked"),
     )
     values = {name: getattr(scores, name) for name in names}
     shortfall, unknown, cost = objective.key(scores)
