@@ -178,12 +178,12 @@ def test_moments_are_kept_after_a_while(
 SCRIPT = """
 import sys, time
 from llamacart import cli
-from llamacart_trainer.fitting import cascade
-fit = cascade.fit_layer
+from llamacart_trainer.fitting import aim
+fit = aim.fit_layer
 def slow(*args, **kwargs):
     time.sleep(0.15)
     return fit(*args, **kwargs)
-cascade.fit_layer = slow
+aim.fit_layer = slow
 sys.argv = ["llamacart", "train", *sys.argv[1:]]
 cli.main()
 """

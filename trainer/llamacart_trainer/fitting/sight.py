@@ -47,6 +47,8 @@ class Seen(NamedTuple):
 class Lanes:
     """Lanes of the sides of many chunks, which all stop at the same layers.
 
+    What all texts of a side begin with, a prompt or a template's own words, is computed once.
+
     Args:
         model: The model.
         sides: The texts of each lane; there is none for a side without texts.
@@ -72,7 +74,14 @@ class Lanes:
             stops = set(layers)
             self._lanes: list[Lane | None] = [
                 stack.enter_context(
-                    Lane(model, side.texts, layers=stops, n_threads=n_threads, beside=beside)
+                    Lane(
+                        model,
+                        side.texts,
+                        layers=stops,
+                        n_threads=n_threads,
+                        beside=beside,
+                        share=True,
+                    )
                 )
                 if side.texts
                 else None
@@ -99,8 +108,8 @@ class Lanes:
         lane, side = self._lanes[number], self._sides[number]
         if lane is None:
             return Seen.nothing(self._model, self._beside)
-        x = lane.beside[side.rows] if self._beside else None
-        return Seen(self._shown[lane][side.rows], x)
+        rows = lane.place[side.rows]
+        return Seen(self._shown[lane][rows], lane.beside[rows] if self._beside else None)
 
     def steer(self, layer: int, steer: Steer) -> None:
         """Change what all lanes hold of a layer."""
