@@ -20,7 +20,7 @@ from llamacart_trainer.recipe.distilled import distilled_prompt
 from llamacart_trainer.recipe.recipe import Recipe, Task, load_task
 from llamacart_trainer.recipe.turns import Exchange, Turn
 
-SETTINGS = {"threshold": 0.05, "penalty": 1.0}
+SETTINGS = {"neurons": 8}
 PROMPT = distilled_prompt("Be brief.", [], [f"Why {n}?" for n in range(4)])
 
 
@@ -30,9 +30,13 @@ def prompt_task(**settings: object) -> Task:
 
 
 @pytest.mark.parametrize("form", ["chat", "text"])
-def test_a_prompt_to_a_cartridge(tiny_model, form) -> None:
+@pytest.mark.parametrize(
+    "settings", [SETTINGS, {"target": "activation", "threshold": 0.05, "penalty": 1.0}]
+)
+def test_a_prompt_to_a_cartridge(tiny_model, form, settings) -> None:
     told: list[tuple[int, int]] = []
-    task = prompt_task(format=form, **SETTINGS)
+    task = prompt_task(format=form, **settings)
+    assert task.recipe.target == settings.get("target", "residual")
     result = train(task, tiny_model, on_answers=lambda *counts: told.append(counts))
     assert told[0] == (0, 4)
     assert told[-1] == (4, 4)
@@ -72,7 +76,7 @@ def test_chats_to_a_cartridge(tiny_model, tmp_path: Path, pairing) -> None:
 def test_a_prompt_that_is_read_once_changes_no_cartridge(tiny_path, monkeypatch) -> None:
     """Nor does it matter whether chunks run side by side or stream past."""
     with Model(str(tiny_path())) as model:
-        task = prompt_task(target="residual", neurons=8)
+        task = prompt_task(**SETTINGS)
         seen: list[tuple[int, int]] = []
 
         class Watched(sight.Lane):

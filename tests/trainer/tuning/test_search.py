@@ -193,7 +193,7 @@ OTHER_FIELDS: dict[str, object] = {
     "assistant_turn": "A: {}", "target": "residual", "neurons": 9, "step": 0.5,
     "neutral_weight": 2.0, "layers": [0, 1],
 }  # fmt: skip
-DISTILS = {"kind": "prompt", "examples": "turns.jsonl"}
+DISTILS = {"threshold": 0.03, "kind": "prompt", "examples": "turns.jsonl"}
 NEEDED: dict[str, dict[str, object]] = {
     "generate_source": {"pairing": ["position"]},
     "generate_target": {"pairing": ["position"]},

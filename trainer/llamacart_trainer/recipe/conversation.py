@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
@@ -28,7 +28,7 @@ class ConversationKeys(BaseModel):
     Attributes:
         format: `text`: raw texts. `chat`: conversations in the model's own chat template.
         kind: `pairs`: the pairs of `train`. `prompt`: a prompt that the model itself answers
-            behind, to be had without it.
+            behind, to be had without it; `target` is then `residual` by default.
         prompt: The prompt: a system text.
         prompt_file: The same as a file of text.
         examples: File of `{"role", "content"}`, a turn a line, that stand behind it.
@@ -58,6 +58,14 @@ class ConversationKeys(BaseModel):
         if form.count("{}") != 1:
             raise ValueError("one {} is needed, where the message stands")
         return form
+
+    @model_validator(mode="before")
+    @classmethod
+    def _aim_at_the_residual(cls, values: Any) -> Any:
+        # What a prompt does arrives by attention: it stands in the residual stream.
+        if isinstance(values, dict) and values.get("kind") == "prompt":
+            return {"target": "residual"} | values
+        return values
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Self:
