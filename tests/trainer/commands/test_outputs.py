@@ -34,6 +34,7 @@ class LoadedError(Exception):
     ("arguments", "message"),
     [
         ("train {recipe} -o {folder}", "--output has value '{folder}': a folder"),
+        ("train {recipe} -o .", "--output has value '.': a folder"),
         ("train {recipe} -o {file}/new.gguf", "'{file}' is not a folder"),
         ("train {recipe} -o {new} --job {file}", "--job has value '{file}': '{file}' is not a"),
         ("tune {recipe} -o {folder}", "--output has value"),

@@ -66,3 +66,14 @@ def save_cartridge(cartridge: Cartridge, path: Path) -> int:
     except OSError as error:
         raise InputError(f"folder {str(path.parent)!r} cannot be made: {error}") from error
     return write_cartridge(cartridge, path)
+
+
+def beside(output: Path, ending: str) -> Path:
+    """A path beside an output, called like it and then `ending`.
+
+    Raises:
+        InputError: The output is a folder such as `.`, which has no name to call it by.
+    """
+    if not output.name:
+        raise InputError(f"--output has value {str(output)!r}: a folder, where a file is needed")
+    return output.with_name(f"{output.name}{ending}")

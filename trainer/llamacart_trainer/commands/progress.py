@@ -183,10 +183,11 @@ class Progress:
             self._at = replace(self._at, done=self._at.done + by)
             self._changed()
 
-    def begin_now(self) -> None:
-        """Take what is done so far for found: the pace is reckoned from here."""
+    def reach(self, done: int) -> None:
+        """Say how many are done."""
         if self._at is not None:
-            self._at = replace(self._at, since=self._clock(), found=self._at.done)
+            self._at = replace(self._at, done=done)
+            self._changed()
 
     def tell(self, *what: Any, **how: Any) -> None:
         """Print above the bar, or as lines; see `Console.print`."""

@@ -15,7 +15,7 @@ from llamacart.errors import InputError, LlamacartError, RecipeError
 from llamacart.machine.priority import LOWEST
 from llamacart.machine.processors import ALL_LAYERS
 from llamacart_trainer.commands.options import ModelOption, OutputOption, take_turns
-from llamacart_trainer.commands.outputs import check_outputs, save_cartridge
+from llamacart_trainer.commands.outputs import beside, check_outputs, save_cartridge
 from llamacart_trainer.commands.progress import Progress, load_model
 from llamacart_trainer.recipe.own_pairs import for_model, id_of, pairs_task
 from llamacart_trainer.recipe.recipe import load_task
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from llamacart.llama.model import Model
+    from llamacart_trainer.fitting.layer import LayerReport
     from llamacart_trainer.fitting.memory import MemoryPlan
     from llamacart_trainer.fitting.training import TrainResult
     from llamacart_trainer.recipe.recipe import Task
@@ -34,7 +35,7 @@ SHOWN = ("layer", "candidates", "kept", "mean_step", "fidelity", "force", "r2")
 
 def _job_folder(task: Task, output: Path | None, job: Path | None) -> Path:
     target = output or Path(f"{task.recipe.name}.gguf")
-    return job or target.with_name(f"{target.name}.job")
+    return job or beside(target, ".job")
 
 
 def _load(recipe: Path | None, pairs: Path | None, name: str | None, output: Path | None) -> Task:
@@ -157,12 +158,29 @@ def fit_with_progress(
     """Fit a cartridge and tell of it; `settings` are those of `train`."""
     from llamacart_trainer.fitting.training import train as fit
 
-    progress.stage("train", unit="layer", total=model.n_layer - len(set(task.recipe.skip_layers)))
+    progress.stage("prepare")
+    layers = model.n_layer - len(set(task.recipe.skip_layers))
     plans: list[str] = []
+    finished = 0
+
+    def on_answers(done: int, total: int) -> None:
+        if done == 0:
+            progress.stage("answers", unit="answer", total=total)
+        progress.reach(done)
+
+    def on_phase(phase: str) -> None:
+        if plans:
+            progress.doing(phase)
+
+    def on_layer(_report: LayerReport) -> None:
+        nonlocal finished
+        finished += 1
+        if plans:
+            progress.advance()
 
     def on_plan(plan: MemoryPlan) -> None:
         if not plans:  # by now restored layers are counted
-            progress.begin_now()
+            progress.stage("train", unit="layer", total=layers, done=finished)
         told = str(plan)
         if told not in plans:
             plans.append(told)
@@ -171,8 +189,9 @@ def fit_with_progress(
     return fit(
         task,
         model,
-        on_phase=progress.doing,
-        on_layer=lambda _report: progress.advance(),
+        on_phase=on_phase,
+        on_answers=on_answers,
+        on_layer=on_layer,
         on_plan=on_plan,
         on_notice=lambda notice: progress.tell(notice, highlight=False),
         **settings,
