@@ -36,6 +36,7 @@ class TinyShape:
     n_words: int = 0
     seed: int = 0
     name: str = "tiny"
+    chat_template: str = ""
 
 
 def write_tiny_model(path: Path, shape: TinyShape) -> Path:
@@ -60,6 +61,8 @@ def write_tiny_model(path: Path, shape: TinyShape) -> Path:
         writer.add_expert_count(shape.n_expert)
         writer.add_expert_used_count(1)
     _add_vocabulary(writer, shape.n_words)
+    if shape.chat_template:
+        writer.add_chat_template(shape.chat_template)
 
     def tensor(name: str, *dims: int, ones: bool = False) -> None:
         scale = 1.0 / np.sqrt(dims[-1])

@@ -1,0 +1,1 @@
+"""Recipe folders to begin with: what `llamacart new` and `llamacart distill` write."""
