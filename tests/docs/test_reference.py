@@ -12,6 +12,7 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from llamacart_server.settings import load_settings
+from llamacart_trainer.recipe.draft import DraftSettings
 from llamacart_trainer.recipe.evaluation import EvaluationSettings
 from llamacart_trainer.recipe.recipe import PairingName, Recipe, load_task
 from llamacart_trainer.solvers import SOLVERS
@@ -33,7 +34,12 @@ def shown(field):
 
 
 @pytest.mark.parametrize(
-    ("mark", "model"), [("recipe keys", Recipe), ("evaluation keys", EvaluationSettings)]
+    ("mark", "model"),
+    [
+        ("recipe keys", Recipe),
+        ("evaluation keys", EvaluationSettings),
+        ("draft keys", DraftSettings),
+    ],
 )
 def test_keys_of_a_recipe(doc_page, mark, model):
     rows = doc_page("recipes.md").table(mark)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from llamacart_trainer.fitting.settings import LayerReport
     from llamacart_trainer.fitting.training import TrainResult, train
     from llamacart_trainer.recipe.distilled import DistilledPrompt
+    from llamacart_trainer.recipe.draft import DraftSettings
     from llamacart_trainer.recipe.evaluation import EvaluationSettings
     from llamacart_trainer.recipe.questions import builtin_questions
     from llamacart_trainer.recipe.recipe import Recipe, Task, builtin_neutral, load_task
@@ -79,6 +80,7 @@ _HOMES = {
         "train",
     ),
     "llamacart_trainer.recipe.distilled": ("DistilledPrompt",),
+    "llamacart_trainer.recipe.draft": ("DraftSettings",),
     "llamacart_trainer.recipe.evaluation": ("EvaluationSettings",),
     "llamacart_trainer.recipe.questions": ("builtin_questions",),
     "llamacart_trainer.recipe.recipe": (
@@ -116,6 +118,7 @@ __all__ = [
     "Contrast",
     "Difference",
     "DistilledPrompt",
+    "DraftSettings",
     "Estimate",
     "Evaluation",
     "EvaluationPlan",

@@ -16,6 +16,7 @@ from llamacart.disk.text import read_toml
 from llamacart.errors import InputError, NotFoundError, RecipeError
 from llamacart_trainer.recipe.conversation import BUILTIN, ConversationKeys
 from llamacart_trainer.recipe.distilled import DistilledPrompt, read_prompt
+from llamacart_trainer.recipe.draft import DraftSettings
 from llamacart_trainer.recipe.evaluation import EvaluationSettings
 from llamacart_trainer.recipe.lines import read_file
 from llamacart_trainer.recipe.pairing import TIES
@@ -85,6 +86,7 @@ class Recipe(ConversationKeys, TargetKeys, BaseModel):
             those of the sources anew before each layer, by the model as steered so far.
         generate_source: Greedy tokens to append to each source.
         generate_target: The same for each target; with `suffix` they are appended to both.
+        draft: See `DraftSettings`; none where the pairs come from elsewhere.
         evaluation: See `EvaluationSettings`.
     """
 
@@ -106,6 +108,7 @@ class Recipe(ConversationKeys, TargetKeys, BaseModel):
     capture: Literal["fixed", "faithful"] = "fixed"
     generate_source: Annotated[int, Field(ge=0, le=MAX_GENERATED)] = 0
     generate_target: Annotated[int, Field(ge=0, le=MAX_GENERATED)] = 0
+    draft: DraftSettings | None = None
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @model_validator(mode="before")
@@ -223,7 +226,7 @@ def load_task(path: Path) -> Task:
         RecipeError: What is there cannot be used; the message names file, line and value.
     """
     if path.is_dir():
-        recipe = _read_recipe(path / "recipe.toml")
+        recipe = read_recipe(path / "recipe.toml")
         return _read_task(recipe, path)
     if path.is_file() and path.suffix == ".json":
         name = "".join(c if c.isalnum() or c in "._-" else "-" for c in path.stem).lstrip(".")
@@ -265,7 +268,13 @@ def _neutral(recipe: Recipe, folder: Path) -> tuple[tuple[str, ...], tuple[Excha
     return read_texts(folder / recipe.neutral), ()
 
 
-def _read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path) -> Recipe:
+    """Read a `recipe.toml` alone.
+
+    Raises:
+        NotFoundError: There is no such file.
+        RecipeError: It cannot be used.
+    """
     try:
         return Recipe.model_validate(read_toml(path))
     except InputError as error:
