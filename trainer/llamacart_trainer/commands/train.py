@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from llamacart.llama.model import Model
-    from llamacart_trainer.fitting.layer import LayerReport
     from llamacart_trainer.fitting.memory import MemoryPlan
+    from llamacart_trainer.fitting.settings import LayerReport
     from llamacart_trainer.fitting.training import TrainResult
     from llamacart_trainer.recipe.recipe import Task
 
@@ -156,10 +156,11 @@ def fit_with_progress(
     task: Task, model: Model, progress: Progress, settings: Mapping[str, Any]
 ) -> TrainResult:
     """Fit a cartridge and tell of it; `settings` are those of `train`."""
+    from llamacart_trainer.fitting.layers import chosen_layers
     from llamacart_trainer.fitting.training import train as fit
 
     progress.stage("prepare")
-    layers = model.n_layer - len(set(task.recipe.skip_layers))
+    layers = len(chosen_layers(task.recipe, model.n_layer))
     plans: list[str] = []
     finished = 0
 

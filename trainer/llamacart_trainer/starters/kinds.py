@@ -90,7 +90,7 @@ STARTERS: dict[Kind, Starter] = {
 
 KINDS: tuple[Kind, ...] = ("language", "style", "contrast", "prompt", "blank")
 
-FITTED: tuple[Line, ...] = ()
+FITTED = (Line("target", "residual", "What a layer is to reach; docs/recipes.md has all keys."),)
 """How maps are fitted, where the defaults are not best."""
 
 _MEASURED = (
