@@ -67,11 +67,6 @@ def shared_beginning(sequences: Sequence[Sequence[int]]) -> int:
     return min(most, next((n for n, (a, b) in pairs if a != b), most))
 
 
-def n_computed(sequences: Sequence[Sequence[int]]) -> int:
-    """Rows of sequences of which what all begin with is computed once."""
-    return sum(map(len, sequences)) - shared_beginning(sequences) * (len(sequences) - 1)
-
-
 def rows_of(
     sequences: Sequence[Sequence[int]],
     run: range,

@@ -9,32 +9,28 @@ goes on to the next can do so with rows that no single ubatch could hold.
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from llamacart.errors import EngineError, InputError
 from llamacart.llama.closing import Closing
 from llamacart.llama.context import Context
 from llamacart.llama.footprint import context_bytes
 from llamacart.llama.tap import Tap
-from llamacart.passes.batching import as_batch, n_computed, rows_of, shared_beginning
+from llamacart.passes.batching import as_batch, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from llamacart.llama.model import Model
 
 
-def lane_bytes(
-    model: Model, sequences: Sequence[Sequence[int]], layers: Iterable[int], *, share: bool = False
-) -> int:
+def lane_bytes(model: Model, sequences: Sequence[Sequence[int]], layers: Iterable[int]) -> int:
     """Upper estimate of what a `Lane` takes."""
-    total = n_computed(sequences) if share else sum(map(len, sequences))
+    total = sum(map(len, sequences))
     whole = model.n_layer - 1 in set(layers)
     staged = 4 * total * (model.n_ff + model.n_embd) if model.uses_device else 0
     return staged + context_bytes(
@@ -51,8 +47,7 @@ class Lane(Closing):
 
     A lane has threads of its own (with OpenMP, llama.cpp starts a team for each thread that
     decodes), so that many lanes should have few each: see `advance_together`. Rows are numbered
-    over all sequences: sequence 0's tokens first, and so on. What is shared is among the rows of
-    sequence 0 alone; `place` says where a token's row is.
+    over all sequences: sequence 0's tokens first, and so on.
 
     Args:
         model: The model; must outlive the lane.
@@ -63,10 +58,6 @@ class Lane(Closing):
         node: Node to stop at; None means the site.
         beside: Another node of the layer whose rows are wanted at the same time; see `Tap`.
         copy: See `Tap`.
-        share: Compute what all sequences begin with once.
-
-    Attributes:
-        place: Row of each token, numbered over all sequences.
     """
 
     def __init__(
@@ -79,7 +70,6 @@ class Lane(Closing):
         node: str | None = None,
         beside: str | None = None,
         copy: bool = False,
-        share: bool = False,
     ) -> None:
         wanted = set(layers)
         if not wanted:
@@ -87,16 +77,9 @@ class Lane(Closing):
         if not sequences or any(len(sequence) == 0 for sequence in sequences):
             raise InputError("a sequence without tokens cannot be run")
         self._last = max(wanted)
+        total = sum(map(len, sequences))
         whole = model.n_layer - 1 in wanted
-        shared = shared_beginning(sequences) if share else 0
-        rows = rows_of(sequences, range(len(sequences)), lambda *_: whole)
-        own = [row for row in rows if row.sequence == 0 or row.position >= shared]
-        numbers = {(row.sequence, row.position): n for n, row in enumerate(own)}
-        self.place: NDArray[np.int64] = np.array(
-            [numbers[row.sequence if row.position >= shared else 0, row.position] for row in rows]
-        )
-        self._batch = replace(as_batch(own), shared=shared)
-        total = len(own)
+        self._batch = as_batch(rows_of(sequences, range(len(sequences)), lambda *_: whole))
         self._seen: SimpleQueue[NDArray[np.float32] | BaseException | None] = SimpleQueue()
         self._go: SimpleQueue[bool] = SimpleQueue()
         self._beside: NDArray[np.float32] | None = None

@@ -13,7 +13,7 @@ import pytest
 from llamacart.errors import EngineError, InputError
 from llamacart.llama.model import Model
 from llamacart.passes.capture import capture
-from llamacart.passes.lane import Lane, advance_together, lane_bytes, lane_threads
+from llamacart.passes.lane import Lane, advance_together, lane_threads
 
 TEXTS = [[1, 5, 9, 7], [1, 8], [1, 30, 31, 32, 33, 34]]
 
@@ -32,37 +32,6 @@ def test_lanes_side_by_side_equal_one_pass(
             for layer in range(3):
                 first, second = one.advance(), other.advance()
                 np.testing.assert_array_equal(np.concatenate([first, second]), expected[layer])
-
-
-SHARED = [[1, *range(20, 50), *end] for end in ([5, 6, 7], [8], [9, 9])]
-
-
-@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
-def test_what_texts_begin_with_is_computed_once(
-    tiny_path: Callable[..., Path], architecture: str
-) -> None:
-    """And what is written there acts in all of them."""
-    with Model(str(tiny_path(architecture=architecture)), batch_invariant=True) as model:
-        layers = range(3)
-        with (
-            Lane(model, SHARED, layers=layers) as whole,
-            Lane(model, SHARED, layers=layers, share=True) as once,
-        ):
-            assert whole.place.tolist() == list(range(sum(map(len, SHARED))))
-            for _ in layers:
-                each, shared = whole.advance(), once.advance()
-                assert len(shared) == 31 + 3 + 1 + 2
-                np.testing.assert_array_equal(shared[once.place], each)
-                each += 0.5
-                shared += 0.5
-
-
-def test_a_lane_that_shares_takes_no_more_than_is_counted(tiny_model: Model) -> None:
-    assert lane_bytes(tiny_model, SHARED, [0], share=True) < lane_bytes(tiny_model, SHARED, [0])
-    with Lane(tiny_model, [[1, 5]] * 1, layers=[0], share=True) as alone:
-        assert alone.advance().shape[0] == 2
-    with Lane(tiny_model, [[5, 1], [6, 1]], layers=[0], share=True) as nothing:
-        assert nothing.place.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("copy", [False, True])

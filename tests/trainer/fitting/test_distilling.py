@@ -9,9 +9,6 @@ from pathlib import Path
 import pytest
 
 from llamacart.errors import RecipeError
-from llamacart.llama.model import Model
-from llamacart.passes.lane import Lane
-from llamacart_trainer.fitting import chunks, sight
 from llamacart_trainer.fitting import samples as samples_module
 from llamacart_trainer.fitting.job import Job
 from llamacart_trainer.fitting.samples import SampleBuilder
@@ -71,28 +68,6 @@ def test_chats_to_a_cartridge(tiny_model, tmp_path: Path, pairing) -> None:
     assert result.cartridge.metadata.diagnostics["neutral texts"] == 2
     groups = [sample.group for sample in SampleBuilder(task, tiny_model).build()]
     assert sorted(set(groups)) == list(range(len(pairs) + 2))
-
-
-def test_a_prompt_that_is_read_once_changes_no_cartridge(tiny_path, monkeypatch) -> None:
-    """Nor does it matter whether chunks run side by side or stream past."""
-    with Model(str(tiny_path())) as model:
-        task = prompt_task(**SETTINGS)
-        seen: list[tuple[int, int]] = []
-
-        class Watched(sight.Lane):
-            def __init__(self, model, texts, **settings) -> None:
-                super().__init__(model, texts, **settings)
-                seen.append((len(self.place), int(self.place.max()) + 1))
-
-        monkeypatch.setattr(sight, "Lane", Watched)
-        once = train(task, model, max_ubatch_rows=300)
-        assert any(computed < rows for rows, computed in seen)
-        streamed = train(task, model, max_ubatch_rows=300, max_memory=1)
-        monkeypatch.setattr(sight, "Lane", lambda *args, share, **more: Lane(*args, **more))
-        monkeypatch.setattr(chunks, "n_computed", lambda texts: sum(map(len, texts)))
-        each = train(task, model, max_ubatch_rows=300)
-    assert once.cartridge.content_hash == each.cartridge.content_hash
-    assert once.n_rows == streamed.n_rows == each.n_rows
 
 
 def test_empty_answers_are_left_out_and_counted(tiny_model) -> None:

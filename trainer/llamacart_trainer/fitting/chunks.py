@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from llamacart.llama.context import MAX_SEQUENCES
-from llamacart.passes.batching import n_computed
 from llamacart.passes.capture import row_offsets
 
 if TYPE_CHECKING:
@@ -77,8 +76,7 @@ def split(
 
     Args:
         samples: Those without rows are left out.
-        max_rows: Most rows of a side, those that its texts begin with counted once; a longer text
-            is a chunk of its own.
+        max_rows: Most tokens of a side; a longer text is a chunk of its own.
         to_gap: Gaps are to be closed: neutral rows have none, so that their targets do not run,
             and the first row of a text, whose activations are huge, is left out everywhere.
     """
@@ -93,7 +91,7 @@ def split(
         own = {tuple(sample.source)}, {tuple(sample.target)} - {()}
         grown = sides[0] | own[0], sides[1] | own[1]
         if group and any(
-            len(side) > MAX_SEQUENCES or n_computed([*side]) > max_rows for side in grown
+            sum(map(len, side)) > max_rows or len(side) > MAX_SEQUENCES for side in grown
         ):
             chunks.append(_chunk(group))
             group, grown = [], own

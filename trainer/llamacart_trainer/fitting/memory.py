@@ -108,7 +108,7 @@ def plan_memory(
             continue
         stops = range(model.n_layer) if with_last else layers
         lanes = sum(
-            lane_bytes(model, texts, stops, share=True)
+            lane_bytes(model, texts, stops)
             for chunk in chunks
             for texts in (chunk.sources, chunk.targets)
             if texts

@@ -47,8 +47,6 @@ class Seen(NamedTuple):
 class Lanes:
     """Lanes of the sides of many chunks, which all stop at the same layers.
 
-    What all texts of a side begin with, a prompt or a template's own words, is computed once.
-
     Args:
         model: The model.
         sides: The texts of each lane; there is none for a side without texts.
@@ -74,14 +72,7 @@ class Lanes:
             stops = set(layers)
             self._lanes: list[Lane | None] = [
                 stack.enter_context(
-                    Lane(
-                        model,
-                        side.texts,
-                        layers=stops,
-                        n_threads=n_threads,
-                        beside=beside,
-                        share=True,
-                    )
+                    Lane(model, side.texts, layers=stops, n_threads=n_threads, beside=beside)
                 )
                 if side.texts
                 else None
@@ -108,8 +99,8 @@ class Lanes:
         lane, side = self._lanes[number], self._sides[number]
         if lane is None:
             return Seen.nothing(self._model, self._beside)
-        rows = lane.place[side.rows]
-        return Seen(self._shown[lane][rows], lane.beside[rows] if self._beside else None)
+        x = lane.beside[side.rows] if self._beside else None
+        return Seen(self._shown[lane][side.rows], x)
 
     def steer(self, layer: int, steer: Steer) -> None:
         """Change what all lanes hold of a layer."""
