@@ -88,6 +88,20 @@ def rows_of(
     ]
 
 
+def rows_beside(
+    sequences: Sequence[Sequence[int]], shared: int, wants: Callable[[int, int], bool]
+) -> list[Row]:
+    """The rows of sequences that run together, what they begin with only once.
+
+    Args:
+        sequences: Token ids.
+        shared: Tokens that all of them begin with; see `Batch.shared`.
+        wants: As in `rows_of`.
+    """
+    head = rows_of([sequences[0][:shared]], range(1), wants)
+    return head + rows_of(sequences, range(len(sequences)), wants, shared)
+
+
 def slices(
     rows: Iterable[Row], max_rows: int, max_outputs: int | None = None
 ) -> Iterator[list[Row]]:
@@ -110,16 +124,18 @@ def slices(
         yield part
 
 
-def as_batch(rows: Sequence[Row], first: int = 0) -> Batch:
+def as_batch(rows: Sequence[Row], first: int = 0, shared: int = 0) -> Batch:
     """The batch of one decode.
 
     Args:
         rows: Its rows.
         first: Number of the sequence that is the context's sequence 0.
+        shared: Rows, from the first one on, that belong to all of the context's sequences.
     """
     return Batch(
         tokens=[row.token for row in rows],
         positions=[row.position for row in rows],
         sequences=[row.sequence - first for row in rows],
         outputs=[row.output for row in rows],
+        shared=shared,
     )

@@ -6,6 +6,7 @@ Rows are numbered over all sequences: sequence 0's tokens first, then sequence 1
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from llamacart.errors import InputError
 from llamacart.llama.context import Context
 from llamacart.llama.footprint import context_bytes
 from llamacart.llama.tap import Tap
-from llamacart.passes.batching import ROWS_PER_DECODE, as_batch, fillings, rows_of, slices
+from llamacart.passes.batching import ROWS_PER_DECODE, as_batch, fillings, rows_beside, slices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,6 +39,26 @@ class _Limits:
     n_outputs: int
 
 
+def row_numbers(sequences: Sequence[Sequence[int]], shared: int = 0) -> list[NDArray[np.int64]]:
+    """Number of each sequence's rows among those of all, [T] for each.
+
+    Sequence 0's tokens come first, then sequence 1's, and so on; what all of them begin with
+    comes before those and is numbered once.
+
+    Args:
+        sequences: Token ids.
+        shared: Tokens that all of them begin with and whose rows are computed once.
+    """
+    tails = np.cumsum([shared, *(len(sequence) - shared for sequence in sequences)])
+    head = np.arange(shared)
+    return [np.concatenate([head, np.arange(*ends)]) for ends in pairwise(tails)]
+
+
+def count_rows(sequences: Sequence[Sequence[int]], shared: int = 0) -> int:
+    """Rows of all sequences together, numbered as by `row_numbers`."""
+    return sum(map(len, sequences)) - shared * max(0, len(sequences) - 1)
+
+
 def row_offsets(sequences: Sequence[Sequence[int]]) -> NDArray[np.int64]:
     """First row of each of n sequences, and behind them the number of all rows, [n + 1]."""
     return np.cumsum([0, *map(len, sequences)], dtype=np.int64)
@@ -48,9 +69,11 @@ def output_budget(model: Model) -> int:
     return max(1, LOGITS_BUDGET // (8 * model.n_vocab))
 
 
-def forward_bytes(model: Model, sequences: Sequence[Sequence[int]], layers: Iterable[int]) -> int:
+def forward_bytes(
+    model: Model, sequences: Sequence[Sequence[int]], layers: Iterable[int], shared: int = 0
+) -> int:
     """Upper estimate of what `forward` takes where it need not put all rows in one ubatch."""
-    limits = _limits(model, sequences, set(layers))
+    limits = _limits(model, sequences, set(layers), shared)
     return context_bytes(
         model,
         n_ctx=limits.n_ctx,
@@ -66,6 +89,7 @@ def forward(
     visitor: Visitor,
     *,
     layers: Iterable[int],
+    shared: int = 0,
     n_threads: int | None = None,
     node: str | None = None,
     beside: Beside | None = None,
@@ -81,9 +105,12 @@ def forward(
     Args:
         model: The model.
         sequences: Token ids, each a sequence of its own from position 0.
-        visitor: Called with (layer, rows [T], h [T, D]); rows are numbered over all sequences.
+        visitor: Called with (layer, rows [T], h [T, D]); rows are numbered over all sequences,
+            as by `row_numbers`.
             May write to h; returning False ends the current slice.
         layers: Layers wanted.
+        shared: Tokens that all sequences begin with, and whose rows are computed and shown once;
+            all rows then are in the KV cache at the same time.
         n_threads: Threads for compute.
         node: Node to show instead; None means the gated product.
         beside: Another node of each layer and its reader; see `Tap`.
@@ -94,7 +121,7 @@ def forward(
     final_layer = model.n_layer - 1
     if any(len(sequence) == 0 for sequence in sequences) or not sequences:
         raise InputError("a sequence without tokens cannot be run")
-    limits = _limits(model, sequences, wanted)
+    limits = _limits(model, sequences, wanted, shared)
     offset = 0
 
     def shifted(layer: int, rows: NDArray[np.int64], h: NDArray[np.float32]) -> bool:
@@ -118,10 +145,12 @@ def forward(
         n_threads=n_threads,
         hook=tap,
     ) as context:
-        for run in fillings(sequences, limits.n_ctx):
+        runs = [range(len(sequences))] if shared else fillings(sequences, limits.n_ctx)
+        for run in runs:
             context.clear()
-            for rows in slices(rows_of(sequences, run, lambda *_: whole), limits.n_batch):
-                context.decode(as_batch(rows, run.start))
+            part = [sequences[number] for number in run]
+            for rows in slices(rows_beside(part, shared, lambda *_: whole), limits.n_batch):
+                context.decode(as_batch(rows, shared=max(0, min(shared - offset, len(rows)))))
                 offset += len(rows)
 
 
@@ -166,12 +195,14 @@ def capture(
     return out
 
 
-def _limits(model: Model, sequences: Sequence[Sequence[int]], layers: set[int]) -> _Limits:
-    longest, total = max(map(len, sequences)), sum(map(len, sequences))
-    n_ctx = max(longest, min(total, ROWS_PER_DECODE))
+def _limits(
+    model: Model, sequences: Sequence[Sequence[int]], layers: set[int], shared: int = 0
+) -> _Limits:
+    longest, total = max(map(len, sequences)), count_rows(sequences, shared)
+    n_ctx = total if shared else max(longest, min(total, ROWS_PER_DECODE))
     n_batch = min(n_ctx, ROWS_PER_DECODE)
     last = model.n_layer - 1 in layers
     if last:
         n_batch = min(n_batch, output_budget(model))
-    n_seq_max = max(map(len, fillings(sequences, n_ctx)))
+    n_seq_max = len(sequences) if shared else max(map(len, fillings(sequences, n_ctx)))
     return _Limits(n_ctx, n_batch, n_seq_max, n_batch if last else 1)

@@ -17,7 +17,8 @@ from llamacart.llama.closing import Closing
 from llamacart.llama.context import Context
 from llamacart.llama.footprint import context_bytes
 from llamacart.llama.tap import Tap
-from llamacart.passes.batching import as_batch, rows_of
+from llamacart.passes.batching import as_batch, rows_beside
+from llamacart.passes.capture import count_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     from llamacart.llama.model import Model
 
 
-def lane_bytes(model: Model, sequences: Sequence[Sequence[int]], layers: Iterable[int]) -> int:
+def lane_bytes(
+    model: Model, sequences: Sequence[Sequence[int]], layers: Iterable[int], shared: int = 0
+) -> int:
     """Upper estimate of what a `Lane` takes."""
-    total = sum(map(len, sequences))
+    total = count_rows(sequences, shared)
     whole = model.n_layer - 1 in set(layers)
     staged = 4 * total * (model.n_ff + model.n_embd) if model.uses_device else 0
     return staged + context_bytes(
@@ -47,13 +50,14 @@ class Lane(Closing):
 
     A lane has threads of its own (with OpenMP, llama.cpp starts a team for each thread that
     decodes), so that many lanes should have few each: see `advance_together`. Rows are numbered
-    over all sequences: sequence 0's tokens first, and so on.
+    over all sequences, as `llamacart.passes.capture.row_numbers` does.
 
     Args:
         model: The model; must outlive the lane.
         sequences: Token ids, each a sequence of its own from position 0; at most 256.
         layers: Layers to stop at. With the last one llama.cpp reserves n_vocab floats a row; see
             `llamacart.passes.capture.output_budget`.
+        shared: Tokens that all sequences begin with, and whose rows are computed once.
         n_threads: Threads for compute.
         node: Node to stop at; None means the site.
         beside: Another node of the layer whose rows are wanted at the same time; see `Tap`.
@@ -66,6 +70,7 @@ class Lane(Closing):
         sequences: Sequence[Sequence[int]],
         *,
         layers: Iterable[int],
+        shared: int = 0,
         n_threads: int | None = None,
         node: str | None = None,
         beside: str | None = None,
@@ -77,9 +82,9 @@ class Lane(Closing):
         if not sequences or any(len(sequence) == 0 for sequence in sequences):
             raise InputError("a sequence without tokens cannot be run")
         self._last = max(wanted)
-        total = sum(map(len, sequences))
+        total = count_rows(sequences, shared)
         whole = model.n_layer - 1 in wanted
-        self._batch = as_batch(rows_of(sequences, range(len(sequences)), lambda *_: whole))
+        self._batch = as_batch(rows_beside(sequences, shared, lambda *_: whole), shared=shared)
         self._seen: SimpleQueue[NDArray[np.float32] | BaseException | None] = SimpleQueue()
         self._go: SimpleQueue[bool] = SimpleQueue()
         self._beside: NDArray[np.float32] | None = None

@@ -14,7 +14,7 @@ import numpy as np
 from llamacart.errors import UnsupportedModelError
 from llamacart.llama.feed_forward import feed_forward
 from llamacart.llama.sites import RESIDUAL_OUTPUT
-from llamacart.passes.capture import capture, forward
+from llamacart.passes.capture import capture, count_rows, forward
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,6 +36,7 @@ def residual_sizes(
     sequences: Sequence[Sequence[int]],
     rows: NDArray[np.integer],
     *,
+    shared: int = 0,
     n_threads: int | None = None,
 ) -> list[float]:
     """Mean square of the residual stream behind each layer, [L].
@@ -44,9 +45,10 @@ def residual_sizes(
         model: The model.
         sequences: Token ids, each a sequence of its own from position 0.
         rows: Rows that count, numbered over all sequences; at least one.
+        shared: Tokens that all sequences begin with, and whose rows are computed once.
         n_threads: Threads for compute.
     """
-    counted = np.zeros(sum(map(len, sequences)), np.bool_)
+    counted = np.zeros(count_rows(sequences, shared), np.bool_)
     counted[rows] = True
     sums = np.zeros(model.n_layer)
 
@@ -56,7 +58,15 @@ def residual_sizes(
         return True
 
     layers = range(model.n_layer)
-    forward(model, sequences, add, layers=layers, n_threads=n_threads, node=RESIDUAL_OUTPUT)
+    forward(
+        model,
+        sequences,
+        add,
+        layers=layers,
+        shared=shared,
+        n_threads=n_threads,
+        node=RESIDUAL_OUTPUT,
+    )
     total: list[float] = (sums / (counted.sum() * model.n_embd)).tolist()
     return total
 

@@ -1,4 +1,4 @@
-"""What all texts begin with is computed once where they are scored."""
+"""What all texts begin with is computed once where they are scored or captured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import pytest
 from llamacart.cartridge import Cartridge, LayerMap, Metadata
 from llamacart.llama.context import Context
 from llamacart.llama.model import Model
+from llamacart.passes import capture as capture_module
 from llamacart.passes import scoring
+from llamacart.passes.capture import count_rows, forward, row_numbers
+from llamacart.passes.lane import Lane
 from llamacart.values.batch import Batch
 from llamacart.values.steering import Dose
 
@@ -76,3 +79,45 @@ def test_what_all_texts_begin_with_is_computed_once(
     assert list(once) == list(apart)
     for place, logits in apart.items():
         np.testing.assert_allclose(once[place], logits, atol=1e-2)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+@pytest.mark.parametrize("n_begin", [0, 3, 90])
+def test_rows_are_those_of_each_text_alone(
+    tiny_path: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    decoded: list[int],
+    architecture: str,
+    n_begin: int,
+) -> None:
+    """To the bit, of every layer, in slices and in lanes, where each layer is changed too."""
+    monkeypatch.setattr(capture_module, "ROWS_PER_DECODE", 32)
+    with Model(str(tiny_path(architecture=architecture)), batch_invariant=True) as model:
+        head = [3 + i % 250 for i in range(n_begin)]
+        texts = [head + [40 + s + 7 * i for i in range(n)] for s, n in enumerate((9, 2, 20))]
+        numbers = row_numbers(texts, n_begin)
+        total = count_rows(texts, n_begin)  # no decode of one row, whose kernel is another
+        assert total == n_begin + 31 == len({int(i) for own in numbers for i in own})
+
+        def seen(sequences: list[list[int]], n_rows: int, shared: int) -> np.ndarray:
+            found = np.zeros((model.n_layer, n_rows, model.n_ff), np.float32)
+
+            def visit(layer: int, rows: np.ndarray, h: np.ndarray) -> bool:
+                h[:, 5] += 1
+                found[layer, rows] = h
+                return True
+
+            forward(model, sequences, visit, layers=range(model.n_layer), shared=shared)
+            return found
+
+        alone = [seen([text], len(text), 0) for text in texts]
+        decoded.clear()
+        together = seen(texts, total, n_begin)
+        assert sum(decoded) == total
+        with Lane(model, texts, layers=range(model.n_layer), shared=n_begin) as lane:
+            for layer in range(model.n_layer):
+                h = lane.advance()
+                h[:, 5] += 1
+                for own, rows in zip(alone, numbers, strict=True):
+                    np.testing.assert_array_equal(h[rows], own[layer])
+                    np.testing.assert_array_equal(together[layer, rows], own[layer])
