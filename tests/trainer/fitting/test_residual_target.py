@@ -10,7 +10,7 @@ import pytest
 
 from llamacart.errors import RecipeError
 from llamacart.llama.model import Model
-from llamacart.passes.capture import forward
+from llamacart.passes.capture import forward, row_numbers
 from llamacart.values.steering import DenseMap
 from llamacart_trainer.fitting import memory as memory_module
 from llamacart_trainer.fitting.chunks import split
@@ -131,7 +131,7 @@ def test_targets_of_neutral_rows_do_not_run_and_first_rows_count_nowhere(
     assert targets == {tuple(tiny_model.tokenize(pair.target)) for pair in PAIRS}
     assert len(targets) < len({text for chunk in copied for text in chunk.targets})
     for chunk in closed:
-        firsts = np.cumsum([0, *map(len, chunk.sources)])[:-1]
+        firsts = [rows[0] for rows in row_numbers(chunk.sources, chunk.source.shared)]
         assert not np.isin(chunk.source_rows, firsts).any()
         assert len(chunk.target_rows) == (~chunk.neutral).sum()
         assert len(chunk.groups) == len(chunk.source_rows)

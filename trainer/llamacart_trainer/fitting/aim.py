@@ -187,7 +187,13 @@ class ResidualAim:
         self.beside: str | None = model.residual_input
         self._model = model
         self._settings = settings
-        self._sizes = residual_sizes(model, chunk.targets, chunk.target_rows, n_threads=n_threads)
+        self._sizes = residual_sizes(
+            model,
+            chunk.targets,
+            chunk.target_rows,
+            shared=chunk.target.shared,
+            n_threads=n_threads,
+        )
         self._kept: tuple[int, Gap] | None = None
 
     def part(self, layer: int, chunk: SampleChunk, source: Seen, target: Seen) -> Part:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from llamacart.llama.context import MAX_SEQUENCES
-from llamacart.passes.capture import row_offsets
+from llamacart.passes.batching import shared_beginning
+from llamacart.passes.capture import count_rows, row_numbers, row_offsets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,11 +26,21 @@ class Side(NamedTuple):
 
     Attributes:
         texts: Distinct sequences; none where nothing has to run.
-        rows: Rows that are looked at, numbered over all of `texts`.
+        rows: Rows that are looked at, numbered over all of `texts` as by `row_numbers`.
     """
 
     texts: Sequence[Tokens]
     rows: NDArray[np.int64]
+
+    @property
+    def shared(self) -> int:
+        """Tokens that all texts begin with, and whose rows are computed once."""
+        return _shared(self.texts)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that are computed."""
+        return count_rows(self.texts, self.shared)
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,7 @@ class SampleChunk:
     Attributes:
         sources: Distinct source sequences.
         targets: Distinct target sequences.
-        source_rows: Rows [N] of the samples, numbered over all of `sources`.
+        source_rows: Rows [N] of the samples, numbered over all of `sources`; see `Side`.
         target_rows: Rows [M] of the samples, numbered over all of `targets`; of those alone that
             are not neutral, where a gap is to be closed.
         neutral: Which of the source rows [N] are there for locality.
@@ -64,9 +75,9 @@ class SampleChunk:
         return Side(self.targets, self.target_rows)
 
     @property
-    def n_tokens(self) -> int:
-        """Tokens of all sequences."""
-        return sum(map(len, self.sources)) + sum(map(len, self.targets))
+    def n_rows(self) -> int:
+        """Rows that are computed of both sides."""
+        return self.source.n_rows + self.target.n_rows
 
 
 def split(
@@ -76,7 +87,8 @@ def split(
 
     Args:
         samples: Those without rows are left out.
-        max_rows: Most tokens of a side; a longer text is a chunk of its own.
+        max_rows: Most rows of a side, of which those are one that its texts begin with; a longer
+            text is a chunk of its own.
         to_gap: Gaps are to be closed: neutral rows have none, so that their targets do not run,
             and the first row of a text, whose activations are huge, is left out everywhere.
     """
@@ -90,9 +102,7 @@ def split(
             continue
         own = {tuple(sample.source)}, {tuple(sample.target)} - {()}
         grown = sides[0] | own[0], sides[1] | own[1]
-        if group and any(
-            sum(map(len, side)) > max_rows or len(side) > MAX_SEQUENCES for side in grown
-        ):
+        if group and any(_is_too_much(side, max_rows) for side in grown):
             chunks.append(_chunk(group))
             group, grown = [], own
         group.append(sample)
@@ -101,13 +111,31 @@ def split(
 
 
 def _chunk(samples: Sequence[PairedRows]) -> SampleChunk:
-    sources, source_rows = place_rows([s.source for s in samples], [s.source_rows for s in samples])
-    aims = [s for s in samples if len(s.target)]
-    targets, target_rows = place_rows([s.target for s in aims], [s.target_rows for s in aims])
+    sources, source_rows = _place([(s.source, s.source_rows) for s in samples])
+    targets, target_rows = _place([(s.target, s.target_rows) for s in samples if len(s.target)])
     counts = [len(s.source_rows) for s in samples]
     neutral = np.repeat([s.neutral for s in samples], counts)
     groups = np.repeat([s.group for s in samples], counts)
     return SampleChunk(sources, targets, source_rows, target_rows, neutral, groups)
+
+
+def _is_too_much(texts: set[Tokens], max_rows: int) -> bool:
+    kept = list(texts)
+    return len(kept) > MAX_SEQUENCES or count_rows(kept, _shared(kept)) > max_rows
+
+
+def _shared(texts: Sequence[Tokens]) -> int:
+    return shared_beginning(texts) if len(texts) > 1 else 0
+
+
+def _place(
+    given: Sequence[tuple[Sequence[int], Sequence[int]]],
+) -> tuple[list[Tokens], NDArray[np.int64]]:
+    """Distinct texts, and rows of the given ones numbered over the distinct ones."""
+    distinct = list(dict.fromkeys(tuple(text) for text, _ in given))
+    numbers = dict(zip(distinct, row_numbers(distinct, _shared(distinct)), strict=True))
+    placed = [numbers[tuple(text)][np.asarray(rows, np.int64)] for text, rows in given]
+    return distinct, np.concatenate([np.zeros(0, np.int64), *placed])
 
 
 def _to_gap(sample: PairedRows) -> PairedRows:

@@ -93,7 +93,7 @@ def plan_memory(
         to_gap: Whether gaps are to be closed.
     """
     layers = range(model.n_layer - 1)
-    n_tokens = sum(chunk.n_tokens for chunk in chunks)
+    n_rows = sum(chunk.n_rows for chunk in chunks)
     gathers = gathers_rows(model, chunks, limit, to_gap=to_gap)
     if gathers:
         held = _row_bytes(model, chunks, to_gap=to_gap) * ROW_COPIES
@@ -104,14 +104,14 @@ def plan_memory(
     passed = range(model.n_layer) if last else layers
     streamed = max((_pass_bytes(model, chunk, passed) for chunk in chunks), default=0)
     for with_last in (True, False):
-        if with_last and (not last or n_tokens > output_budget(model)):
+        if with_last and (not last or n_rows > output_budget(model)):
             continue
         stops = range(model.n_layer) if with_last else layers
         lanes = sum(
-            lane_bytes(model, texts, stops)
+            lane_bytes(model, side.texts, stops, side.shared)
             for chunk in chunks
-            for texts in (chunk.sources, chunk.targets)
-            if texts
+            for side in (chunk.source, chunk.target)
+            if side.texts
         )
         # A last layer that is left out streams past once the lanes are closed.
         after = 0 if with_last or not last else streamed
@@ -148,7 +148,7 @@ def _pass_bytes(model: Model, chunk: SampleChunk, layers: range) -> int:
     """A pass over either side of a chunk, with all its activations at one layer."""
     row = 8 * (model.n_ff + model.n_embd)
     return max(
-        forward_bytes(model, texts, layers) + row * sum(map(len, texts))
-        for texts in (chunk.sources, chunk.targets)
-        if texts
+        forward_bytes(model, side.texts, layers, side.shared) + row * side.n_rows
+        for side in (chunk.source, chunk.target)
+        if side.texts
     )

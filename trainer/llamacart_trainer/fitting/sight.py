@@ -72,7 +72,14 @@ class Lanes:
             stops = set(layers)
             self._lanes: list[Lane | None] = [
                 stack.enter_context(
-                    Lane(model, side.texts, layers=stops, n_threads=n_threads, beside=beside)
+                    Lane(
+                        model,
+                        side.texts,
+                        layers=stops,
+                        shared=side.shared,
+                        n_threads=n_threads,
+                        beside=beside,
+                    )
                 )
                 if side.texts
                 else None
@@ -131,7 +138,7 @@ def see(
     """
     if not side.texts:
         return Seen.nothing(model, beside)
-    total = sum(map(len, side.texts))
+    total = side.n_rows
     h = np.zeros((total, model.n_ff), np.float32)
     x = np.zeros((total if beside else 0, model.n_embd), np.float32)
 
@@ -151,6 +158,7 @@ def see(
         side.texts,
         visit,
         layers=[*before, layer],
+        shared=side.shared,
         n_threads=n_threads,
         beside=(beside, read) if beside else None,
     )
