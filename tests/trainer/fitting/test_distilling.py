@@ -70,6 +70,21 @@ def test_chats_to_a_cartridge(tiny_model, tmp_path: Path, pairing) -> None:
     assert sorted(set(groups)) == list(range(len(pairs) + 2))
 
 
+@pytest.mark.parametrize("max_memory", [2**30, 1])
+def test_emphasis_changes_the_cartridge_and_nothing_else(tiny_model, max_memory) -> None:
+    answers = [Exchange(question, "one two three") for question in PROMPT.questions]
+    results = [
+        train(
+            prompt_task(emphasis=exponent, **SETTINGS).with_answers(answers),
+            tiny_model,
+            max_memory=max_memory,
+        )
+        for exponent in (0.0, 2.0)
+    ]
+    assert results[0].cartridge.content_hash != results[1].cartridge.content_hash
+    assert results[0].n_rows == results[1].n_rows
+
+
 def test_empty_answers_are_left_out_and_counted(tiny_model) -> None:
     answers = [Exchange("a?", "one"), Exchange("b?", " "), Exchange("c?", "two three")]
     result = train(prompt_task(**SETTINGS).with_answers(answers), tiny_model)

@@ -189,7 +189,9 @@ OTHER_FIELDS: dict[str, object] = {
     "impact": 0.01, "pairing": ["position"], "capture": "faithful", "skip_layers": [-1],
     "generate_source": 1, "generate_target": 1, "evaluation": {"tokens": 9}, "format": "chat",
     "kind": "prompt", "prompt": "Be kind.", "prompt_file": "p.txt", "examples": "e.jsonl",
-    "questions": "q.jsonl", "answers": "a.jsonl", "answer_tokens": 9, "user_turn": "U: {}",
+    "questions": "q.jsonl", "answers": "a.jsonl", "answer_tokens": 9, "emphasis": 0.5,
+    "draft": {"as_wanted": "Be kind."},
+    "user_turn": "U: {}",
     "assistant_turn": "A: {}", "target": "residual", "neurons": 9, "step": 0.5,
     "neutral_weight": 2.0, "layers": [0, 1],
 }  # fmt: skip

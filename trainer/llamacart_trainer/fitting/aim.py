@@ -243,5 +243,6 @@ class ResidualAim:
 def _weights(chunk: SampleChunk, settings: FitSettings) -> Floats | None:
     """How often each source row of a chunk counts [N]; None where all count once."""
     if settings.neutral_weight == 1.0:
-        return None
-    return np.where(chunk.neutral, settings.neutral_weight, 1.0).astype(np.float32)
+        return chunk.weights
+    weights = np.where(chunk.neutral, settings.neutral_weight, 1.0).astype(np.float32)
+    return weights if chunk.weights is None else weights * chunk.weights

@@ -55,6 +55,7 @@ class SampleChunk:
             are not neutral, where a gap is to be closed.
         neutral: Which of the source rows [N] are there for locality.
         groups: Group of the sample that each source row [N] is of.
+        weights: How often each source row counts [N]; None means once.
     """
 
     sources: Sequence[Tokens]
@@ -63,6 +64,7 @@ class SampleChunk:
     target_rows: NDArray[np.int64]
     neutral: NDArray[np.bool_]
     groups: NDArray[np.int64]
+    weights: NDArray[np.float32] | None = None
 
     @property
     def source(self) -> Side:
@@ -116,7 +118,11 @@ def _chunk(samples: Sequence[PairedRows]) -> SampleChunk:
     counts = [len(s.source_rows) for s in samples]
     neutral = np.repeat([s.neutral for s in samples], counts)
     groups = np.repeat([s.group for s in samples], counts)
-    return SampleChunk(sources, targets, source_rows, target_rows, neutral, groups)
+    weights = None
+    if any(s.weights is not None for s in samples):
+        each = [np.ones(len(s.source_rows)) if s.weights is None else s.weights for s in samples]
+        weights = np.concatenate(each).astype(np.float32)
+    return SampleChunk(sources, targets, source_rows, target_rows, neutral, groups, weights)
 
 
 def _is_too_much(texts: set[Tokens], max_rows: int) -> bool:
@@ -143,9 +149,13 @@ def _to_gap(sample: PairedRows) -> PairedRows:
     if sample.neutral:
         rows = [row for row in sample.source_rows if row]
         return replace(sample, source_rows=rows, target=(), target_rows=())
-    tied = [(i, j) for i, j in sample.rows if i and j]
-    left, right = [i for i, _ in tied], [j for _, j in tied]
-    return replace(sample, source_rows=left, target_rows=right)
+    kept = [n for n, (i, j) in enumerate(sample.rows) if i and j]
+    return replace(
+        sample,
+        source_rows=[sample.source_rows[n] for n in kept],
+        target_rows=[sample.target_rows[n] for n in kept],
+        weights=None if sample.weights is None else [sample.weights[n] for n in kept],
+    )
 
 
 def place_rows(

@@ -11,8 +11,9 @@ from llamacart.passes.generate import greedy
 from llamacart.values.steering import UNSTEERED
 from llamacart_trainer.fitting.alignment import align
 from llamacart_trainer.fitting.answers import answer
-from llamacart_trainer.fitting.conversations import ConversationSamples
 from llamacart_trainer.fitting.job import NO_JOB
+from llamacart_trainer.fitting.rows.conversations import ConversationSamples
+from llamacart_trainer.fitting.rows.emphasis import emphasise
 from llamacart_trainer.recipe.pairing import PAIRINGS, TIES, PairedRows, check_suffix, neutral_text
 from llamacart_trainer.recipe.writer import writer_for
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from llamacart.values.steering import Steering
     from llamacart_trainer.fitting.answers import OnAnswers
     from llamacart_trainer.fitting.job import Job, NoJob
+    from llamacart_trainer.recipe.distilled import DistilledPrompt
     from llamacart_trainer.recipe.recipe import Task
     from llamacart_trainer.recipe.turns import Exchange
     from llamacart_trainer.recipe.writer import Writer
@@ -70,7 +72,7 @@ class SampleBuilder:
         task = self.task
         if task.prompt is not None:
             answers = _spoken(self.answers, task.recipe.name)
-            groups = [self._conversations.of_answer(task.prompt, own) for own in answers]
+            groups = self._of_answers(task.prompt, answers)
         elif task.chats:
             groups = list(self._conversations.of_pairs(task.chats, task.recipe.pairing))
         else:
@@ -80,6 +82,21 @@ class SampleBuilder:
         return [
             replace(sample, group=number) for number, group in enumerate(groups) for sample in group
         ]
+
+    def _of_answers(
+        self, prompt: DistilledPrompt, answers: Sequence[Exchange]
+    ) -> list[list[PairedRows]]:
+        """For each answer its samples, whose rows count by what the prompt does there."""
+        groups = [self._conversations.of_answer(prompt, own) for own in answers]
+        found = iter(
+            emphasise(
+                self.model,
+                [sample for group in groups for sample in group],
+                self.task.recipe.emphasis,
+                n_threads=self.n_threads,
+            )
+        )
+        return [[next(found) for _ in group] for group in groups]
 
     @cached_property
     def answers(self) -> tuple[Exchange, ...]:

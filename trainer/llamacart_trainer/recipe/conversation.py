@@ -14,7 +14,15 @@ BUILTIN = "builtin"
 
 MAX_ANSWER_TOKENS = 1024
 
-OF_PROMPTS = ("prompt", "prompt_file", "examples", "questions", "answers", "answer_tokens")
+OF_PROMPTS = (
+    "prompt",
+    "prompt_file",
+    "examples",
+    "questions",
+    "answers",
+    "answer_tokens",
+    "emphasis",
+)
 """Keys that mean something with `kind = "prompt"` alone."""
 OF_PAIRS = ("train", "pairing")
 """Keys that mean something with `kind = "pairs"` alone."""
@@ -37,6 +45,8 @@ class ConversationKeys(BaseModel):
         answers: File of `{"prompt", "text", "ended"?}`: the answers, where the model has given
             them already.
         answer_tokens: Most tokens of an answer.
+        emphasis: How much more a row of an answer counts where the prompt acts on it: an exponent,
+            see `emphasise`; 0 lets all count once.
         user_turn: How a user's message is written in format `text`.
         assistant_turn: The same of an answer.
     """
@@ -49,6 +59,7 @@ class ConversationKeys(BaseModel):
     questions: str = BUILTIN
     answers: str | None = None
     answer_tokens: Annotated[int, Field(ge=1, le=MAX_ANSWER_TOKENS)] = 64
+    emphasis: Annotated[float, Field(ge=0, le=4)] = 0.7
     user_turn: str = "Question: {}\n"
     assistant_turn: str = "Answer: {}\n\n"
 

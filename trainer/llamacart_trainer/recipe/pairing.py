@@ -43,6 +43,8 @@ class PairedRows:
         neutral: The rows are there to stay as they are: they teach locality.
         paired: Whether rows are tied one to one.
         group: Samples of one number say the same, and are held out together.
+        weights: How often each source row counts [N]; None means once. Only where rows are
+            paired.
     """
 
     source: Sequence[int]
@@ -52,6 +54,7 @@ class PairedRows:
     neutral: bool = False
     paired: bool = True
     group: int = 0
+    weights: Sequence[float] | None = None
 
     @property
     def rows(self) -> list[tuple[int, int]]:

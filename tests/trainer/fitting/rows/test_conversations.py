@@ -4,7 +4,7 @@ import pytest
 
 from llamacart.chat.templates import ChatTemplate
 from llamacart.errors import RecipeError
-from llamacart_trainer.fitting.conversations import HEADER_ROWS, ConversationSamples
+from llamacart_trainer.fitting.rows.conversations import HEADER_ROWS, ConversationSamples
 from llamacart_trainer.recipe.distilled import distilled_prompt
 from llamacart_trainer.recipe.pairing import PairedRows
 from llamacart_trainer.recipe.recipe import Recipe

@@ -1,0 +1,1 @@
+"""Which rows of conversations are tied, and how much they count."""
