@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import typer
 from llamacart.errors import LlamacartError
 from llamacart.file.reader import read_cartridge
 from llamacart_trainer.commands import eval as eval_cli
+from llamacart_trainer.commands import progress
 from llamacart_trainer.commands import train as cli
 from llamacart_trainer.commands import tune as tune_cli
 from llamacart_trainer.evaluation import locality, plan
@@ -26,6 +28,11 @@ def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "fixed_text", lambda _language: ("a text", "one more"))
 
 
+@pytest.fixture(autouse=True)
+def every_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+
+
 def build_app() -> typer.Typer:
     """The trainer's commands, whether or not the installed package knows of them already."""
     app = typer.Typer()
@@ -33,6 +40,14 @@ def build_app() -> typer.Typer:
     app.command("eval")(eval_cli.evaluate_cartridges)
     app.command("tune")(tune_cli.tune)
     return app
+
+
+def assert_all_points_are_told(out: str) -> None:
+    """The last line of progress says that all points are there, and counts no more."""
+    *_, last = [line for line in out.splitlines() if line.startswith("measure")]
+    found = re.search(r": point (\d+) of (\d+), 100 %", last)
+    assert found is not None, last
+    assert found[1] == found[2]
 
 
 def run(*args: object) -> None:
@@ -75,7 +90,10 @@ def test_eval_writes_json_and_html_and_prints(
     assert facts.content_hash == read_cartridge(tmp_path / "mine.gguf").content_hash
     assert facts.heldout
     assert "<h2" in (tmp_path / "e.html").read_text()
-    text = " ".join(capsys.readouterr().out.split())
+    out = capsys.readouterr().out
+    assert "fit (control-vector): baseline 1 of " in out
+    assert_all_points_are_told(out)
+    text = " ".join(out.split())
     for word in ("distinct-2", "control-vector", "held-out rows", "R²", "α chosen on 1 prompt,"):
         assert word in text
 
@@ -131,7 +149,9 @@ def test_eval_of_a_prompt_sets_it_beside_the_cartridge(
     assert found.objective.endswith("least KL to the prompted model + 1 × KL")
     # The recipe names no prompts, so that those that ship are asked: every second chooses.
     assert found.prompts == builtin_questions("eval")[1:4:2]
-    out = " ".join(capsys.readouterr().out.split())
+    out = capsys.readouterr().out
+    assert_all_points_are_told(out)
+    out = " ".join(out.split())
     assert "pirate: At α " in out
     assert "prompt tokens are saved a request." in out
     assert "prompted model" in (tmp_path / "e.html").read_text(encoding="utf-8")
@@ -151,7 +171,9 @@ def test_tune_writes_a_cartridge_and_goes_on(
     evidence = read_cartridge(tmp_path / "t.gguf").metadata.diagnostics["tune"]
     table = (tmp_path / "trials.jsonl").read_text().splitlines()
     assert evidence["trials"] == len(table) - 1 >= 3
-    assert "rung 0 ridge-identity" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "rung 0 ridge-identity" in out
+    assert any(line.startswith("search: trial 3, ") for line in out.splitlines())
     run(*arguments)
     again = (tmp_path / "trials.jsonl").read_text().splitlines()
     assert again[: len(table)] == table

@@ -52,7 +52,7 @@ def test_a_line_comes_when_some_seconds_have_passed_since_the_last() -> None:
     assert told.lines() == ["fit: layer 3 of 30, 10 %, 0:45 left"]
     told.clock.pass_by(5)
     told.progress.tick()  # as the thread does where nothing is done for long
-    assert told.lines()[1:] == ["fit: layer 4 of 30, 13 %, 1:05 left"]
+    assert told.lines()[1:] == ["fit: layer 4 of 30, 13 %, 0:50 left"]
 
 
 def test_what_is_told_otherwise_counts_as_a_line() -> None:
@@ -91,6 +91,17 @@ def test_what_an_earlier_run_has_done_says_nothing_of_the_pace() -> None:
     told.clock.pass_by(2)
     told.progress.advance()
     assert told.lines()[-1] == "fit (the cascade): layer 2 of 4, 50 %, 0:04 left"
+
+
+def test_time_left_falls_while_nothing_is_done_and_grows_only_when_that_is_overdue() -> None:
+    told = Told(every=0)
+    told.progress.stage("answers", unit="answer", total=100)
+    told.clock.pass_by(40)
+    told.progress.advance(20)  # two seconds each
+    for waited, left in ((0, "2:40"), (30, "2:10"), (10, "2:00"), (10, "2:15"), (30, "3:00")):
+        told.clock.pass_by(waited)
+        told.progress.tick()
+        assert told.lines()[-1] == f"answers: answer 20 of 100, 20 %, {left} left"
 
 
 def test_no_line_is_broken_or_taken_for_markup() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,10 +15,11 @@ from llamacart.machine.priority import LOWEST
 from llamacart.machine.processors import ALL_LAYERS
 from llamacart_trainer.commands.options import ModelOption, take_turns
 from llamacart_trainer.commands.outputs import check_outputs, write_text
+from llamacart_trainer.commands.progress import Progress, load_model
 from llamacart_trainer.recipe.recipe import load_task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from rich.console import Console
 
@@ -60,7 +60,6 @@ def evaluate_cartridges(
     """Measure what cartridges do, each at the α that other prompts than the test's have chosen."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
     from llamacart.cartridge import check_fits
-    from llamacart.llama.model import Model
     from llamacart_trainer.evaluation.plan import load_plan, split_plans
     from llamacart_trainer.fitting.lengths import check_plan
 
@@ -80,14 +79,16 @@ def evaluate_cartridges(
     whole = split_plans(task) if several else (load_plan(task),)
     plans = tuple(plan if prompts is None else plan.first(prompts) for plan in whole)
     files = _read(cartridges or [])
-    with Model(model or task.recipe.model, gpu_layers=gpu_layers) as loaded, ExitStack() as stack:
+    with (
+        Progress(console) as progress,
+        load_model(model or task.recipe.model, gpu_layers, progress) as loaded,
+    ):
         for cartridge in files:
             check_fits(cartridge, loaded.fingerprint)
         for plan in plans:  # before baselines are fitted
             check_plan(loaded, plan)
         names = _baseline_names(baselines)
-        status = stack.enter_context(console.status(""))
-        evaluation = _compare(loaded, files, names, task, plans, strengths, status.update, threads)
+        evaluation = _compare(loaded, files, names, task, plans, strengths, progress, threads)
     show(evaluation, console)
     if json_file is not None:
         write_text(json_file, evaluation.to_json())
@@ -152,23 +153,31 @@ def _compare(
     task: Task,
     plans: tuple[EvaluationPlan, ...],
     alphas: Sequence[float] | None,
-    tell: Callable[[str], None],
+    progress: Progress,
     threads: int | None,
 ) -> Evaluation:
     from llamacart_trainer.evaluation.baselines import fit_baselines
     from llamacart_trainer.evaluation.evaluate import evaluate
+    from llamacart_trainer.evaluation.sweep import point_count
 
-    fitted = fit_baselines(
-        task, model, names, on_name=lambda name: tell(f"fit {name}"), n_threads=threads
-    )
+    progress.stage("fit", unit="baseline", total=len(names))
+
+    def on_name(name: str) -> None:
+        progress.reach(names.index(name))
+        progress.doing(name)
+
+    fitted = fit_baselines(task, model, names, on_name=on_name, n_threads=threads)
+    contenders = [*files, *fitted]
+    progress.stage("measure", unit="point", total=point_count(plans, len(contenders), alphas))
 
     def on_point(point: Point) -> None:
-        tell(f"{point.label} at α = {point.alpha:g}: {point.scores.seconds:.1f} s")
+        progress.doing(f"{point.label} at α = {point.alpha:g} is done")
+        progress.advance()
 
     *validation, test = plans
     return evaluate(
         model,
-        [*files, *fitted],
+        contenders,
         test,
         validation=validation[0] if validation else None,
         task=task,

@@ -35,6 +35,8 @@ class Standing:
         budget: Seconds that the stage takes, where time ends it.
         done: How many are done.
         found: How many of these had been done before `since`.
+        moved: When the last of them were done.
+        stride: How many these were: they come together.
         doing: What is done now.
     """
 
@@ -45,7 +47,13 @@ class Standing:
     budget: float | None = None
     done: int = 0
     found: int = 0
+    moved: float = 0.0
+    stride: int = 1
     doing: str = ""
+
+    def at(self, done: int, now: float) -> Standing:
+        """The same when so many are done."""
+        return replace(self, done=done, moved=now, stride=max(1, done - self.done))
 
     def share(self, now: float) -> float | None:
         """Part of the stage that is done, 0 to 1; None where nobody knows."""
@@ -60,7 +68,12 @@ class Standing:
         made = self.done - self.found
         if not self.total or made <= 0:
             return None
-        return (now - self.since) * max(0, self.total - self.done) / made
+        pace, to_do = (self.moved - self.since) / made, max(0, self.total - self.done)
+        stride, under_way = min(self.stride, to_do), now - self.moved
+        if under_way <= pace * stride:
+            return pace * to_do - under_way
+        # Overdue: those under way take longer, and are taken for done.
+        return (now - self.since) / (made + stride) * (to_do - stride)
 
     def line(self, now: float) -> str:
         """All of it in words, such as `fit: layer 7 of 30, 23 %, 1:12 left`."""
@@ -180,13 +193,13 @@ class Progress:
     def advance(self, by: int = 1) -> None:
         """Count something as done."""
         if self._at is not None:
-            self._at = replace(self._at, done=self._at.done + by)
+            self._at = self._at.at(self._at.done + by, self._clock())
             self._changed()
 
     def reach(self, done: int) -> None:
         """Say how many are done."""
         if self._at is not None:
-            self._at = replace(self._at, done=done)
+            self._at = self._at.at(done, self._clock())
             self._changed()
 
     def tell(self, *what: Any, **how: Any) -> None:

@@ -13,6 +13,7 @@ from llamacart.machine.priority import LOWEST
 from llamacart.machine.processors import ALL_LAYERS
 from llamacart_trainer.commands.options import ModelOption, OutputOption, take_turns
 from llamacart_trainer.commands.outputs import check_outputs, save_cartridge
+from llamacart_trainer.commands.progress import Progress, load_model
 from llamacart_trainer.recipe.recipe import load_task
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ def tune(
 ) -> None:
     """Search solver, λ, δ, α, layers and pairing of a recipe on validation prompts."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
-    from llamacart.llama.model import Model
     from llamacart_trainer.evaluation.plan import split_plans
     from llamacart_trainer.tuning.search import tune as search
     from llamacart_trainer.tuning.tables import trials_table, winner_table
@@ -57,10 +57,15 @@ def tune(
     check_outputs({"--output": target, "--trials": trials})
 
     def on_trial(trial: Trial) -> None:
-        console.print(_line(trial), highlight=False)
+        progress.tell(_line(trial), highlight=False)
+        progress.advance()
 
     console.print(f"objective: {validation.objective}; behaviour: {validation.behaviour}")
-    with Model(model or task.recipe.model, gpu_layers=gpu_layers) as loaded:
+    with (
+        Progress(console) as progress,
+        load_model(model or task.recipe.model, gpu_layers, progress) as loaded,
+    ):
+        progress.stage("search", unit="trial", budget=60 * minutes)
         result = search(
             task,
             loaded,

@@ -66,6 +66,25 @@ def sweep(
     return points
 
 
+def point_count(
+    plans: Sequence[EvaluationPlan], contenders: int, alphas: Sequence[float] | None = None
+) -> int:
+    """How many points an evaluation has: every α on the plan that chooses, one on the test's.
+
+    Args:
+        plans: The plan that chooses α, where there is one, and that of the test.
+        contenders: Cartridges and control vectors.
+        alphas: Strengths; the test plan's without.
+    """
+    *_, test = plans
+    strengths = len(set(test.alphas if alphas is None else alphas))
+    beside = [
+        1 + any(p.reference is not None for p in plan.prompts) + len(plan.preambles)
+        for plan in plans
+    ]
+    return sum(beside) + contenders * (strengths + (len(plans) > 1))
+
+
 def prompt_points(judge: Evaluator) -> Iterator[Point]:
     """The unsteered model behind each of a plan's prompts; none where nothing is continued."""
     for preamble in judge.plan.preambles:
