@@ -87,18 +87,20 @@ def apply_control(context: Context, dose: ControlDose | None) -> None:
 def residual_means(
     model: Model,
     sequences: Sequence[Sequence[int]],
+    rows: Sequence[Sequence[int]] | None = None,
     *,
     skip: int = 1,
     n_threads: int | None = None,
 ) -> NDArray[np.float64]:
-    """Mean output of each layer over all rows of all sequences, [L, n_embd].
+    """Mean output of each layer over all rows of all sequences, or over some, [L, n_embd].
 
     llama.cpp computes the last layer only for rows whose logits are asked for. Here that is the
-    last row of each sequence, and the last layer's mean is over those.
+    last row of each sequence that counts, and the last layer's mean is over those.
 
     Args:
         model: The model.
         sequences: Token ids, each a sequence of its own from position 0.
+        rows: For each sequence those of its rows that count; None for all behind the first.
         skip: Rows at the beginning of each sequence that do not count: the first (BOS) holds no
             text and is hundreds of times longer than the others.
         n_threads: Threads for compute.
@@ -106,7 +108,10 @@ def residual_means(
     Raises:
         InputError: A sequence has no row that counts.
     """
-    short = [n for n, sequence in enumerate(sequences) if len(sequence) <= skip]
+    if rows is None:
+        rows = [range(skip, len(sequence)) for sequence in sequences]
+    wanted = [frozenset(row for row in own if row >= skip) for own in rows]
+    short = [n for n, own in enumerate(wanted) if not own]
     if short or not sequences:
         raise InputError(f"sequence {short[0] if short else 0} has no row after the first {skip}")
     sums = np.zeros((model.n_layer, model.n_embd), np.float64)
@@ -134,9 +139,9 @@ def residual_means(
     ) as context:
         for run in runs:
             context.clear()
-            rows = rows_of(sequences, run, lambda s, i: i == len(sequences[s]) - 1)
-            counted = np.array([row.position >= skip for row in rows])
-            context.decode(as_batch(rows, run.start))
+            given = rows_of(sequences, run, lambda s, i: i == max(wanted[s]))
+            counted = np.array([row.position in wanted[row.sequence] for row in given])
+            context.decode(as_batch(given, run.start))
     return sums / counts[:, None]
 
 
@@ -145,6 +150,8 @@ def fit_control_vector(
     sources: Sequence[Sequence[int]],
     targets: Sequence[Sequence[int]],
     *,
+    source_rows: Sequence[Sequence[int]] | None = None,
+    target_rows: Sequence[Sequence[int]] | None = None,
     layers: Iterable[int] | None = None,
     name: str = "control-vector",
     n_threads: int | None = None,
@@ -160,6 +167,8 @@ def fit_control_vector(
         model: The model.
         sources: Token ids of the texts in the model's own manner.
         targets: Token ids of the texts as they are wanted.
+        source_rows: For each source those of its rows that count; None for all behind the first.
+        target_rows: The same of the targets.
         layers: Layers to steer; None means 1 to L − 2 (the last layer is seen at the last row of
             each text alone).
         name: For tables.
@@ -175,9 +184,8 @@ def fit_control_vector(
                 f"a control vector at layer {layer} was asked for; llama.cpp steers 1 to "
                 f"{model.n_layer - 1}"
             )
-    difference = residual_means(model, targets, n_threads=n_threads) - residual_means(
-        model, sources, n_threads=n_threads
-    )
+    wanted = residual_means(model, targets, target_rows, n_threads=n_threads)
+    difference = wanted - residual_means(model, sources, source_rows, n_threads=n_threads)
     directions = np.zeros_like(difference, np.float32)
     if chosen:
         steps = np.diff(difference[chosen], axis=0, prepend=np.zeros((1, model.n_embd)))

@@ -99,6 +99,22 @@ def test_a_cartridge_acts_and_alpha_zero_does_not(tiny_model: Model) -> None:
     assert mean[0] < 1e-5 < mean[1] < mean[2]
 
 
+def test_residual_means_over_some_rows(tiny_model: Model) -> None:
+    """Two halves of the rows make the mean of all; the last layer is seen at the last row alone."""
+    sequences = [tiny_model.tokenize(text) for text in TEXTS]
+    whole = residual_means(tiny_model, sequences)
+    rows = [range(1, len(sequence)) for sequence in sequences]
+    np.testing.assert_array_equal(residual_means(tiny_model, sequences, rows), whole)
+    halves = [[own[::2] for own in rows], [own[1::2] for own in rows]]
+    means = [residual_means(tiny_model, sequences, half) for half in halves]
+    weights = [sum(map(len, half)) for half in halves]
+    np.testing.assert_allclose(
+        np.average(means, axis=0, weights=weights)[:-1], whole[:-1], atol=1e-4
+    )
+    with pytest.raises(InputError, match="sequence 1 has no row"):
+        residual_means(tiny_model, sequences, [[1], [0], [1]])
+
+
 def test_log_sum_exp_does_not_overflow() -> None:
     assert log_sum_exp(np.array([1e4, 1e4], np.float32)) == pytest.approx(1e4 + np.log(2))
 

@@ -79,7 +79,10 @@ def test_eval_writes_json_and_html_and_prints(
         "--json", tmp_path / "e.json", "--html", tmp_path / "e.html",
     )  # fmt: skip
     found = Evaluation.from_json((tmp_path / "e.json").read_text(encoding="utf-8"))
-    assert set(found.best) == {"unsteered", "ceiling", "mine", "ridge", "control-vector"}
+    assert set(found.best) == {
+        *("unsteered", "ceiling", "mine", "ridge", "control-vector"),
+        "paper",  # a report always has it
+    }
     assert {p.alpha for p in found.points if p.label == "mine"} == {0.5, 1.0}
     assert [p.label for p in found.tests].count("mine") == 1
     # Held-out beginnings choose α; the recipe's own prompts are the test.
@@ -144,8 +147,9 @@ def test_eval_of_a_prompt_sets_it_beside_the_cartridge(
         ("system prompt", "prompt"),
         ("examples", "prompt"),
         ("pirate", "cartridge"),
+        ("paper", "cartridge"),
     ]
-    assert found.tests[-1].scores.kl_prompted
+    assert all(p.scores.kl_prompted for p in found.tests)
     assert found.objective.endswith("least KL to the prompted model + 1 × KL")
     # The recipe names no prompts, so that those that ship are asked: every second chooses.
     assert found.prompts == builtin_questions("eval")[1:4:2]

@@ -45,7 +45,10 @@ def evaluate_cartridges(
     ] = None,
     baselines: Annotated[
         str | None,
-        typer.Option(help="Also fit these solvers: 'all' or names, e.g. ridge,mean-shift."),
+        typer.Option(
+            help="Also fit by these solvers, targets and baselines: 'all' or names, e.g. "
+            "ridge,mean-shift,activation,control-vector. A report always has 'paper'."
+        ),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report to this HTML file.")] = None,
@@ -87,7 +90,7 @@ def evaluate_cartridges(
             check_fits(cartridge, loaded.fingerprint)
         for plan in plans:  # before baselines are fitted
             check_plan(loaded, plan)
-        names = _baseline_names(baselines)
+        names = _baseline_names(baselines, report=html is not None)
         evaluation = _compare(loaded, files, names, task, plans, strengths, progress, threads)
     show(evaluation, console)
     if json_file is not None:
@@ -138,12 +141,14 @@ def _read(files: Sequence[Path]) -> list[Cartridge]:
     return [read_cartridge(file) for file in files]
 
 
-def _baseline_names(wanted: str | None) -> list[str]:
-    from llamacart_trainer.evaluation.baselines import baseline_names
+def _baseline_names(wanted: str | None, *, report: bool) -> list[str]:
+    """The names; a report always has the paper's way beside what is newer."""
+    from llamacart_trainer.evaluation.baselines import PAPER, baseline_names
 
-    if wanted is None:
-        return []
-    return list(baseline_names()) if wanted == "all" else wanted.split(",")
+    if wanted == "all":
+        return list(baseline_names())
+    names = [] if wanted is None else wanted.split(",")
+    return [*names, PAPER] if report and PAPER not in names else names
 
 
 def _compare(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 
@@ -12,12 +12,13 @@ from llamacart.passes.control_vector import fit_control_vector
 from llamacart_trainer.fitting.samples import SampleBuilder
 from llamacart_trainer.fitting.training import train
 from llamacart_trainer.recipe.recipe import Recipe, TextPair
+from llamacart_trainer.recipe.target import Target, TargetKeys
 from llamacart_trainer.recipe.turns import ChatPair
 from llamacart_trainer.recipe.validation import InvalidValue
 from llamacart_trainer.solvers import SOLVERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from llamacart.cartridge import Cartridge
     from llamacart.llama.model import Model
@@ -29,22 +30,58 @@ CONTROL_VECTOR = "control-vector"
 CONTROL_VECTOR_MIDDLE = "control-vector-middle"
 CONTROL_VECTORS = (CONTROL_VECTOR, CONTROL_VECTOR_MIDDLE)
 
+PAPER = "paper"
+"""The paper's own way: its target, its solver and its settings."""
 
-def variant(recipe: Recipe, **changes: Any) -> Recipe:
+TARGETS: tuple[str, ...] = get_args(Target)
+
+_KEPT = {"layers", "skip_layers", "neutral_weight"}
+_OF_TARGETS = {*TargetKeys.model_fields, "impact"} - _KEPT
+"""Keys whose meaning or scale is another with another target."""
+
+
+def variant(recipe: Recipe, *, without: Iterable[str] = (), **changes: Any) -> Recipe:
     """The recipe with other settings, checked as if it had been read.
+
+    Args:
+        recipe: The recipe.
+        without: Keys that are to have their defaults.
+        changes: Keys and their values.
 
     Raises:
         RecipeError: A setting does not exist or has a value out of range.
     """
+    kept = recipe.model_dump(exclude_unset=True, exclude=set(without))
     try:
-        return Recipe.model_validate(recipe.model_dump(exclude_unset=True) | changes)
+        return Recipe.model_validate(kept | changes)
     except ValidationError as error:
         raise RecipeError(str(InvalidValue.first(error))) from error
 
 
 def baseline_names() -> tuple[str, ...]:
-    """Solvers and control vectors that `fit_baselines` knows."""
-    return (*SOLVERS, *CONTROL_VECTORS)
+    """Solvers, targets, control vectors and the paper's way, which `fit_baselines` knows."""
+    return (*SOLVERS, *TARGETS, PAPER, *CONTROL_VECTORS)
+
+
+def baseline_recipe(recipe: Recipe, name: str) -> Recipe:
+    """The recipe by another solver, with another target, or as the paper would have it.
+
+    A target that is not the recipe's own has the defaults in all that depends on it. The paper ties
+    rows by position, unless a recipe's texts are made to be tied by `suffix`.
+
+    Raises:
+        RecipeError: The recipe does not allow it.
+    """
+    if name in SOLVERS:
+        return variant(recipe, solver=name, name=name)
+    if name in TARGETS:
+        same = name == recipe.target
+        return variant(recipe, without=() if same else _OF_TARGETS, target=name, name=name)
+    changes: dict[str, Any] = {"solver": "ridge", "penalty": 100.0, "impact": 0.05}
+    if recipe.kind == "pairs" and recipe.pairing != ["suffix"]:
+        changes["pairing"] = ["position"]
+    without = {*_OF_TARGETS, "neutral_weight", "rank"}
+    return variant(recipe, without=without, name=name, **changes)
 
 
 def fit_baselines(
@@ -55,13 +92,14 @@ def fit_baselines(
     on_name: Callable[[str], None] = lambda _name: None,
     n_threads: int | None = None,
 ) -> list[Cartridge | ControlVector]:
-    """Fit the recipe by other solvers, all else as it says.
+    """Fit the recipe in other ways, all else as it says.
 
     Args:
-        task: The recipe and its pairs.
+        task: The recipe and its data.
         model: The model.
-        names: Some of `baseline_names`. `control-vector` adds to the residual stream at all
-            layers, `control-vector-middle` at the middle one alone (CAA as published).
+        names: Some of `baseline_names`: see `baseline_recipe`. `control-vector` adds to the
+            residual stream at all layers, `control-vector-middle` at the middle one alone (CAA as
+            published).
         on_name: Called when a fit begins.
         n_threads: Threads for llama.cpp.
 
@@ -72,14 +110,26 @@ def fit_baselines(
     if unknown:
         raise RecipeError(f"baseline {unknown[0]!r} is not among {', '.join(baseline_names())}")
     fitted: list[Cartridge | ControlVector] = []
+    if names:
+        task = answered(task, model, n_threads=n_threads)
     for name in names:
         on_name(name)
         if name in CONTROL_VECTORS:
             fitted.append(_control_vector(task, model, name, n_threads))
             continue
-        other = replace(task, recipe=variant(task.recipe, solver=name, name=name))
+        other = task.with_recipe(baseline_recipe(task.recipe, name))
         fitted.append(train(other, model, n_threads=n_threads).cartridge)
     return fitted
+
+
+def answered(task: Task, model: Model, *, n_threads: int | None = None) -> Task:
+    """The task with the model's answers behind the prompt that it distils, given once for all fits.
+
+    A task that distils none, or whose answers are known, is as it was.
+    """
+    if task.prompt is None or task.prompt.answers is not None:
+        return task
+    return task.with_answers(SampleBuilder(task, model, n_threads).answers)
 
 
 def held_out_samples(
@@ -105,10 +155,23 @@ def held_out_samples(
 
 def _control_vector(task: Task, model: Model, name: str, n_threads: int | None) -> ControlVector:
     middle = [model.n_layer // 2] if name == CONTROL_VECTOR_MIDDLE else None
+    if task.pairs:
+        return fit_control_vector(
+            model,
+            [model.tokenize(pair.source) for pair in task.pairs],
+            [model.tokenize(pair.target) for pair in task.pairs],
+            layers=middle,
+            name=name,
+            n_threads=n_threads,
+        )
+    # Of conversations what is said counts, not what stands before it.
+    samples = [s for s in SampleBuilder(task, model, n_threads).build() if not s.neutral]
     return fit_control_vector(
         model,
-        [model.tokenize(pair.source) for pair in task.pairs],
-        [model.tokenize(pair.target) for pair in task.pairs],
+        [sample.source for sample in samples],
+        [sample.target for sample in samples],
+        source_rows=[sample.source_rows for sample in samples],
+        target_rows=[sample.target_rows for sample in samples],
         layers=middle,
         name=name,
         n_threads=n_threads,

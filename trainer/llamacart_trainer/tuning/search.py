@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamacart.errors import RecipeError
 from llamacart.machine.processors import choose_threads
-from llamacart_trainer.evaluation.baselines import variant
+from llamacart_trainer.evaluation.baselines import answered, variant
 from llamacart_trainer.evaluation.evaluator import Evaluator
 from llamacart_trainer.evaluation.prompts.closing import closing_sentence
 from llamacart_trainer.evaluation.results import Point
@@ -120,6 +120,7 @@ class Search:
             RecipeError: No candidate could be fitted.
         """
         self._started = self.clock()
+        self.task = answered(self.task, self.model, n_threads=self.n_threads)
         space = list(self.space) or candidates(self.task.recipe, list(SOLVERS))
         survivors = [
             (candidate, alpha)
