@@ -70,7 +70,8 @@ class Evaluator:
         plan: What is measured.
         n_threads: Threads for llama.cpp.
         with_perplexity: Measure perplexity on the fixed English and French texts.
-        with_nll: Measure what continuations cost the unsteered model.
+        with_nll: Measure what continuations cost the unsteered model; without it and without a
+            scorer, the unsteered model continues nothing.
 
     Raises:
         RecipeError: A text of the plan is longer than the model reads.
@@ -104,7 +105,8 @@ class Evaluator:
             control = ControlDose(contender, alpha)
         elif contender is not None:
             steering = (Dose(contender, alpha),)
-        out = self._continue(self._prompts, steering, control)
+        silent = contender is None and not self.with_nll and self.plan.scorer is None
+        out = self._continue([] if silent else self._prompts, steering, control)
         odds, target = self._answers(steering, control)
         kl, english, french = self._locality.measure(steering, control)
         neutral = np.array([answer.neutral for answer in self.plan.answers], bool)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamacart.cartridge import Cartridge, LayerMap, Metadata
+from llamacart.chat.templates import choose_template
 from llamacart.llama.model import Model
 from llamacart.passes.generate import greedy
 from llamacart.passes.scoring import log_likelihoods
@@ -25,6 +26,7 @@ from llamacart_trainer.evaluation.plan import EvaluationPlan
 from llamacart_trainer.evaluation.prompts.conversation import Preamble, PromptWriter
 from llamacart_trainer.evaluation.prompts.prompted import PromptedModel
 from llamacart_trainer.evaluation.results import PROMPTS, Evaluation
+from llamacart_trainer.evaluation.scorers import words
 from llamacart_trainer.evaluation.tables import COLUMNS, best_table, figure
 from llamacart_trainer.recipe.recipe import Recipe
 from llamacart_trainer.recipe.turns import Turn
@@ -219,3 +221,36 @@ def test_prompts_stand_beside_cartridges(tiny_model: Model) -> None:
     columns = {field for field in COLUMNS if figure(found.tests[3].scores, field)}
     assert {"removed", "kl_prompted", "agreement", "ended", "length", "prompt_tokens"} <= columns
     assert best_table(found).row_count == len(found.tests)
+
+
+@pytest.mark.model
+def test_a_chat_model_behind_a_prompt(smol_model: Model) -> None:
+    """By its own template; an answer ends where the model ends its turn."""
+    recipe = Recipe(name="pirate", kind="prompt", format="chat", prompt="You are a pirate.")
+    plan = EvaluationPlan(
+        name="pirate",
+        prompts=(Prompt("What is 2 + 2?"), Prompt("Say hello.")),
+        neutral=("some other text",),
+        scorer=words(["arr", "matey", "ye"]),
+        tokens=16,
+        recipe=recipe,
+        preambles=(Preamble("prompted model", EXAMPLES, teacher=True),),
+    )
+    judge = Evaluator(smol_model, plan, with_perplexity=False)
+    unsteered, taught = judge.score(None, 0.0), judge.behind(plan.preambles[0])
+    assert taught
+    template = choose_template(smol_model)
+    messages = [{"role": "user", "content": prompt.text} for prompt in plan.prompts]
+    counts = [len(template.tokens([message], smol_model)) for message in messages]
+    assert value(unsteered, "prompt_tokens") == np.mean(counts)
+    assert value(taught, "prompt_tokens") > value(unsteered, "prompt_tokens")
+    assert value(unsteered, "kl_prompted") > 0.1
+    assert 0 < value(unsteered, "agreement") < 1
+    assert (value(taught, "kl_prompted"), value(taught, "removed")) == (0.0, 1.0)
+    for scores in (unsteered, taught):
+        lengths = scores.length
+        assert lengths
+        ended = [float(n < 16) for n in lengths.values]
+        assert scores.ended
+        assert list(scores.ended.values) == ended
+        assert not any("<|im" in text for text in scores.texts)

@@ -58,8 +58,10 @@ def test_alpha_is_chosen_on_other_messages_than_it_is_tested_on(tiny_model: Mode
     assert evaluation.tested_on == Measured(3, 0, 1)
     # Every second of the messages that ship chooses.
     assert evaluation.prompts == builtin_questions("eval")[1:6:2]
-    prompts = ["prompted model", "system prompt", "examples"]
-    assert seen == [*prompts, "mine", "mine", "unsteered", *prompts, "mine"]
+    assert seen == [
+        *("prompted model", "mine", "mine"),
+        *("unsteered", "prompted model", "mine"),
+    ]
     kl = {p.alpha: p.scores.kl_prompted for p in evaluation.points if p.kind == "cartridge"}
     assert set(kl) == {0.5, 1.0}
     assert all(kl.values())

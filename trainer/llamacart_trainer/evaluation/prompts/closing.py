@@ -119,7 +119,7 @@ def _strongest(prompts: Sequence[Point]) -> Point | None:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{round(100 * share)} %"
 
 
 def _figure(value: Estimate | None) -> str:

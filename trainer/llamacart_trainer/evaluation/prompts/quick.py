@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 ALPHAS = (0.7, 1.0, 1.3)
 
-CHOOSE_ON = 8
+CHOOSE_ON = 6
 """Prompts that choose α."""
-TEST_ON = 20
-TOKENS = 32
+TEST_ON = 18
+TOKENS = 24
 """Tokens of an answer, at most."""
 NEUTRAL_TEXTS = 5
 
@@ -81,5 +81,8 @@ def quick_evaluation(
 
 
 def _brief(plan: EvaluationPlan, prompts: int) -> EvaluationPlan:
+    """The plan with so many prompts, beside the prompt that is distilled alone, if one is."""
     few = plan.first(prompts)
+    if few.teacher is not None:
+        few = replace(few, preambles=(few.teacher,))
     return replace(few, tokens=min(few.tokens, TOKENS), neutral=few.neutral[:NEUTRAL_TEXTS])
