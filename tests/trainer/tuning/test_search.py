@@ -13,6 +13,7 @@ from llamacart.errors import InputError, RecipeError
 from llamacart.file.reader import read_cartridge
 from llamacart.file.writer import write_cartridge
 from llamacart.llama.model import Model
+from llamacart_trainer.evaluation.baselines import target_keys, variant
 from llamacart_trainer.evaluation.bootstrap import estimate
 from llamacart_trainer.evaluation.contents import Answer, Prompt
 from llamacart_trainer.evaluation.evaluator import Evaluator
@@ -26,7 +27,13 @@ from llamacart_trainer.recipe.recipe import Recipe, Task, TextPair
 from llamacart_trainer.recipe.turns import Turn
 from llamacart_trainer.tuning import search as search_module
 from llamacart_trainer.tuning.search import Search, search_facts, tune
-from llamacart_trainer.tuning.space import Candidate, candidates
+from llamacart_trainer.tuning.space import (
+    NEURONS,
+    NEUTRAL_WEIGHTS,
+    RELATIVE_PENALTIES,
+    Candidate,
+    candidates,
+)
 from llamacart_trainer.tuning.trials import FAILED, Trial, TrialTable
 
 PAIRS = tuple(TextPair(f"the {w} number", f"le {w} nombre") for w in ("red", "old", "big", "odd"))
@@ -304,15 +311,46 @@ def test_space_tries_every_single_change_before_pairs_of_changes() -> None:
     assert (own.solver, own.penalty) == ("ridge-identity", 300.0)
 
     def differences(c: Candidate) -> int:
-        return sum(c.changes[k] != own.changes[k] for k in own.changes)
+        return sum(c.changes.get(k) != own.changes[k] for k in own.changes)
 
     counts = [differences(c) for c in space]
     singles = counts.count(1)
     assert counts[: 1 + singles] == [0] + [1] * singles
     assert {c.solver for c in space[: 1 + singles]} == {"ridge", "ridge-identity", "mean-shift"}
-    assert {c.penalty for c in space if c.solver == "mean-shift"} == {300.0}
+    # Then each other target at its defaults.
+    other = space[1 + singles]
+    assert (other.target, other.penalty, other.neurons) == ("residual", 0.3, 150)
+    assert {c.target for c in space[: 1 + singles]} == {"activation"}
+    assert {c.penalty for c in space if c.solver == "mean-shift"} == {300.0, 0.3}
     # Neutral texts count in regressions alone.
     assert {c.neutral for c in space if c.solver == "mean-shift"} == {None}
     assert {c.neutral for c in space if c.solver == "ridge"} == {None, "builtin"}
+    # Each is a recipe that may be.
+    for candidate in space:
+        without = target_keys(recipe, candidate.target)
+        assert variant(recipe, without=without, **candidate.changes).target == candidate.target
     assert space == candidates(recipe, ["ridge", "ridge-identity", "mean-shift"])
     assert space != candidates(recipe, ["ridge", "ridge-identity", "mean-shift"], seed=1)
+
+
+def test_space_of_a_prompt_and_of_a_gap() -> None:
+    """No pairing is tried where a prompt is distilled, and no δ where a gap is to be closed."""
+    recipe = Recipe.model_validate(
+        {"name": "t", "kind": "prompt", "prompt": "p", "target": "residual", "neurons": 99}
+    )
+    space = candidates(recipe, ["ridge-identity"])
+    assert len(space) == len(set(space))
+    assert space[0].neurons == 99
+    gaps = [c for c in space if c.target == "residual"]
+    assert {c.neurons for c in gaps} == {99, *NEURONS}
+    assert {c.penalty for c in gaps} == set(RELATIVE_PENALTIES)
+    assert {c.neutral_weight for c in gaps} == set(NEUTRAL_WEIGHTS)
+    assert {c.neutral for c in space} == {None}
+    assert not any("pairing" in c.changes for c in space)
+    assert not any("threshold" in c.changes for c in gaps)
+    assert str(space[0]) == "ridge-identity target=residual λ=0.3 K=99"
+    for candidate in space:
+        without = target_keys(recipe, candidate.target)
+        assert variant(recipe, without=without, **candidate.changes).kind == "prompt"
+    untied = Recipe(name="t", pairing=["distribution"], solver="mean-shift")
+    assert {c.target for c in candidates(untied, ["mean-shift"])} == {"activation"}

@@ -43,7 +43,7 @@ def tune(
     threads: ThreadsOption = None,
     nice: NiceOption = LOWEST,
 ) -> None:
-    """Search solver, λ, δ, α, layers and pairing of a recipe on validation prompts."""
+    """Search target, solver, λ, δ or K, α, layers and pairing on validation prompts."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
     from llamacart_trainer.evaluation.plan import split_plans
     from llamacart_trainer.tuning.search import tune as search

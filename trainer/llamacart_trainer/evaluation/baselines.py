@@ -75,13 +75,17 @@ def baseline_recipe(recipe: Recipe, name: str) -> Recipe:
     if name in SOLVERS:
         return variant(recipe, solver=name, name=name)
     if name in TARGETS:
-        same = name == recipe.target
-        return variant(recipe, without=() if same else _OF_TARGETS, target=name, name=name)
+        return variant(recipe, without=target_keys(recipe, name), target=name, name=name)
     changes: dict[str, Any] = {"solver": "ridge", "penalty": 100.0, "impact": 0.05}
     if recipe.kind == "pairs" and recipe.pairing != ["suffix"]:
         changes["pairing"] = ["position"]
     without = {*_OF_TARGETS, "neutral_weight", "rank"}
     return variant(recipe, without=without, name=name, **changes)
+
+
+def target_keys(recipe: Recipe, target: str) -> set[str]:
+    """Keys that are to have their defaults where a recipe's target is to be `target`."""
+    return set() if target == recipe.target else _OF_TARGETS
 
 
 def fit_baselines(

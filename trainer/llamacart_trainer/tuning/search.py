@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamacart.errors import RecipeError
 from llamacart.machine.processors import choose_threads
-from llamacart_trainer.evaluation.baselines import answered, variant
+from llamacart_trainer.evaluation.baselines import answered, target_keys, variant
 from llamacart_trainer.evaluation.evaluator import Evaluator
 from llamacart_trainer.evaluation.prompts.closing import closing_sentence
 from llamacart_trainer.evaluation.results import Point
@@ -173,7 +173,8 @@ class Search:
         if candidate not in self._fits:
             while len(self._fits) >= KEPT_FITS:
                 self._fits.pop(next(iter(self._fits)))
-            recipe = variant(self.task.recipe, **candidate.changes)
+            without = target_keys(self.task.recipe, candidate.target)
+            recipe = variant(self.task.recipe, without=without, **candidate.changes)
             task = self.task.with_recipe(recipe)
             result = train(task, self.model, n_threads=self.n_threads)
             self._fits[candidate] = result.cartridge
@@ -245,7 +246,7 @@ def tune(
     on_trial: Callable[[Trial], None] = lambda _trial: None,
     n_threads: int | None = None,
 ) -> TuneResult:
-    """Choose solver, λ, δ, α, layers and pairing for a recipe within a time budget.
+    """Choose target, solver, λ, δ or K, α, layers and pairing for a recipe in a time budget.
 
     Args:
         task: The recipe and its pairs.

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from llamacart_trainer.recipe.recipe import BUILTIN
+from llamacart_trainer.recipe.recipe import BUILTIN, Recipe
+from llamacart_trainer.recipe.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llamacart_trainer.recipe.recipe import Recipe
-
 PENALTIES: tuple[float | Literal["auto"], ...] = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, "auto")
+RELATIVE_PENALTIES: tuple[float | Literal["auto"], ...] = (0.03, 0.1, 0.3, 1.0)
+"""λ where a gap is to be closed: a share."""
 THRESHOLDS = (0.02, 0.03, 0.05)
+NEURONS = (64, 150, 300)
+NEUTRAL_WEIGHTS = (1.0, 3.0)
 SKIPPED: tuple[tuple[int, ...], ...] = ((), (-1,))
 PAIRINGS: tuple[tuple[str, ...], ...] = (("handover", "identity"), ("position",))
 ALPHA_STEP = 0.1
@@ -36,6 +39,9 @@ class Candidate:
         skip_layers: Layers left alone.
         pairing: Names of the pairings.
         neutral: Texts to be left alone, as the recipe names them.
+        target: What a layer is fitted to.
+        neurons: K; means something where the target is no activation, as δ does where it is one.
+        neutral_weight: Times a neutral row counts.
     """
 
     solver: str
@@ -44,31 +50,45 @@ class Candidate:
     skip_layers: tuple[int, ...]
     pairing: tuple[str, ...]
     neutral: str | None = None
+    target: str = "activation"
+    neurons: int = 150
+    neutral_weight: float = 1.0
+
+    @property
+    def closes_gap(self) -> bool:
+        """Whether a layer is to close a gap, not to copy activations."""
+        return self.target != "activation"
 
     @property
     def changes(self) -> dict[str, Any]:
         """The candidate as fields of a `Recipe`."""
-        return {
+        changes: dict[str, Any] = {
+            "target": self.target,
             "solver": self.solver,
             "penalty": self.penalty,
-            "threshold": self.threshold,
             "skip_layers": list(self.skip_layers),
-            "pairing": list(self.pairing),
             "neutral": self.neutral,
+            "neutral_weight": self.neutral_weight,
         }
+        changes |= {"neurons": self.neurons} if self.closes_gap else {"threshold": self.threshold}
+        # A recipe that distils a prompt ties its rows in a way of its own.
+        return changes | ({"pairing": list(self.pairing)} if self.pairing else {})
 
     @property
     def parts(self) -> list[str]:
         """Each setting in short; those that change nothing are left out."""
-        found = [self.solver]
+        found = [self.solver, *([f"target={self.target}"] if self.closes_gap else [])]
         if self.solver in PENALISED:
             found.append("λ=auto" if self.penalty == "auto" else f"λ={self.penalty:g}")
-        found.append(f"δ={self.threshold:g}")
+        found.append(f"K={self.neurons}" if self.closes_gap else f"δ={self.threshold:g}")
         if self.skip_layers:
             found.append(f"skip={','.join(map(str, self.skip_layers))}")
-        found.append("+".join(self.pairing))
+        if self.pairing:
+            found.append("+".join(self.pairing))
         if self.neutral:
             found.append(f"neutral={self.neutral}")
+        if self.neutral_weight != 1.0:
+            found.append(f"×{self.neutral_weight:g}")
         return found
 
     def __str__(self) -> str:
@@ -79,8 +99,8 @@ def candidates(recipe: Recipe, solvers: Sequence[str], *, seed: int = 0) -> list
     """The space in the order in which it is tried.
 
     The recipe's own settings come first, then what differs from them in one setting alone (every
-    solver, every λ, …), then the rest in random order: a short budget still tries each kind of
-    change once.
+    solver, every λ, …), then the other targets at their defaults, then the rest in random order: a
+    short budget still tries each kind of change once.
 
     Args:
         recipe: Where the search starts. Its pairing is replaced only where it is one of
@@ -88,24 +108,69 @@ def candidates(recipe: Recipe, solvers: Sequence[str], *, seed: int = 0) -> list
         solvers: Names of solvers.
         seed: Of the random order.
     """
-    own = Candidate(
+    own = own_candidate(recipe)
+    bases = [own, *(_aimed_at(own, target) for target in _other_targets(own))]
+    near: list[Candidate] = []
+    far: list[Candidate] = []
+    for base in bases:
+        for candidate in _grid(base, solvers):
+            apart = _differences(candidate, base)
+            if apart:
+                (near if base is own and apart == 1 else far).append(candidate)
+    order = np.random.default_rng(seed).permutation(len(far))
+    return [own, *near, *bases[1:], *(far[i] for i in order)]
+
+
+def own_candidate(recipe: Recipe) -> Candidate:
+    """A recipe's own settings."""
+    return Candidate(
         solver=recipe.solver,
         penalty=recipe.penalty,
         threshold=recipe.threshold,
         skip_layers=tuple(recipe.skip_layers),
-        pairing=tuple(recipe.pairing),
+        pairing=tuple(recipe.pairing) if recipe.kind == "pairs" else (),
         neutral=recipe.neutral,
+        target=recipe.target,
+        neurons=recipe.neurons,
+        neutral_weight=recipe.neutral_weight,
     )
-    pairings = PAIRINGS if own.pairing in PAIRINGS else (own.pairing,)
+
+
+def _other_targets(own: Candidate) -> list[str]:
+    """Targets beside a recipe's own; none where no rows are tied, as a gap needs them."""
+    untied = own.pairing == ("distribution",)
+    return [] if untied else [target for target in get_args(Target) if target != own.target]
+
+
+def _aimed_at(own: Candidate, target: str) -> Candidate:
+    """The candidate with another target, and the defaults in what depends on it."""
+    defaults = Recipe(name="any", target=target)
+    return replace(
+        own,
+        target=target,
+        penalty=defaults.penalty,
+        threshold=defaults.threshold,
+        neurons=defaults.neurons,
+    )
+
+
+def _grid(base: Candidate, solvers: Sequence[str]) -> list[Candidate]:
+    """Every combination of settings that go with a candidate's target."""
+    gap = base.closes_gap
+    pairings = PAIRINGS if base.pairing in PAIRINGS else (base.pairing,)
     product = itertools.product(
-        solvers, _with(own.penalty, PENALTIES), _with(own.threshold, THRESHOLDS),
-        _with(own.skip_layers, SKIPPED), pairings, _neutral(own),
-    )  # fmt: skip
-    grid = [c for c in (Candidate(*values) for values in product) if _sensible(c, own)]
-    near = [c for c in grid if _differences(c, own) == 1]
-    far = [c for c in grid if _differences(c, own) > 1]
-    order = np.random.default_rng(seed).permutation(len(far))
-    return [own, *near, *(far[i] for i in order)]
+        solvers,
+        _with(base.penalty, RELATIVE_PENALTIES if gap else PENALTIES),
+        [base.threshold] if gap else _with(base.threshold, THRESHOLDS),
+        # The last layer is left alone anyhow where a gap is to be closed.
+        [base.skip_layers] if gap else _with(base.skip_layers, SKIPPED),
+        pairings,
+        _neutral(base),
+        [base.target],
+        _with(base.neurons, NEURONS) if gap else [base.neurons],
+        _with(base.neutral_weight, NEUTRAL_WEIGHTS) if gap else [base.neutral_weight],
+    )
+    return [c for c in (Candidate(*values) for values in product) if _sensible(c, base)]
 
 
 def coarse_alphas(alphas: Sequence[float]) -> list[float]:
@@ -136,15 +201,23 @@ def _with(own: Any, values: Sequence[Any]) -> list[Any]:
 
 
 def _neutral(own: Candidate) -> list[str | None]:
-    """The recipe's and the trainer's; none where no rows are tied."""
-    return [None] if own.pairing == ("distribution",) else _with(own.neutral, [BUILTIN])
+    """The recipe's and the trainer's; none where no rows are tied.
+
+    A recipe that distils a prompt has the trainer's where it names none.
+    """
+    if own.pairing == ("distribution",):
+        return [None]
+    return _with(own.neutral, [BUILTIN] if own.pairing or own.neutral else [])
 
 
 def _sensible(candidate: Candidate, own: Candidate) -> bool:
     """A solver without λ is tried at one value of it, and with the recipe's neutral texts."""
     if candidate.solver in PENALISED:
         return True
-    return (candidate.penalty, candidate.neutral) == (own.penalty, own.neutral)
+    return all(
+        getattr(candidate, name) == getattr(own, name)
+        for name in ("penalty", "neutral", "neutral_weight")
+    )
 
 
 def _differences(a: Candidate, b: Candidate) -> int:
