@@ -13,9 +13,10 @@ from llamacart.llama.model import Model
 from llamacart.passes.capture import forward, row_numbers
 from llamacart.values.steering import DenseMap
 from llamacart_trainer.fitting import memory as memory_module
-from llamacart_trainer.fitting.chunks import split
+from llamacart_trainer.fitting.chunks import neutral_weight, split
 from llamacart_trainer.fitting.layers import chosen_layers
 from llamacart_trainer.fitting.samples import SampleBuilder
+from llamacart_trainer.fitting.settings import FitSettings
 from llamacart_trainer.fitting.training import TrainResult, train
 from llamacart_trainer.recipe.recipe import Recipe, Task, TextPair
 
@@ -146,6 +147,19 @@ def test_equal_texts_leave_nothing_to_fit(tiny_path: Callable[..., Path]) -> Non
         pytest.raises(RecipeError, match="0 would close a gap"),
     ):
         train(same, model)
+
+
+def test_neutral_rows_weigh_twice_what_tied_ones_do(tiny_model: Model) -> None:
+    samples = SampleBuilder(task(), tiny_model).build()
+    chunks = split(samples, 40, to_gap=True)
+    neutral = np.concatenate([chunk.neutral for chunk in chunks])
+    weight = neutral_weight(chunks, FitSettings(0.0, 0.1, target="residual"))
+    assert weight * neutral.sum() == pytest.approx(2 * (~neutral).sum())
+    assert neutral_weight(chunks, FitSettings(0.0, 0.1)) == 1.0
+    given = FitSettings(0.0, 0.1, target="residual", neutral_weight=3.0)
+    assert neutral_weight(chunks, given) == 3.0
+    tied = split(samples[: len(PAIRS)], 40, to_gap=True)
+    assert neutral_weight(tied, FitSettings(0.0, 0.1, target="residual")) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -124,19 +124,23 @@ class CopyAim:
     Args:
         model: The model.
         settings: How a layer is fitted.
+        neutral_weight: How often a neutral row counts.
         paired: Whether rows are tied one to one.
     """
 
     beside: str | None = None
 
-    def __init__(self, model: Model, settings: FitSettings, *, paired: bool) -> None:
+    def __init__(
+        self, model: Model, settings: FitSettings, neutral_weight: float, *, paired: bool
+    ) -> None:
         self._width = model.n_ff
+        self._neutral_weight = neutral_weight
         self._settings = settings
         self._paired = paired
 
     def part(self, layer: int, chunk: SampleChunk, source: Seen, target: Seen) -> Part:  # noqa: ARG002
         """See `Aim`."""
-        return Part(source.h, target.h, chunk.neutral, _weights(chunk, self._settings))
+        return Part(source.h, target.h, chunk.neutral, _weights(chunk, self._neutral_weight))
 
     def fit(self, layer: int, rows: Part, groups: NDArray[np.integer[Any]]) -> Found:
         """See `Aim`."""
@@ -166,6 +170,7 @@ class ResidualAim:
     Args:
         model: The model.
         settings: How a layer is fitted.
+        neutral_weight: How often a neutral row counts.
         layers: Layers to fit.
         chunk: Samples, some of them tied; their targets tell how large the stream is.
         n_threads: Threads for compute.
@@ -178,6 +183,7 @@ class ResidualAim:
         self,
         model: Model,
         settings: FitSettings,
+        neutral_weight: float,
         layers: Sequence[int],
         chunk: SampleChunk,
         n_threads: int | None = None,
@@ -187,6 +193,7 @@ class ResidualAim:
         self.beside: str | None = model.residual_input
         self._model = model
         self._settings = settings
+        self._neutral_weight = neutral_weight
         self._sizes = residual_sizes(
             model,
             chunk.targets,
@@ -204,7 +211,7 @@ class ResidualAim:
         wanted = target.x + gap.end.added(gap.end.output(target.h))
         tied = ~chunk.neutral
         missing = gap.open(source.x[tied], source.h[tied], wanted)
-        counts = _weights(chunk, self._settings)
+        counts = _weights(chunk, self._neutral_weight)
         weights = gap.weights(source.x, source.h)
         weights = weights if counts is None else weights * counts
         return Part(source.h, np.float32(self._settings.step) * missing, chunk.neutral, weights)
@@ -240,9 +247,9 @@ class ResidualAim:
         return self._kept[1]
 
 
-def _weights(chunk: SampleChunk, settings: FitSettings) -> Floats | None:
+def _weights(chunk: SampleChunk, neutral_weight: float) -> Floats | None:
     """How often each source row of a chunk counts [N]; None where all count once."""
-    if settings.neutral_weight == 1.0:
+    if neutral_weight == 1.0:
         return chunk.weights
-    weights = np.where(chunk.neutral, settings.neutral_weight, 1.0).astype(np.float32)
+    weights = np.where(chunk.neutral, neutral_weight, 1.0).astype(np.float32)
     return weights if chunk.weights is None else weights * chunk.weights

@@ -30,6 +30,7 @@ from llamacart.machine.processors import choose_threads
 from llamacart.passes.lane import lane_threads
 from llamacart.values.steering import DenseMap
 from llamacart_trainer.fitting.aim import CopyAim, Part, ResidualAim
+from llamacart_trainer.fitting.chunks import neutral_weight
 from llamacart_trainer.fitting.job import NO_JOB
 from llamacart_trainer.fitting.memory import MAX_MEMORY, gathers_rows, plan_memory
 from llamacart_trainer.fitting.sight import Lanes, see
@@ -132,13 +133,16 @@ class Cascade:
 
     def _find_aim(self, chunks: Sequence[SampleChunk]) -> None:
         """Say what layers are fitted to on these samples."""
+        weight = neutral_weight(chunks, self.settings)
         if not self.settings.closes_gap:
-            self._aim = CopyAim(self.model, self.settings, paired=self.paired)
+            self._aim = CopyAim(self.model, self.settings, weight, paired=self.paired)
             return
         taught = next((chunk for chunk in chunks if len(chunk.target_rows)), None)
         if taught is None:
             raise RecipeError("no row is tied but the first of a text, which counts for no gap")
-        self._aim = ResidualAim(self.model, self.settings, self.layers, taught, self.n_threads)
+        self._aim = ResidualAim(
+            self.model, self.settings, weight, self.layers, taught, self.n_threads
+        )
 
     def _restore(self) -> None:
         """Take over the layers that the job has finished; later ones would rest on a gap."""

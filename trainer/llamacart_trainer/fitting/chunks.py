@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from llamacart_trainer.fitting.settings import FitSettings
     from llamacart_trainer.recipe.pairing import PairedRows
 
     Tokens = tuple[int, ...]
+
+NEUTRAL_MASS = 2.0
+"""What neutral rows weigh together, in tied rows."""
 
 
 class Side(NamedTuple):
@@ -169,3 +173,18 @@ def place_rows(
         for sequence, own in zip(sequences, rows, strict=True)
     ]
     return distinct, np.concatenate([np.zeros(0, np.int64), *placed])
+
+
+def neutral_weight(chunks: Sequence[SampleChunk], settings: FitSettings) -> float:
+    """How often a neutral row counts: as the settings say, or as the number of rows asks for.
+
+    Where a gap is closed, neutral rows together weigh `NEUTRAL_MASS` times as much as tied ones, so
+    that what the map does to other texts does not depend on how many there are of either.
+    """
+    if settings.neutral_weight != "auto":
+        return settings.neutral_weight
+    n_neutral = sum(int(chunk.neutral.sum()) for chunk in chunks)
+    if not settings.closes_gap or not n_neutral:
+        return 1.0
+    n_tied = sum(len(chunk.neutral) for chunk in chunks) - n_neutral
+    return NEUTRAL_MASS * n_tied / n_neutral

@@ -26,7 +26,8 @@ class FitSettings:
             change its steps by no more than `ROUNDING_TOLERANCE`.
         target: What a layer is fitted to: the target text's activations, or its residual stream.
         neurons: Most neurons K of a layer where a gap is to be closed.
-        neutral_weight: Times a neutral row counts.
+        neutral_weight: How often a neutral row counts; `auto`: see
+            `llamacart_trainer.fitting.chunks.neutral_weight`.
         step: Share of the gap that a layer is asked to close.
     """
 
@@ -38,7 +39,7 @@ class FitSettings:
     storage: StorageName = "q8_0"
     target: Target = "activation"
     neurons: int = 150
-    neutral_weight: float = 1.0
+    neutral_weight: float | Literal["auto"] = "auto"
     step: float = 1.0
 
     @property

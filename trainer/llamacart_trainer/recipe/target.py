@@ -29,7 +29,8 @@ class TargetKeys(BaseModel):
         step: Share of the gap that a layer is asked to close; not where it is `activation`.
         penalty: λ, or `auto`: chosen by cross-validation. Unless the target is `activation`, as a
             share of the mean of the diagonal of X̄ᵀX̄, and `RELATIVE_PENALTY` by default.
-        neutral_weight: Times a neutral row counts.
+        neutral_weight: How often a neutral row counts. `auto`: once; unless the target is
+            `activation`, so often that all neutral rows count twice as much as the tied ones.
         layers: First and last layer to fit; -1 is the last. None means all; unless the target is
             `activation`, all but the last, which is the dearest to fit.
         skip_layers: Layers among them that are left alone.
@@ -40,7 +41,7 @@ class TargetKeys(BaseModel):
     neurons: Annotated[int, Field(ge=1)] = 150
     step: Annotated[float, Field(gt=0, le=2)] = 1.0
     penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = 300.0
-    neutral_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    neutral_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
     layers: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
     skip_layers: list[int] = []
 
