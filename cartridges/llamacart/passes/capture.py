@@ -73,7 +73,7 @@ def forward_bytes(
     model: Model, sequences: Sequence[Sequence[int]], layers: Iterable[int], shared: int = 0
 ) -> int:
     """Upper estimate of what `forward` takes where it need not put all rows in one ubatch."""
-    limits = _limits(model, sequences, set(layers), shared)
+    limits = _limits(model, sequences, whole=model.n_layer - 1 in layers, shared=shared)
     return context_bytes(
         model,
         n_ctx=limits.n_ctx,
@@ -93,6 +93,7 @@ def forward(
     n_threads: int | None = None,
     node: str | None = None,
     beside: Beside | None = None,
+    ends_only: bool = False,
     copy: bool = False,
 ) -> None:
     """Show `visitor` the gated product of the given layers for all rows of all sequences.
@@ -114,6 +115,8 @@ def forward(
         n_threads: Threads for compute.
         node: Node to show instead; None means the gated product.
         beside: Another node of each layer and its reader; see `Tap`.
+        ends_only: Show the last layer for the last row of each sequence alone, which costs no
+            more logits than llama.cpp reserves anyway.
         copy: See `Tap`.
     """
     wanted = set(layers)
@@ -121,7 +124,8 @@ def forward(
     final_layer = model.n_layer - 1
     if any(len(sequence) == 0 for sequence in sequences) or not sequences:
         raise InputError("a sequence without tokens cannot be run")
-    limits = _limits(model, sequences, wanted, shared)
+    whole = final_layer in wanted and not ends_only
+    limits = _limits(model, sequences, whole=whole, shared=shared)
     offset = 0
 
     def shifted(layer: int, rows: NDArray[np.int64], h: NDArray[np.float32]) -> bool:
@@ -135,7 +139,6 @@ def forward(
     other = (beside[0], read) if beside else None
     tap = Tap(model, shifted, node=node, beside=other, copy=copy)
     tap.wanted = wanted
-    whole = final_layer in wanted
     with Context(
         model,
         n_ctx=limits.n_ctx,
@@ -149,7 +152,12 @@ def forward(
         for run in runs:
             context.clear()
             part = [sequences[number] for number in run]
-            for rows in slices(rows_beside(part, shared, lambda *_: whole), limits.n_batch):
+            ends = [len(sequence) - 1 for sequence in part] if ends_only else [-1] * len(part)
+
+            def wants(number: int, row: int, ends: list[int] = ends) -> bool:
+                return whole or row == ends[number]
+
+            for rows in slices(rows_beside(part, shared, wants), limits.n_batch):
                 context.decode(as_batch(rows, shared=max(0, min(shared - offset, len(rows)))))
                 offset += len(rows)
 
@@ -196,13 +204,12 @@ def capture(
 
 
 def _limits(
-    model: Model, sequences: Sequence[Sequence[int]], layers: set[int], shared: int = 0
+    model: Model, sequences: Sequence[Sequence[int]], *, whole: bool, shared: int
 ) -> _Limits:
     longest, total = max(map(len, sequences)), count_rows(sequences, shared)
     n_ctx = total if shared else max(longest, min(total, ROWS_PER_DECODE))
     n_batch = min(n_ctx, ROWS_PER_DECODE)
-    last = model.n_layer - 1 in layers
-    if last:
+    if whole:
         n_batch = min(n_batch, output_budget(model))
     n_seq_max = len(sequences) if shared else max(map(len, fillings(sequences, n_ctx)))
-    return _Limits(n_ctx, n_batch, n_seq_max, n_batch if last else 1)
+    return _Limits(n_ctx, n_batch, n_seq_max, n_batch if whole else n_seq_max)

@@ -41,6 +41,9 @@ def residual_sizes(
 ) -> list[float]:
     """Mean square of the residual stream behind each layer, [L].
 
+    llama.cpp computes the last layer only for rows whose logits are asked for. Here that is the
+    last row of each sequence, and the last layer's mean is over those.
+
     Args:
         model: The model.
         sequences: Token ids, each a sequence of its own from position 0.
@@ -50,11 +53,12 @@ def residual_sizes(
     """
     counted = np.zeros(count_rows(sequences, shared), np.bool_)
     counted[rows] = True
-    sums = np.zeros(model.n_layer)
+    sums, counts = np.zeros(model.n_layer), np.zeros(model.n_layer)
 
     def add(layer: int, seen: NDArray[np.int64], r: NDArray[np.float32]) -> bool:
-        kept = r[counted[seen]]
+        kept = r if layer == model.n_layer - 1 else r[counted[seen]]
         sums[layer] += float(np.einsum("ne,ne->", kept, kept, dtype=np.float64))
+        counts[layer] += len(kept)
         return True
 
     layers = range(model.n_layer)
@@ -66,9 +70,10 @@ def residual_sizes(
         shared=shared,
         n_threads=n_threads,
         node=RESIDUAL_OUTPUT,
+        ends_only=True,
     )
-    total: list[float] = (sums / (counted.sum() * model.n_embd)).tolist()
-    return total
+    sizes: list[float] = (sums / counts / model.n_embd).tolist()
+    return sizes
 
 
 def check_residual(
