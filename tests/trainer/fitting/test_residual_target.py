@@ -12,7 +12,9 @@ from llamacart.errors import RecipeError
 from llamacart.llama.model import Model
 from llamacart.passes.capture import forward, row_numbers
 from llamacart.values.steering import DenseMap
+from llamacart_trainer.fitting import job as job_module
 from llamacart_trainer.fitting import memory as memory_module
+from llamacart_trainer.fitting.aim import Part, ResidualAim
 from llamacart_trainer.fitting.chunks import neutral_weight, split
 from llamacart_trainer.fitting.layers import chosen_layers
 from llamacart_trainer.fitting.samples import SampleBuilder
@@ -121,6 +123,48 @@ def test_summed_up_rows_give_the_same_map(
         np.testing.assert_array_equal(a.neurons, b.neurons)
         np.testing.assert_allclose(a.dense_delta(width), b.dense_delta(width), atol=2e-2)
         np.testing.assert_allclose(a.bias, b.bias, atol=2e-2)
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("parts_seen", [1, 3])
+@pytest.mark.parametrize("summed", [False, True])
+def test_a_resumed_fit_gives_the_same_bytes(
+    tiny_path: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    summed: bool,
+    parts_seen: int,
+) -> None:
+    """Killed in the second layer, of which sums over some chunks are kept."""
+    limits = {"max_memory": 1 << 20 if summed else 4 << 20, "max_ubatch_rows": 100}
+    if summed:
+        monkeypatch.setattr(memory_module, "ROW_COPIES", 10**3)
+        monkeypatch.setattr(job_module, "SECONDS_BETWEEN_MOMENTS", 0.0)
+    made = task()
+    left = [10**6]
+    part = ResidualAim.part
+
+    def killed(self: ResidualAim, layer: int, *args: object) -> Part:
+        left[0] -= layer == 1
+        if left[0] < 0:
+            raise KilledError
+        return part(self, layer, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ResidualAim, "part", killed)
+    with Model(str(tiny_path(architecture="gemma3")), batch_invariant=True) as model:
+        whole = train(made, model, **limits)
+        left[0] = parts_seen
+        with pytest.raises(KilledError):
+            train(made, model, job=tmp_path / "job", **limits)
+        assert bool(list((tmp_path / "job").glob("moments-1-*"))) == summed
+        left[0] = 10**6
+        resumed = train(made, model, job=tmp_path / "job", **limits)
+    assert resumed.restored == 1
+    assert resumed.layers == whole.layers
+    assert resumed.cartridge.content_hash == whole.cartridge.content_hash
 
 
 def test_targets_of_neutral_rows_do_not_run_and_first_rows_count_nowhere(
