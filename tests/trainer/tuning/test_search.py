@@ -344,7 +344,7 @@ def test_space_of_a_prompt_and_of_a_gap() -> None:
     gaps = [c for c in space if c.target == "residual"]
     assert {c.neurons for c in gaps} == {99, *NEURONS}
     assert {c.penalty for c in gaps} == set(RELATIVE_PENALTIES)
-    assert {c.neutral_weight for c in gaps} == set(NEUTRAL_WEIGHTS)
+    assert {c.neutral_weight for c in gaps} == {"auto", *NEUTRAL_WEIGHTS}
     assert {c.neutral for c in space} == {None}
     assert not any("pairing" in c.changes for c in space)
     assert not any("threshold" in c.changes for c in gaps)

@@ -41,7 +41,7 @@ class Candidate:
         neutral: Texts to be left alone, as the recipe names them.
         target: What a layer is fitted to.
         neurons: K; means something where the target is no activation, as δ does where it is one.
-        neutral_weight: Times a neutral row counts.
+        neutral_weight: How often a neutral row counts, a number or `auto`.
     """
 
     solver: str
@@ -52,7 +52,7 @@ class Candidate:
     neutral: str | None = None
     target: str = "activation"
     neurons: int = 150
-    neutral_weight: float = 1.0
+    neutral_weight: float | Literal["auto"] = "auto"
 
     @property
     def closes_gap(self) -> bool:
@@ -87,7 +87,7 @@ class Candidate:
             found.append("+".join(self.pairing))
         if self.neutral:
             found.append(f"neutral={self.neutral}")
-        if self.neutral_weight != 1.0:
+        if self.neutral_weight != "auto":
             found.append(f"×{self.neutral_weight:g}")
         return found
 
