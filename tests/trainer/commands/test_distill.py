@@ -11,6 +11,7 @@ import pytest
 
 from llamacart import cli
 from llamacart.file.reader import read_cartridge
+from llamacart_trainer.commands import progress
 from llamacart_trainer.drafting import asking
 from llamacart_trainer.recipe import recipe as recipe_module
 from llamacart_trainer.recipe.recipe import load_task
@@ -25,6 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, messages)))
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Arr!"}]
     (tmp_path / "turns.jsonl").write_text("\n".join(map(json.dumps, turns)))
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     monkeypatch.setattr(recipe_module, "builtin_neutral", lambda: ("2, 4, 6", "x = 1"))
     return tmp_path
 
@@ -65,6 +67,10 @@ def test_from_a_wish_to_a_cartridge(
     assert not list(recipe.glob("*partial*"))
     out = capsys.readouterr().out
     assert "the cartridge removes" in out
+    lines = [line.rsplit(", ", 1)[0] for line in out.splitlines()]
+    assert "answers: answer 10 of 10, 100 %" in lines
+    assert "measure: point 7 of 7, 100 %" in lines
+    assert not any("point 8" in line for line in lines)
     assert out.splitlines()[-1].startswith("  llamacart serve --model ")
     assert out.splitlines()[-1].endswith("--cartridges out")
 

@@ -99,7 +99,7 @@ def test_no_shipped_question_is_in_two_parts() -> None:
     parts = Questions.shipped()
     each = [*parts.train, *parts.validation, *parts.test]
     assert len(set(each)) == len(each)
-    assert len(parts.train) >= 100
+    assert len(parts.train) >= 60
     assert len(parts.test) == 60
 
 

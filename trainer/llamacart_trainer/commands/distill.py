@@ -141,12 +141,15 @@ def distill(
             "job": _job(output),
         }
         result = fit_with_progress(task, loaded, progress, settings)
-        progress.stage("measure", unit="figure")
+        strengths = ALPHAS if alpha is None else (alpha,)
+        # The model, the prompt and the cartridge at its α, after all α beside the prompt.
+        choosing = 1 + len(strengths) if len(strengths) > 1 else 0
+        progress.stage("measure", unit="point", total=3 + choosing)
         found = quick_evaluation(
             task,
             loaded,
             result.cartridge,
-            ALPHAS if alpha is None else (alpha,),
+            strengths,
             on_point=lambda _point: progress.advance(),
             n_threads=threads,
         )
