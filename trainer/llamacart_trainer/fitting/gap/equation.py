@@ -4,7 +4,8 @@ A layer adds B h to the stream, divided by rms(D h) where a norm stands behind i
 down projection and B = diag(w) D under a norm of weight w, B = D without. A step Δh thus moves the
 stream by B Δh / rms(y): what is missing, d, asks for B Δh = rms(y) d. That is a Gauss-Newton step:
 the norm's division is taken as it stands, not as it would be after the step. An error in Δh counts
-as 1 / rms(y), and so do the rows.
+as 1 / rms(y), and so do the rows. Without a norm there, rows count as their errors do to those who
+read the stream through norms: 1 / rms(r), r the stream behind the layer.
 
 Those who read the stream do so through norms of their own, which shrink some of its dimensions
 and not others. A few dimensions of some models are hundreds of times larger than the rest and say
@@ -66,10 +67,10 @@ class Gap:
         return missing if self.end.norm is None else missing * self.end.rms(y)
 
     def weights(self, x: Floats, h: Floats) -> Floats:
-        """How much each row of x [N, E] and h [N, D] counts, [N]."""
+        """How much each row counts, [N], of streams x [N, E] and gated products h [N, D]."""
         y = self.end.output(h)
         length = self.end.rms(x + y if self.end.norm is None else y)
-        return np.asarray(1 / length[:, 0], np.float32)
+        return np.asarray(1 / np.maximum(length[:, 0], 1e-20), np.float32)
 
 
 def reading_metric(model: Model, sizes: Sequence[float], layer: int) -> Doubles:
