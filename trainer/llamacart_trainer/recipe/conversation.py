@@ -89,10 +89,6 @@ class ConversationKeys(BaseModel):
             self._refuse(key, "format", self.format)
         if self.prompt is not None and self.prompt_file is not None:
             raise ValueError("prompt and prompt_file are both given; keep one")
-            if not (self.prompt or self.prompt_file or self.examples):
-                raise ValueError(
-                    "kind has value 'prompt': prompt, prompt_file or examples is needed"
-                )
         return self
 
     def _refuse(self, key: str, by: str, value: str) -> None:
