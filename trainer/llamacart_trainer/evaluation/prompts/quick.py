@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 ALPHAS = (0.7, 1.0, 1.3)
 
-CHOOSE_ON = 6
+CHOOSE_ON = 5
 """Prompts that choose α."""
-TEST_ON = 18
+TEST_ON = 15
 TOKENS = 24
 """Tokens of an answer, at most."""
 NEUTRAL_TEXTS = 5
