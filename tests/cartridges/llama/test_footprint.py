@@ -101,7 +101,7 @@ def test_a_context_has_room_for_what_runs_together(
     tiny_path: Callable[..., Path], caplog: pytest.LogCaptureFixture, measure: str
 ) -> None:
     """300 texts of 40 tokens: 12 run at a time, and outputs were reserved for 256."""
-    texts = [[1] + [5] * 39] * 300
+    texts = [[5 + k] * 40 for k in range(300)]
     with Model(str(tiny_path(n_words=20_000))) as model:
         caplog.clear()
         if measure == "scores":
