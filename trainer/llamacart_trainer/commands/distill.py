@@ -159,7 +159,8 @@ def distill(
     console.print(found.sentence, soft_wrap=True, highlight=False)
     console.print(
         f"{output}: {size / 1e6:.2f} MB, α = {found.alpha:g}, after "
-        f"{clock_time(time.perf_counter() - started)} min; its recipe: {folder}"
+        f"{clock_time(time.perf_counter() - started)} min; its recipe: {folder}",
+        soft_wrap=True,
     )
     serve = ("llamacart", "serve", "--model", model, "--cartridges", str(output.parent))
     console.print(f"  {shlex.join(serve)}", soft_wrap=True, highlight=False)

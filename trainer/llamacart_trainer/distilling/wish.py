@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RECIPE = "recipe.toml"
 ANSWERS = "answers.jsonl"
 
-QUESTIONS = 80
+QUESTIONS = 60
 """Shipped messages that are answered: more bring little, and each takes its time."""
 VALIDATION = 20
 """Shipped messages that α is chosen by; the others serve the test."""
