@@ -5,8 +5,7 @@ from __future__ import annotations
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Literal
 
-from llamacart.errors import RecipeError
-from llamacart_trainer.recipe.records import PROMPT, check_form, read_records, text_of
+from llamacart_trainer.recipe.records import PROMPT, read_values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,10 +32,4 @@ def read_questions(path: Path) -> tuple[str, ...]:
         NotFoundError: There is no such file.
         RecipeError: A line cannot be used, or there is none.
     """
-    questions = []
-    for where, record in read_records(path, PROMPT):
-        check_form(record, (PROMPT,), where)
-        questions.append(text_of(record, "prompt", where))
-    if not questions:
-        raise RecipeError(f"{path}: no questions")
-    return tuple(questions)
+    return read_values(path, PROMPT, "questions")

@@ -133,13 +133,29 @@ def read_texts(path: Path) -> tuple[str, ...]:
         NotFoundError: There is no such file.
         RecipeError: A line cannot be used, or there is none.
     """
-    texts = []
-    for where, record in read_records(path, TEXT):
-        check_form(record, (TEXT,), where)
-        texts.append(text_of(record, "text", where))
-    if not texts:
-        raise RecipeError(f"{path}: no texts")
-    return tuple(texts)
+    return read_values(path, TEXT, "texts")
+
+
+def read_values(path: Path, form: Form, what: str) -> tuple[str, ...]:
+    """The texts under the one key that the records of a file must have.
+
+    Args:
+        path: The file.
+        form: Form of its records, with one required key.
+        what: What they are, for the message where there is none.
+
+    Raises:
+        NotFoundError: There is no such file.
+        RecipeError: A line cannot be used, or there is none.
+    """
+    (key,) = form.required
+    values = []
+    for where, record in read_records(path, form):
+        check_form(record, (form,), where)
+        values.append(text_of(record, key, where))
+    if not values:
+        raise RecipeError(f"{path}: no {what}")
+    return tuple(values)
 
 
 def read_records(path: Path, *forms: Form) -> Records:
