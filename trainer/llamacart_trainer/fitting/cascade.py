@@ -166,23 +166,11 @@ class Cascade:
         """One pass for `layers`, with the maps of earlier ones acting."""
         n_threads = choose_threads(self.n_threads)
         each = lane_threads(2 * len(chunks), n_threads)
-        beside = self._aim.beside
         stops = sorted({*self.maps, *layers})
+        lanes = partial(Lanes, self.model, n_threads=each, beside=self._aim.beside)
         with (
-            Lanes(
-                self.model,
-                [chunk.source for chunk in chunks],
-                stops,
-                n_threads=each,
-                beside=beside,
-            ) as sources,
-            Lanes(
-                self.model,
-                [chunk.target for chunk in chunks],
-                layers,
-                n_threads=each,
-                beside=beside,
-            ) as targets,
+            lanes([chunk.source for chunk in chunks], stops) as sources,
+            lanes([chunk.target for chunk in chunks], layers) as targets,
         ):
             for layer in stops:
                 fitted = layer in layers
