@@ -27,6 +27,15 @@ if TYPE_CHECKING:
     from llamacart.values.steering import Steering
 
 
+KEPT_BYTES = 256 * 2**20
+"""What the forecasts that are compared at the same time should take."""
+
+
+def most_rows(model: Model, n_bytes: int) -> int:
+    """Rows whose forecasts take no more than some bytes; one at least."""
+    return max(1, n_bytes // (2 * model.n_vocab))
+
+
 @dataclass(frozen=True)
 class Forecasts:
     """What an unsteered model expects after chosen rows of texts.

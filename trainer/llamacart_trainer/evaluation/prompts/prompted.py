@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llamacart.passes.forecasts import Apart, apart, forecasts
+from llamacart.passes.forecasts import KEPT_BYTES, Apart, apart, forecasts, most_rows
 from llamacart.values.steering import UNSTEERED
 from llamacart_trainer.evaluation.bootstrap import share_removed
 from llamacart_trainer.evaluation.figures import per_token
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from llamacart.passes.forecasts import Forecasts
     from llamacart.values.steering import Steering
     from llamacart_trainer.evaluation.bootstrap import Estimate
-
-KEPT_BYTES = 256 * 2**20
-"""What the teacher's logits may take: 2 bytes a token of the vocabulary and row. Where the
-answers have more rows, rows at even distances are compared."""
 
 
 @dataclass
@@ -44,7 +40,8 @@ class PromptedModel:
         ended: Which of them have ended.
         seed: Of the bootstrap.
         n_threads: Threads for llama.cpp.
-        kept_bytes: See `KEPT_BYTES`.
+        kept_bytes: What the teacher's forecasts may take. Where the answers have more rows, rows at
+            even distances are compared.
     """
 
     model: Model
@@ -86,7 +83,7 @@ class PromptedModel:
         """For each answer the tokens of it that are forecast, by number; its end is one."""
         counts = [len(a) + end for a, end in zip(self.answers, self.ended, strict=True)]
         places = [(text, n) for text, count in enumerate(counts) for n in range(count)]
-        most = max(1, self.kept_bytes // (2 * self.model.n_vocab))
+        most = most_rows(self.model, self.kept_bytes)
         if len(places) > most:
             places = [places[i] for i in np.linspace(0, len(places) - 1, most).astype(int)]
         rows: list[list[int]] = [[] for _ in self.answers]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llamacart.passes.forecasts import apart, forecasts
+from llamacart.passes.forecasts import KEPT_BYTES, apart, forecasts, most_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     from llamacart.llama.model import Model
     from llamacart_trainer.recipe.pairing import PairedRows
-
-KEPT_BYTES = 256 * 2**20
-"""What the expectations of rows may take that are compared at the same time."""
 
 FLOOR = 0.1
 """Of the mean: what a row counts on which a prompt does not act."""
@@ -85,7 +82,7 @@ def row_weights(divergences: NDArray[np.float64], exponent: float) -> NDArray[np
 
 def _parts(model: Model, samples: Sequence[PairedRows]) -> Iterator[list[PairedRows]]:
     """Samples in groups whose expectations may be kept together; a larger one is alone."""
-    most = KEPT_BYTES // (2 * model.n_vocab)
+    most = most_rows(model, KEPT_BYTES)
     part: list[PairedRows] = []
     for sample in samples:
         if part and sum(len(s.source_rows) for s in (*part, sample)) > most:
