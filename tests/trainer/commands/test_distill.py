@@ -83,7 +83,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
 ) -> None:
     given = ("Be a pirate.", "--alpha", "0.9")
     assert distill(*given, "--keep", "whole", "-o", "a/pirate.gguf") == 0
-    monkeypatch.setattr(asking, "AT_ONCE", 4)
+    monkeypatch.setattr(asking, "QUESTIONS_AT_ONCE", 4)
     true, calls = asking.answer, []
 
     def answer(*args: Any, **more: Any) -> Any:

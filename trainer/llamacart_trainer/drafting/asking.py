@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llamacart_trainer.drafting.kept import KeptAnswers
-from llamacart_trainer.fitting.answers import answer
+from llamacart_trainer.fitting.answers import QUESTIONS_AT_ONCE, answer
 from llamacart_trainer.recipe.turns import Turn
 
 if TYPE_CHECKING:
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from llamacart.llama.model import Model
     from llamacart_trainer.recipe.turns import Exchange
     from llamacart_trainer.recipe.writer import Writer
-
-AT_ONCE = 32
-"""Messages that are answered together: so much is lost to a kill at most."""
 
 
 def ask(
@@ -56,8 +53,8 @@ def ask(
     kept = KeptAnswers(path, facts)
     left = kept.missing(messages)
     on_start(len(messages) - len(left))
-    for start in range(0, len(left), AT_ONCE):
-        part = left[start : start + AT_ONCE]
+    for start in range(0, len(left), QUESTIONS_AT_ONCE):
+        part = left[start : start + QUESTIONS_AT_ONCE]
         conversations = [[*before, Turn("user", message)] for message in part]
         kept.add(answer(model, writer, conversations, n_tokens, n_threads=n_threads))
         on_answers(len(part))

@@ -222,6 +222,7 @@ class Evaluator:
             self.plan.tokens,
             steering=steering,
             control=control,
+            is_over=self._writer.is_over,
             n_threads=self.n_threads,
         )
         cut = [self._writer.cut(tokens) for tokens in out]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from llamacart.llama.model import Model
+    from llamacart.passes.generate import IsOver
     from llamacart.values.steering import Steering
     from llamacart_trainer.recipe.turns import Turn
     from llamacart_trainer.recipe.writer import Writer
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     """(answers that are there, answers that there will be)."""
 
 QUESTIONS_AT_ONCE = 32
-"""Questions that are answered together; more gain little, and nothing is told meanwhile."""
+"""Questions that are answered together; more gain little, nothing is told meanwhile, and so much
+is lost to a kill at most."""
 
 
 def answer(
@@ -52,7 +54,7 @@ def answer(
         InputError: The model's template refuses the turns.
     """
     prompts = [writer.opened(turns) for turns in conversations]
-    is_over = _reader(model, writer.stops) if writer.stops else None
+    is_over = stop_reader(model, writer.stops)
     found: list[Exchange] = []
     on_answers(0, len(prompts))
     for start in range(0, len(prompts), QUESTIONS_AT_ONCE):
@@ -73,8 +75,14 @@ def answer(
     return found
 
 
-def _reader(model: Model, stops: Sequence[str]) -> Callable[[Sequence[int]], bool]:
-    """Whether tokens have come to one of some texts, with the last of them or not long before."""
+def stop_reader(model: Model, stops: Sequence[str]) -> IsOver | None:
+    """Whether tokens have come to one of some texts, with the last of them or not long before.
+
+    Returns:
+        The question to ask of the tokens of an answer; None where there is no such text.
+    """
+    if not stops:
+        return None
     wanted = [stop.encode() for stop in stops]
     longest = max(map(len, wanted))  # a token has one byte at least, and most have several
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from llamacart_trainer.fitting.answers import stop_reader
 from llamacart_trainer.recipe.turns import Turn
 from llamacart_trainer.recipe.writer import writer_for
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llamacart.llama.model import Model
+    from llamacart.passes.generate import IsOver
     from llamacart_trainer.recipe.recipe import Recipe
     from llamacart_trainer.recipe.writer import Writer
 
@@ -80,6 +82,11 @@ class PromptWriter:
             if found:
                 return list(tokens[: bisect_right(ends, min(found)) - 1]), True
         return list(tokens), False
+
+    @cached_property
+    def is_over(self) -> IsOver | None:
+        """Whether tokens of an answer have come to its end; see `cut`."""
+        return stop_reader(self.model, self._writer.stops) if self._writer else None
 
     @cached_property
     def _writer(self) -> Writer | None:
