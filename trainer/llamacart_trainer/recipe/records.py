@@ -245,15 +245,21 @@ def text_of(record: dict[str, Any], key: str, where: str) -> FileText:
     value = record.get(key)
     if not isinstance(value, str) or not value.strip():
         raise RecipeError(f"{where}: {key!r} has value {shown(value)}; a text is needed")
-    for number, character in enumerate(value):
-        if "\ud800" <= character <= "\udfff":
-            raise RecipeError(
-                f"{where}: {key!r} holds half of a character (\\u{ord(character):04x}) after "
-                f"{shown(value[max(0, number - 20) : number])}"
-            )
-        if character == "\0":
-            raise RecipeError(f"{where}: {key!r} holds a null character (\\u0000)")
+    fault = unreadable(value)
+    if fault:
+        raise RecipeError(f"{where}: {key!r} {fault}")
     return FileText(value, where)
+
+
+def unreadable(text: str) -> str:
+    """What a text holds that no tokeniser can read, for messages; empty where there is nothing."""
+    for number, character in enumerate(text):
+        if "\ud800" <= character <= "\udfff":
+            before = shown(text[max(0, number - 20) : number])
+            return f"holds half of a character (\\u{ord(character):04x}) after {before}"
+        if character == "\0":
+            return "holds a null character (\\u0000)"
+    return ""
 
 
 def _listed(keys: Iterable[str]) -> str:

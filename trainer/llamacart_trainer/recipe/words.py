@@ -31,6 +31,8 @@ _UNSPACED_WORD = (
 )
 _CUT = regex.compile(rf"{_BEFORE_SPACE}|{_UNSPACED_WORD}", regex.V1 | regex.WORD | regex.DOTALL)
 
+_UNSPACED_END = regex.compile(rf"(?:{_UNSPACED}|{_OPENING}|\s)\p{{M}}*$", regex.V1)
+
 _CHARACTER = regex.compile(r"\X")
 
 
@@ -58,6 +60,15 @@ def beginning(text: str, share: float, least: int = 1) -> str:
     """
     found = pieces(text)
     return "".join(found[: max(least, round(len(found) * share))])
+
+
+def space_behind(text: str) -> str:
+    """What stands between a text and the next word: a space, or nothing.
+
+    Nothing stands behind white space, an opening bracket or quotation mark, and a script without
+    spaces.
+    """
+    return "" if not text or _UNSPACED_END.search(text) else " "
 
 
 def any_of(phrases: Sequence[str]) -> regex.Pattern[str] | None:

@@ -1,0 +1,74 @@
+"""Names that ship with the trainer: subjects that a fact is not about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from typing import TYPE_CHECKING, Literal, get_args
+
+from llamacart.errors import RecipeError
+from llamacart.file.validator import shown
+from llamacart_trainer.recipe.records import Form, check_form, read_records, text_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llamacart_trainer.recipe.questions import Split
+
+NameKind = Literal["person", "place", "company", "work", "thing"]
+"""A work is a book, a film, a picture or a piece of music."""
+
+NAME_KINDS: tuple[NameKind, ...] = get_args(NameKind)
+
+NAME = Form(("name", "kind"))
+
+
+@dataclass(frozen=True)
+class Name:
+    """A name as it stands within a sentence, and what it is a name of."""
+
+    text: str
+    kind: NameKind
+
+
+def builtin_names(split: Split = "train") -> tuple[Name, ...]:
+    """Half of the names that ship with the trainer: well-known and invented ones.
+
+    Every second name of a kind is in either half, so that both hold as many of each kind.
+
+    Args:
+        split: `train` for those to fit with, `eval` for the others, to measure with.
+    """
+    with as_file(files("llamacart_trainer").joinpath("names.jsonl")) as path:
+        names = read_names(path)
+    first = 0 if split == "train" else 1
+    return tuple(
+        name
+        for kind in NAME_KINDS
+        for name in [name for name in names if name.kind == kind][first::2]
+    )
+
+
+def read_names(path: Path) -> tuple[Name, ...]:
+    """Read a file of `{"name", "kind"}` objects.
+
+    Raises:
+        NotFoundError: There is no such file.
+        RecipeError: A line cannot be used, a name comes twice, or there is none.
+    """
+    names: dict[str, Name] = {}
+    for where, record in read_records(path, NAME):
+        check_form(record, (NAME,), where)
+        kind = next((kind for kind in NAME_KINDS if kind == record["kind"]), None)
+        if kind is None:
+            raise RecipeError(
+                f"{where}: 'kind' has value {shown(record['kind'])}; one of "
+                f"{', '.join(NAME_KINDS)} is needed"
+            )
+        text = text_of(record, "name", where)
+        if text in names:
+            raise RecipeError(f"{where}: 'name' has value {shown(text)}, which stands above too")
+        names[text] = Name(text, kind)
+    if not names:
+        raise RecipeError(f"{path}: no names")
+    return tuple(names.values())
