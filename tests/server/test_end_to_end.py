@@ -301,6 +301,22 @@ def test_serve_lets_expected_errors_through(folder, tiny_path, own_log):
     assert "down.gguf" in error.message
 
 
+def test_idle_connections_are_closed_by_their_clients(settings, monkeypatch, own_log):
+    """Who sends a request must not find that the server has just closed the connection."""
+    seen = {}
+
+    def note(_app, **given):
+        seen.update(given)
+        raise InterruptedError
+
+    monkeypatch.setattr(cli.uvicorn, "Config", note)
+    monkeypatch.setattr(sys, "setswitchinterval", lambda _seconds: None)
+    with pytest.raises(InterruptedError):
+        cli.run(load_settings(**settings.model_dump() | {"port": 0}))
+    limits = (httpx.Limits(), openai.DEFAULT_CONNECTION_LIMITS)
+    assert all(seen["timeout_keep_alive"] > 10 * limit.keepalive_expiry for limit in limits)
+
+
 def test_serve_from_start_to_signal(settings, folder):
     command = [
         sys.executable,

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+IDLE_SECONDS = 75
+"""Before an idle connection is closed. Clients keep one for 5 s (httpx, so OpenAI's too), proxies
+for 60: who closes it first must be the one that sends, or a request is lost on the way."""
 FILE = "Configuration file"
 FAILED = 70
 """Exit code of a server whose engine has failed (`EX_SOFTWARE`): whoever supervises it starts it
@@ -77,6 +80,7 @@ def run(settings: ServeSettings) -> None:
             server_header=False,
             proxy_headers=bool(settings.trusted_proxy),
             forwarded_allow_ips=list(settings.trusted_proxy),
+            timeout_keep_alive=IDLE_SECONDS,
             timeout_graceful_shutdown=CLOSING_SECONDS,
             log_config=None,
             log_level="warning",
