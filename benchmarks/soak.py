@@ -200,6 +200,7 @@ class Soak:
         self.client, self.models, self._upload = client, models, upload
         self.counts = Counts()
         self.random = random.Random(seed)
+        self._order = random.Random(seed)  # its own, so that the n-th thing done is always the same
         self.questions = questions(models)
         self.answers: list[Any] = []
         self._n_uploads = 0
@@ -235,7 +236,7 @@ class Soak:
 
         async def be_client() -> None:
             while time.monotonic() < deadline and self.counts.done.total() < most:
-                (name,) = self.random.choices(names, weights)
+                (name,) = self._order.choices(names, weights)
                 self.counts.done[name] += 1
                 try:
                     await self.ways[name][1]()
