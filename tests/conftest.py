@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,14 +13,14 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from llamacart.errors import InputError
 from llamacart.json_grammar.grammar import Grammars
 from llamacart.llama.model import Model
 
-# A deadline would be an assertion on time, which a busy machine fails.
-settings.register_profile("untimed", deadline=None)
+# A deadline would be an assertion on time, which a busy machine fails, and so is `too_slow`.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 
@@ -210,6 +211,19 @@ def tiny_model(tiny_path: Callable[..., Path]) -> Iterator[Model]:
     """A random llama model of 3 layers, FFN width 96, with llama.cpp's own choice of kernels."""
     with Model(str(tiny_path()), batch_invariant=False) as model:
         yield model
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[[Callable[[], object]], None]:
+    """Function that waits until something is so, and fails where that never comes."""
+
+    def wait(holds: Callable[[], object]) -> None:
+        end = time.monotonic() + 60
+        while not holds():
+            assert time.monotonic() < end, "it never came to that"
+            time.sleep(0.002)
+
+    return wait
 
 
 @pytest.fixture(autouse=True)

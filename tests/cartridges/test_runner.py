@@ -321,7 +321,7 @@ class TestSample:
             raise KeyboardInterrupt
 
         def work() -> None:
-            assert interrupted.wait(10)
+            assert interrupted.wait(60)
             time.sleep(0.05)
             worked.set()
 
@@ -354,7 +354,7 @@ class TestSample:
             picks = [(self.wide(burn if i == 3 else lambda: None), 24 + i) for i in range(16)]
             got = runner.sample(picks)
             assert isinstance(got[3], HostWorkError)
-            assert re.search(r"took 0\.\d\d s .* 0\.25 s are allowed", got[3].message)
+            assert re.search(r"took \d+\.\d\d s .* 0\.25 s are allowed", got[3].message)
             assert got[:3] + got[4:] == [7] * 15
 
     def test_log_probabilities_are_bounded_too(self, tiny_model: Model) -> None:
@@ -386,7 +386,8 @@ class TestSample:
         runner = LlamaRunner(tiny_model, n_ctx=256, n_threads=2)
         runner.run(rows(40, outputs=16))
         runner.sample([(self.fresh(runner), 24 + i) for i in range(16)])
-        assert set(threading.enumerate()) > before
+        # Threads of earlier tests may end meanwhile.
+        assert set(threading.enumerate()) - before
         runner.close()
         runner.close()
-        assert set(threading.enumerate()) == before
+        assert not set(threading.enumerate()) - before

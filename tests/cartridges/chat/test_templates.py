@@ -263,7 +263,8 @@ def test_what_current_models_use(text, expected):
     ],
 )
 def test_a_template_without_end_is_ended(monkeypatch, text, reason):
-    monkeypatch.setattr(template_environment, "RENDER_SECONDS", 0.05)
+    if reason == "takes":  # elsewhere what is said first would be a matter of pace
+        monkeypatch.setattr(template_environment, "RENDER_SECONDS", 0.05)
     monkeypatch.setattr(template_environment, "MAX_CHARACTERS", 10**5)
     with pytest.raises(InputError, match=rf"refuses the messages: .*{reason}"):
         ChatTemplate("gguf", text).render(chat(("user", "x")))

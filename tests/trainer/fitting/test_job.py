@@ -176,12 +176,15 @@ def test_moments_are_kept_after_a_while(
 # --- a process that is killed ---------------------------------------------------------------
 
 SCRIPT = """
-import sys, time
+import pathlib, sys, time
 from llamacart import cli
 from llamacart_trainer.fitting import aim
 fit = aim.fit_layer
+target, most = pathlib.Path(sys.argv[-2]), int(sys.argv.pop())
 def slow(*args, **kwargs):
-    time.sleep(0.15)
+    while len(list(pathlib.Path(f"{target}.job").glob("layer-*.json"))) >= most:
+        time.sleep(1)  # until the end
+    time.sleep(0.05)
     return fit(*args, **kwargs)
 aim.fit_layer = slow
 sys.argv = ["llamacart", "train", *sys.argv[1:]]
@@ -190,7 +193,7 @@ cli.main()
 
 
 def test_sigkill_at_random_moments(tiny_path: Callable[..., Path], tmp_path: Path) -> None:
-    """Killed three times, with more layers kept each time; each layer takes 0.15 s."""
+    """Killed three times, with more layers kept each time, and never the last one."""
     recipe = tmp_path / "recipe"
     recipe.mkdir()
     (recipe / "recipe.toml").write_text('name = "t"\nthreshold = 0.1\npenalty = 1.0\n')
@@ -201,13 +204,13 @@ def test_sigkill_at_random_moments(tiny_path: Callable[..., Path], tmp_path: Pat
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     whole, killed = tmp_path / "whole.gguf", tmp_path / "killed.gguf"
     subprocess.run(  # noqa: S603
-        [*command, str(whole)], check=True, env=environment, capture_output=True
+        [*command, str(whole), "6"], check=True, env=environment, capture_output=True
     )
     job = tmp_path / "killed.gguf.job"
     random.seed(3)
     for least in (0, 2, 4):
         process = subprocess.Popen(  # noqa: S603
-            [*command, str(killed)], env=environment, stdout=subprocess.DEVNULL
+            [*command, str(killed), str(least + 1)], env=environment, stdout=subprocess.DEVNULL
         )
         while not job.exists() or len(list(job.glob("layer-*.json"))) < least:
             assert process.poll() is None
@@ -217,7 +220,7 @@ def test_sigkill_at_random_moments(tiny_path: Callable[..., Path], tmp_path: Pat
         assert process.wait() == -signal.SIGKILL
     assert len(list(job.glob("layer-*.json"))) >= 4
     subprocess.run(  # noqa: S603
-        [*command, str(killed)], check=True, env=environment, capture_output=True
+        [*command, str(killed), "6"], check=True, env=environment, capture_output=True
     )
     assert killed.read_bytes() == whole.read_bytes()
     assert not job.exists()
