@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING
 
 import httpx
@@ -24,6 +25,7 @@ from llamacart_server.commands import serve as cli
 from llamacart_server.engine.request import GenerationReport, GenerationRequest, TokenEvent
 from llamacart_server.engine.stats import EngineStats
 from llamacart_server.library.library import CartridgeLibrary
+from llamacart_server.middleware import auth
 from llamacart_server.served import LoadedModel, ServedModel
 from llamacart_server.settings import ServeSettings
 
@@ -59,6 +61,12 @@ class FakeGeneration:
         for item in self._engine.script:
             if isinstance(item, Exception):
                 raise item
+            if isinstance(item, float):
+                await asyncio.sleep(item)
+                continue
+            if callable(item):
+                item()
+                continue
             self.ended = item.finish_reason is not None
             yield item
             await asyncio.sleep(0)
@@ -67,7 +75,11 @@ class FakeGeneration:
 
 
 class FakeEngine:
-    """Gives every request the same answer."""
+    """Gives every request the same answer.
+
+    Its `script` holds events, errors to raise, seconds of silence, and what is called in between.
+    With `hangs` an answer goes on for ever behind it.
+    """
 
     def __init__(self) -> None:
         self.loaded: dict[str, Cartridge] = {}
@@ -104,7 +116,7 @@ class FakeEngine:
 
     def say(self, text: str, *, end: bool = True, limit: bool = False) -> None:
         """Answer with `text`, a byte a token; `limit` ends it as if max_tokens were reached."""
-        self.script: list[TokenEvent | Exception] = [
+        self.script: list[TokenEvent | Exception | float | Callable[[], object]] = [
             TokenEvent(FIRST_BYTE + byte) for byte in text.encode()
         ]
         if limit:
@@ -196,7 +208,12 @@ def running(app: object) -> Iterator[str]:
     """The URL of `app` on a live uvicorn in a thread."""
     listener = cli._listen("127.0.0.1", 0)
     config = uvicorn.Config(
-        app, ws="none", log_level="critical", timeout_graceful_shutdown=1, lifespan="on"
+        app,
+        ws="none",
+        log_level="critical",
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=600,  # a client's idle connection is closed by the client
+        lifespan="on",
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
@@ -208,8 +225,9 @@ def running(app: object) -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
         listener.close()
+        assert not thread.is_alive()
 
 
 @pytest.fixture
@@ -220,7 +238,7 @@ def serve(library, served) -> Iterator[Callable[..., httpx.Client]]:
         def start(engine: FakeEngine, **settings: object) -> httpx.Client:
             app = create_app(engine, library, served, ServeSettings(**settings))
             url = stack.enter_context(running(app))
-            return stack.enter_context(httpx.Client(base_url=url, timeout=10))
+            return stack.enter_context(httpx.Client(base_url=url, timeout=60))
 
         yield start
 
@@ -238,7 +256,7 @@ def embedder() -> FakeEmbedder:
 @pytest.fixture(scope="session")
 def shared_client(shared_engine, embedder, library, served) -> Iterator[httpx.Client]:
     app = create_app(shared_engine, library, served, ServeSettings(max_queued=4), embedder)
-    with running(app) as url, httpx.Client(base_url=url, timeout=10) as client:
+    with running(app) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 
@@ -257,3 +275,34 @@ def client(shared_client, engine) -> httpx.Client:
 @pytest.fixture
 def live() -> Callable[[object], contextlib.AbstractContextManager[str]]:
     return running
+
+
+@pytest.fixture
+def impatient(until) -> Iterator[Callable[..., httpx.Client]]:
+    """Function to a client that gives up its request, though not before an engine has it.
+
+    It takes the client whose server is asked, the engine and how many generations it must have.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def make(client: httpx.Client, engine: FakeEngine, count: int = 1) -> httpx.Client:
+            def trace(name: str, _info: object) -> None:
+                if name.endswith("receive_response_headers.started"):
+                    until(lambda: len(engine.generations) >= count)
+
+            def follow(request: httpx.Request) -> None:
+                request.extensions["trace"] = trace
+
+            timeout = httpx.Timeout(60, read=0.05)
+            hooks = {"request": [follow]}
+            return stack.enter_context(
+                httpx.Client(base_url=client.base_url, timeout=timeout, event_hooks=hooks)
+            )
+
+        yield make
+
+
+@pytest.fixture
+def still_clock(monkeypatch) -> None:
+    """No time passes for rate limits."""
+    monkeypatch.setattr(auth, "RateLimit", partial(auth.RateLimit, clock=lambda: 0.0))

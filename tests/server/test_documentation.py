@@ -143,7 +143,7 @@ def curl(command, url):
                 assert not word.startswith("-"), f"the test does not know curl's {word}"
                 target = ADDRESS.sub(url, word)
     return httpx.request(
-        method or ("POST" if body else "GET"), target, headers=headers, content=body
+        method or ("POST" if body else "GET"), target, headers=headers, content=body, timeout=60
     )
 
 
@@ -171,7 +171,7 @@ def test_bodies_in_the_text_are_taken(manual_page, address):
         path = "/v1/chat/completions" if '"messages"' in text else "/v1/completions"
         body = json.loads(text)
         body.setdefault("prompt", "a")
-        response = httpx.post(address + path, json=body)
+        response = httpx.post(address + path, json=body, timeout=60)
         assert response.status_code == 200, response.text
 
 

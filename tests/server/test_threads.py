@@ -24,14 +24,14 @@ def test_a_cancelled_task_waits_for_its_thread(fails):
 
     def work():
         inside.set()
-        assert go.wait(10)
+        assert go.wait(60)
         over.set()
         if fails:
             raise ValueError("nobody asks any more")
 
     async def main():
         task = asyncio.ensure_future(in_thread(work))
-        await asyncio.to_thread(inside.wait, 10)
+        await asyncio.to_thread(inside.wait, 60)
         for _ in range(3):
             task.cancel()
             await asyncio.sleep(0)
@@ -51,7 +51,7 @@ def test_a_cancelled_upload_leaves_no_file(tmp_path):
     class Slow(_Upload):
         def write(self, piece):
             inside.set()
-            assert go.wait(10)
+            assert go.wait(60)
             super().write(piece)
 
     upload = Slow(path)
@@ -67,7 +67,7 @@ def test_a_cancelled_upload_leaves_no_file(tmp_path):
 
     async def main():
         task = asyncio.ensure_future(receive())
-        await asyncio.to_thread(inside.wait, 10)
+        await asyncio.to_thread(inside.wait, 60)
         task.cancel()
         await asyncio.sleep(0)
         go.set()

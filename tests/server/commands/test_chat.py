@@ -105,10 +105,10 @@ def test_keys_of_the_server(serve, engine):
 
 
 def test_nobody_there():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with pytest.raises(RemoteError, match="cannot be reached"):
-        run(models, f"http://127.0.0.1:{port}")
+    with socket.socket() as taken:  # and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(RemoteError, match="cannot be reached"):
+            run(models, f"http://127.0.0.1:{taken.getsockname()[1]}")
     with pytest.raises(InputError, match="ftp://x"):
         run(chat, "ftp://x")
 

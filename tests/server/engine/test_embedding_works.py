@@ -43,7 +43,7 @@ class SlowText:
         self.steps += 1
         if self.tokens[0] == 1:
             self.embedder.inside.set()
-            assert self.embedder.go.wait(10)
+            assert self.embedder.go.wait(60)
         for _ in range(min(4, len(self.tokens))):
             self.sum += self.tokens.pop()
         return None if self.tokens else self.sum
@@ -54,7 +54,7 @@ class SlowText:
 
 
 def in_thread(event):
-    return asyncio.get_running_loop().run_in_executor(None, event.wait, 10)
+    return asyncio.get_running_loop().run_in_executor(None, event.wait, 60)
 
 
 def test_a_cancel_in_the_middle_of_a_step_adds_nothing_to_the_next_text(fakes):
@@ -123,6 +123,22 @@ def test_the_engines_end_is_told(fakes):
     asyncio.run(main(engine, EmbeddingLane(embedder, engine, 4)))
 
 
+def hold_after(embedder, n_steps):
+    """Have the embedder stop behind so many steps of what comes next; events: it has, go on."""
+    inside, go = threading.Event(), threading.Event()
+    steps = iter(range(n_steps - 1, -1, -1))
+
+    def held(text):
+        vector = type(embedder).advance(embedder, text)
+        if next(steps, None) == 0:
+            inside.set()
+            assert go.wait(60)
+        return vector
+
+    embedder.advance = held
+    return inside, go
+
+
 @pytest.mark.model
 @pytest.mark.parametrize("steered", [False, True])
 def test_a_text_after_a_cancelled_one_is_right(demo_model, steered):
@@ -136,10 +152,14 @@ def test_a_text_after_a_cancelled_one_is_right(demo_model, steered):
     async def main(engine, lane):
         (right,) = await lane.embed([text], steering)
         for number in range(2):
+            inside, go = hold_after(embedder, number + 1)
             cancelled = asyncio.ensure_future(lane.embed([long], steering))
-            while not embedder._current:
-                await asyncio.sleep(0.001 * number)
+            await in_thread(inside)
+            assert embedder._current
             cancelled.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled
+            go.set()
             if steered:
                 engine.load(cartridge)
                 engine.unload(cartridge)

@@ -291,7 +291,7 @@ class TestCartridges:
             engine.unload(cartridge)
             queued.cancel()
             running.cancel()
-            assert unloaded.wait(10)
+            assert unloaded.wait(60)
 
     def test_the_end_of_the_last_user_unloads_though_nothing_else_runs(self, runner, fakes):
         cartridge = fakes.cartridge("french")
@@ -301,7 +301,7 @@ class TestCartridges:
             engine.load(cartridge)
             runner.before_run = lambda: engine.unload(cartridge)
             engine.submit(fakes.request(3, 1, (cartridge, 1.0, "all"), ignore_eos=True))
-            assert unloaded.wait(10)
+            assert unloaded.wait(60)
 
     def test_loading_again_undoes_a_pending_unload(self, engine, runner, fakes):
         cartridge = fakes.cartridge("french")
@@ -316,11 +316,17 @@ class TestCartridges:
 
 
 class TestLife:
-    def test_stop_ends_what_is_open(self, fakes):
+    def test_stop_ends_what_is_open(self, fakes, until):
         runner = fakes.Runner(n_sequences=1)
         engine = Engine(runner)
         running = engine.submit(fakes.request(3, 4000, ignore_eos=True))
         queued = engine.submit(fakes.request(3, 4000, ignore_eos=True))
+
+        def hold():
+            if len(runner.batches) > 2:
+                until(lambda: engine._stopping)
+
+        runner.before_run = hold
         with engine:
             events = running.events()
             assert next(events).token is not None

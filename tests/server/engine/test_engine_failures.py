@@ -241,7 +241,7 @@ class TestEnd:
             for generation in generations:
                 with pytest.raises(EngineError, match="cannot clear"):
                     fakes.tokens(generation)
-            assert told.wait(10)
+            assert told.wait(60)
             with pytest.raises(OverloadedError, match="has failed: cannot clear"):
                 engine.submit(fakes.request(3, 9))
             with pytest.raises(OverloadedError, match="has failed: cannot clear"):
@@ -280,7 +280,7 @@ class TestEnd:
             future = engine.begin(work)
             engine._scheduler.admit = failing(ValueError("odd"), times=9)
             with pytest.raises(EngineError, match="odd"):
-                future.result(10)
+                future.result(60)
         assert work.dropped == 1
 
     def test_a_stopped_engine_has_not_failed(self, runner):
@@ -295,7 +295,7 @@ class TestEnd:
         with Engine(runner) as engine:
             with pytest.raises(SystemExit):
                 engine.call(leave)
-            engine._thread.join(10)
+            engine._thread.join(60)
             assert engine.failure is not None
             with pytest.raises(OverloadedError):
                 engine.call(print)

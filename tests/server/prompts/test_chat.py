@@ -23,7 +23,7 @@ def serve_model(engine, library, live):
 
         def start(model):
             url = stack.enter_context(live(create_app(engine, library, model, ServeSettings())))
-            return stack.enter_context(httpx.Client(base_url=url, timeout=10))
+            return stack.enter_context(httpx.Client(base_url=url, timeout=60))
 
         yield start
 

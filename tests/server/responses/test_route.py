@@ -408,7 +408,7 @@ def test_an_error_of_the_template_names_the_input(engine, library, served, live)
     picky = replace(served, template=ChatTemplate("gguf", "{{ raise_exception('no') }}"))
     app = create_app(engine, library, picky, ServeSettings())
     with live(app) as url:
-        response = httpx.post(f"{url}{PATH}", json={"model": "demo", "input": "Hi"})
+        response = httpx.post(f"{url}{PATH}", json={"model": "demo", "input": "Hi"}, timeout=60)
     assert response.status_code == 400
     error = response.json()["error"]
     assert error["param"] == "input"

@@ -140,7 +140,7 @@ def test_a_call_ends_before_the_answer_does(client, engine, asked):
     body = {"model": "demo", "input": "Hi", "tools": [asked.WEATHER], "stream": True}
     with client.stream("POST", PATH, json=body) as stream:
         assert any(line == "event: response.output_item.done" for line in stream.iter_lines())
-    assert engine.generations[0].cancelled.wait(5)
+    assert engine.generations[0].cancelled.wait(60)
 
 
 def test_the_first_events_come_before_any_token(client, engine):
@@ -185,15 +185,14 @@ def test_an_answer_that_takes_too_long_fails(serve, engine, asked):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_stops_its_generation(client, engine, stream):
+def test_a_client_that_leaves_stops_its_generation(client, engine, impatient, stream):
     engine.say("some text", end=False)
     engine.hangs = True
-    with (
-        httpx.Client(base_url=client.base_url, timeout=0.2) as other,
-        pytest.raises(httpx.ReadTimeout),
-    ):
-        other.post(PATH, json={"model": "demo", "input": "Hi", "stream": stream})
-    assert engine.generations[0].cancelled.wait(5)
+    with pytest.raises(httpx.ReadTimeout):
+        impatient(client, engine).post(
+            PATH, json={"model": "demo", "input": "Hi", "stream": stream}
+        )
+    assert engine.generations[0].cancelled.wait(60)
 
 
 def test_keep_alive_comments_come_between_events(serve, engine):

@@ -83,7 +83,7 @@ def start(strict, folder, served, live, make):
                 live(create_app(strict, library, model, ServeSettings(**settings)))
             )
             headers = {"Authorization": "Bearer boss"}
-            return stack.enter_context(httpx.Client(base_url=url, timeout=20, headers=headers))
+            return stack.enter_context(httpx.Client(base_url=url, timeout=60, headers=headers))
 
         yield start
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 import socket
-import time
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -172,7 +171,9 @@ def test_an_upload_may_be_larger_than_other_bodies(start, strict, folder, raw, c
     assert cartridges.upload(client, content).status_code == 201
 
 
-def test_a_client_that_leaves_in_the_middle_of_its_upload(admin, strict, folder, raw, cartridges):
+def test_a_client_that_leaves_in_the_middle_of_its_upload(
+    admin, strict, folder, raw, cartridges, until
+):
     before = cartridges.state(admin, strict, folder)
     content = raw("dutch", 7)
     head = (
@@ -182,12 +183,9 @@ def test_a_client_that_leaves_in_the_middle_of_its_upload(admin, strict, folder,
     with socket.create_connection((address.hostname, address.port)) as connection:
         connection.sendall(head.encode() + b"Content-Type: application/octet-stream\r\n\r\n")
         connection.sendall(content[:-1])
-        deadline = time.monotonic() + 5
-        while len(list(folder.iterdir())) == 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: len(list(folder.iterdir())) > 2)
         assert len(list(folder.glob("*.tmp"))) == 1
-    while list(folder.glob("*.tmp")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: not list(folder.glob("*.tmp")))
     assert cartridges.state(admin, strict, folder) == before
 
 

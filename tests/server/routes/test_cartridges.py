@@ -282,7 +282,7 @@ def test_a_request_on_its_way_to_the_engine_looks_again(
         found = select(*args)
         if not reached.is_set():
             reached.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
         return found
 
     monkeypatch.setattr(service, "select", slow)
@@ -290,7 +290,7 @@ def test_a_request_on_its_way_to_the_engine_looks_again(
     with ThreadPoolExecutor(1) as pool:
         try:
             request = pool.submit(admin.post, "/v1/completions", json=BODY)
-            assert reached.wait(5)
+            assert reached.wait(60)
             if change == "delete":
                 assert admin.delete(f"{URL}/french").status_code == 200
             else:
@@ -298,7 +298,7 @@ def test_a_request_on_its_way_to_the_engine_looks_again(
             assert old not in engine.loaded
         finally:
             go_on.set()
-        answer = request.result(10)
+        answer = request.result(60)
     if change == "delete":
         assert answer.status_code == 404
         assert "no cartridge 'french'" in answer.json()["error"]["message"]
@@ -372,7 +372,7 @@ def test_requests_while_a_cartridge_is_being_replaced(admin, engine, folder, raw
         for content in contents:
             assert cartridges.upload(admin, content).status_code == 200
         done.set()
-        answers = [answer for one in asking for answer in one.result(10)]
+        answers = [answer for one in asking for answer in one.result(60)]
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.json()["cartridges"][0]["hash"] for answer in answers} <= known
     cartridges.consistent(admin, engine, folder)

@@ -91,7 +91,7 @@ def test_cells_used_and_cells_there_are(client, engine, served):
     assert (seen.of("kv_cells_used"), seen.of("kv_cells")) == (3, served.n_ctx)
 
 
-def test_refusals(serve, engine):
+def test_refusals(serve, engine, still_clock):
     client = serve(engine, api_key="k", rate_limit=5, max_body_bytes=1000)
     engine.refusals = [OverloadedError("full")]
     key = {"X-Api-Key": "k"}
