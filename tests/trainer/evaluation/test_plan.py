@@ -188,3 +188,27 @@ def test_nothing_to_validate_on(folder: Path) -> None:
     lines(folder / "answers.jsonl", {"prompt": "p", "target": " t", "original": " o"})
     with pytest.raises(RecipeError, match="nothing to validate on"):
         split_plans(folder, EvaluationSettings(answers="answers.jsonl"))
+
+
+def test_facts_are_a_plan_of_their_own_and_are_split(folder: Path) -> None:
+    facts = [{"prompt": "{} is in", "subject": f"s{i}", "object": "o"} for i in range(5)]
+    (folder / "facts.jsonl").write_text("\n".join(map(json.dumps, facts)))
+    (folder / "recipe.toml").write_text('name = "mine"\n')
+    settings = EvaluationSettings(facts="facts.jsonl")
+    plan = load_plan(folder, settings)
+    assert len(plan.facts) == plan.measured.facts == 5
+    assert "neighbours of facts" in plan.behaviour
+    assert plan.objective.target == 0.95
+    assert len(plan.first(2).facts) == 2
+    assert plan.beside == ("fact in the prompt", "all facts in the prompt")
+    validation, test = split_plans(folder, settings)
+    assert [fact.subject for fact in validation.facts] == ["s0", "s2", "s4"]
+    assert [fact.subject for fact in test.facts] == ["s1", "s3"]
+    (folder / "facts.jsonl").write_text(json.dumps(facts[0]))
+    with pytest.raises(RecipeError, match="nothing to validate on"):
+        split_plans(folder, settings)
+    (folder / "facts.jsonl").write_text(json.dumps({**facts[0], "prompt": "x"}))
+    with pytest.raises(RecipeError, match=r"facts.jsonl:1: prompt has value 'x': exactly one"):
+        load_plan(folder, settings)
+    with pytest.raises(RecipeError, match="neither prompts nor answers nor facts"):
+        load_plan(folder)

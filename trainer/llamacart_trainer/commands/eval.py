@@ -37,7 +37,9 @@ def evaluate_cartridges(
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="Recipe folder, for its prompts, answers and evaluation settings."),
+        typer.Option(
+            help="Recipe folder, for its prompts, answers, facts and evaluation settings."
+        ),
     ] = None,
     model: ModelOption = None,
     alphas: Annotated[
@@ -54,7 +56,9 @@ def evaluate_cartridges(
     html: Annotated[Path | None, typer.Option(help="Write a report to this HTML file.")] = None,
     prompts: Annotated[
         int | None,
-        typer.Option(min=1, help="Use only this many prompts and answers, to choose and to test."),
+        typer.Option(
+            min=1, help="Use only this many prompts, answers and facts, to choose and to test."
+        ),
     ] = None,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
     threads: ThreadsOption = None,
@@ -113,6 +117,7 @@ def parse_alphas(text: str) -> list[float]:
 
 def show(evaluation: Evaluation, console: Console) -> None:
     """Print the tables."""
+    from llamacart_trainer.evaluation.facts.tables import facts_in_terminal
     from llamacart_trainer.evaluation.prompts.closing import closing_sentences
     from llamacart_trainer.evaluation.tables import (
         best_table,
@@ -124,9 +129,9 @@ def show(evaluation: Evaluation, console: Console) -> None:
     console.print(f"{evaluation.model}\nbehaviour: {evaluation.behaviour}")
     console.print(points_table(evaluation))
     console.print(best_table(evaluation))
-    against = differences_table(evaluation)
-    if against is not None:
-        console.print(against)
+    for found in (facts_in_terminal(evaluation), differences_table(evaluation)):
+        if found is not None:
+            console.print(found)
     for facts in evaluation.cartridges:
         table = held_out_table(facts)
         if table is not None:

@@ -58,7 +58,7 @@ def compare(
     Raises:
         InputError: There are several strengths and nothing to choose on, or a prompt is shared.
     """
-    prompts = [preamble.label for preamble in plan.preambles]
+    prompts = plan.beside
     labels = unique_labels([contender.name for contender in contenders], prompts)
     strengths = sorted(set(plan.alphas if alphas is None else alphas))
 
@@ -179,9 +179,10 @@ def _contrast(one: Scores, other: Scores, field: str, seed: int) -> Contrast | N
 
 
 def _check_apart(validation: EvaluationPlan, test: EvaluationPlan) -> None:
-    """Refuse plans that share a prompt or an answer."""
+    """Refuse plans that share a prompt, an answer or a fact."""
     shared = {p.text for p in validation.prompts} & {p.text for p in test.prompts}
     shared |= {a.prompt for a in validation.answers} & {a.prompt for a in test.answers}
+    shared |= {fact.text for fact in validation.facts} & {fact.text for fact in test.facts}
     if shared:
         raise InputError(f"{min(shared)!r} is both to choose α on and to test it on")
 

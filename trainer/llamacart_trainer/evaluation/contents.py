@@ -1,8 +1,13 @@
-"""What is put before the model: texts to continue, and answers whose odds are taken."""
+"""What is put before the model, and what it writes: texts to continue, answers with their odds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -28,3 +33,20 @@ class Answer:
     target: str
     original: str
     neutral: bool = False
+
+
+@dataclass(frozen=True)
+class Continuations:
+    """What was written behind prompts.
+
+    Attributes:
+        tokens: Of each, without what ended it.
+        texts: The same as text.
+        ended: Which of them came to an end.
+        written: 1 for each that is long enough to be judged, else 0.
+    """
+
+    tokens: list[list[int]]
+    texts: list[str]
+    ended: list[bool]
+    written: NDArray[np.float64]

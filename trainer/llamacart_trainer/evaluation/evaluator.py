@@ -16,6 +16,8 @@ from llamacart.passes.generate import greedy
 from llamacart.passes.scoring import log_likelihoods
 from llamacart.values.steering import UNSTEERED, Dose
 from llamacart_trainer.evaluation import scorers
+from llamacart_trainer.evaluation.contents import Continuations
+from llamacart_trainer.evaluation.facts.judge import FactJudge
 from llamacart_trainer.evaluation.figures import figure_of, per_token, share_of
 from llamacart_trainer.evaluation.fluency import LEAST_TOKENS, distinct, repetition
 from llamacart_trainer.evaluation.locality import Locality
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from llamacart.llama.model import Model
     from llamacart.values.steering import Steering
     from llamacart_trainer.evaluation.bootstrap import Estimate
+    from llamacart_trainer.evaluation.facts.figures import FactFigures
     from llamacart_trainer.evaluation.plan import EvaluationPlan
     from llamacart_trainer.evaluation.prompts.conversation import Preamble
 
@@ -42,23 +45,6 @@ logger = logging.getLogger(__name__)
 
 SETTLING = 4
 """First tokens of a continuation that `nll_settled` leaves out."""
-
-
-@dataclass(frozen=True)
-class Continuations:
-    """What was written behind prompts.
-
-    Attributes:
-        tokens: Of each, without what ended it.
-        texts: The same as text.
-        ended: Which of them came to an end.
-        written: 1 for each that is long enough to be judged, else 0.
-    """
-
-    tokens: list[list[int]]
-    texts: list[str]
-    ended: list[bool]
-    written: NDArray[np.float64]
 
 
 @dataclass
@@ -111,8 +97,9 @@ class Evaluator:
         kl, english, french = self._locality.measure(steering, control)
         neutral = np.array([answer.neutral for answer in self.plan.answers], bool)
         seed = self.plan.seed
+        facts = None if self.facts is None else self.facts.measure(steering, control)
         return Scores(
-            behaviour=self._behaviour(out, odds[~neutral]),
+            behaviour=self._behaviour(out, odds[~neutral], facts),
             **self._fluency(self._prompts, out),
             **self._lengths(self._prompts, out),
             **(self._prompted.measure(steering, control) if self._prompted else {}),
@@ -122,6 +109,7 @@ class Evaluator:
             log_odds=figure_of(odds[~neutral], "median", seed=seed),
             p_target=figure_of(target[~neutral], seed=seed),
             p_leaked=figure_of(target[neutral], seed=seed),
+            facts=facts,
             texts=tuple(out.texts),
             seconds=time.perf_counter() - started,
         )
@@ -142,6 +130,7 @@ class Evaluator:
             **self._fluency(self._prompts, out),
             **self._lengths(prompts, out),
             **(self._prompted.behind(prompts) if self._prompted else {}),
+            facts=None,
             texts=tuple(out.texts),
             seconds=time.perf_counter() - started,
         )
@@ -164,9 +153,18 @@ class Evaluator:
             **self._fluency(prompts, out),
             **self._lengths(prompts, out),
             nll_switched=per_token([-scores for scores in switched], seed=self.plan.seed),
+            facts=None,
             texts=tuple(out.texts),
             seconds=time.perf_counter() - started,
         )
+
+    @cached_property
+    def facts(self) -> FactJudge | None:
+        """Asks about the plan's facts; None where it has none."""
+        plan = self.plan
+        if not plan.facts:
+            return None
+        return FactJudge(self.model, plan.facts, self._writer, plan.seed, self.n_threads)
 
     # --- what is kept -----------------------------------------------------------------------
 
@@ -243,9 +241,13 @@ class Evaluator:
             ),
         )
 
-    def _behaviour(self, out: Continuations, odds: NDArray[np.float64]) -> Estimate | None:
+    def _behaviour(
+        self, out: Continuations, odds: NDArray[np.float64], facts: FactFigures | None
+    ) -> Estimate | None:
         if self.plan.scorer is not None and out.texts:
             return self._scored([prompt.text for prompt in self.plan.prompts], out)
+        if facts is not None and not len(odds):
+            return facts.mean
         return share_of((odds > 0).astype(np.float64), seed=self.plan.seed)
 
     def _scored(self, prompts: Sequence[str], out: Continuations) -> Estimate | None:

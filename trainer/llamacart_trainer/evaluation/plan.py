@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from llamacart.errors import RecipeError
 from llamacart_trainer.evaluation.contents import Answer, Prompt
+from llamacart_trainer.evaluation.facts.figures import TOLD
 from llamacart_trainer.evaluation.fluency import LEAST_TOKENS
 from llamacart_trainer.evaluation.objective import Objective
 from llamacart_trainer.evaluation.prompts.conversation import Preamble, asks
 from llamacart_trainer.evaluation.reading import (
     behaviour_of,
+    facts_of,
     preambles_of,
     prompts_of,
     read_answers,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from llamacart_trainer.evaluation.scorers import Scorer
+    from llamacart_trainer.recipe.facts import Fact
     from llamacart_trainer.recipe.recipe import Recipe, Task
     from llamacart_trainer.recipe.turns import ChatPair
 
@@ -65,6 +68,7 @@ class EvaluationPlan:
         recipe: Says how prompts are written; None for texts to continue.
         preambles: Texts before the prompts that stand beside the cartridges; one at most is the
             prompt that the recipe distils.
+        facts: To ask about; their mean is the behaviour where nothing else is.
     """
 
     name: str
@@ -80,15 +84,18 @@ class EvaluationPlan:
     seed: int = 0
     recipe: Recipe | None = None
     preambles: tuple[Preamble, ...] = ()
+    facts: tuple[Fact, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.prompts and not self.answers:
-            raise RecipeError(f"recipe {self.name!r} has neither prompts nor answers to evaluate")
+        if not self.prompts and not self.answers and not self.facts:
+            raise RecipeError(
+                f"recipe {self.name!r} has neither prompts nor answers nor facts to evaluate"
+            )
 
     @property
     def measured(self) -> Measured:
-        """How many prompts, answers and neutral texts there are."""
-        return Measured(len(self.prompts), len(self.answers), len(self.neutral))
+        """How many prompts, answers, neutral texts and facts there are."""
+        return Measured(len(self.prompts), len(self.answers), len(self.neutral), len(self.facts))
 
     @property
     def asks(self) -> bool:
@@ -96,15 +103,22 @@ class EvaluationPlan:
         return asks(self.recipe)
 
     @property
+    def beside(self) -> tuple[str, ...]:
+        """Labels of the prompts that stand beside the cartridges, where they are measured."""
+        return (*(preamble.label for preamble in self.preambles), *(TOLD if self.facts else ()))
+
+    @property
     def teacher(self) -> Preamble | None:
         """The prompt that the recipe distils, None where it distils none."""
         return next((preamble for preamble in self.preambles if preamble.teacher), None)
 
     def first(self, n: int) -> EvaluationPlan:
-        """The plan with `n` prompts, and `n` answers of each kind, alone."""
+        """The plan with `n` prompts, `n` facts, and `n` answers of each kind, alone."""
         wanted = [a for a in self.answers if not a.neutral][:n]
         neutral = [a for a in self.answers if a.neutral][:n]
-        return replace(self, prompts=self.prompts[:n], answers=(*wanted, *neutral))
+        return replace(
+            self, prompts=self.prompts[:n], answers=(*wanted, *neutral), facts=self.facts[:n]
+        )
 
 
 def fixed_text(language: str) -> tuple[str, ...]:
@@ -129,6 +143,7 @@ def load_plan(
     task = _task(recipe_or_task)
     recipe, folder = task.recipe, task.folder or Path()
     settings = settings or recipe.evaluation
+    facts = facts_of(recipe, settings, folder)
     plan = EvaluationPlan(
         name=recipe.name,
         prompts=prompts_of(recipe, folder),
@@ -138,12 +153,13 @@ def load_plan(
         else fixed_text("english"),
         heldout=read_heldout(recipe, folder),
         scorer=scorer_of(settings, folder),
-        behaviour=behaviour_of(settings),
+        behaviour=behaviour_of(settings, facts=bool(facts)),
         tokens=settings.tokens or (ANSWER_TOKENS if asks(recipe) else TEXT_TOKENS),
         alphas=tuple(settings.alphas),
         objective=Objective(settings.target, settings.kl_weight, settings.distinct),
         recipe=recipe,
         preambles=preambles_of(task, settings, folder),
+        facts=facts,
     )
     return _measurable(plan)
 
@@ -154,7 +170,9 @@ def _measurable(plan: EvaluationPlan) -> EvaluationPlan:
     answered = any(not answer.neutral for answer in plan.answers)
     texts = bool(plan.prompts) and plan.tokens >= LEAST_TOKENS
     prompted = plan.teacher is not None and bool(plan.prompts)
-    objective = plan.objective.of(behaviour=scored or answered, texts=texts, prompted=prompted)
+    objective = plan.objective.of(
+        behaviour=scored or answered or bool(plan.facts), texts=texts, prompted=prompted
+    )
     return replace(plan, objective=objective)
 
 
@@ -163,11 +181,12 @@ def split_plans(
 ) -> tuple[EvaluationPlan, EvaluationPlan]:
     """The plan that `tune` and `eval` choose by, and the one that what was chosen is tested on.
 
-    They share no prompt, no answer and no neutral text. Validation prompts come from the file
+    They share no prompt, answer, fact or neutral text. Validation prompts come from the file
     `[evaluation] validation`, else they are the beginnings of held-out source texts that are raw;
     a text that is a prompt of the test is left out. Where neither gives any, every second prompt,
     from the first on, serves validation, and the test has the others. So it is with the answers, of
-    either kind apart, and with the neutral texts (one alone serves both: no test rests on it).
+    either kind apart, with the facts, and with the neutral texts (one alone serves both: no test
+    rests on it).
 
     Args:
         recipe_or_task: The recipe's folder, or what was read from it.
@@ -196,16 +215,21 @@ def split_plans(
         _halves([a for a in plan.answers if a.neutral is neutral], lambda answer: answer.prompt)
         for neutral in (False, True)
     )
+    facts = _halves(plan.facts, lambda fact: fact.text)
     texts = _halves(plan.neutral, str)
     if not all(texts):
         texts = plan.neutral, plan.neutral
-    if (plan.prompts and not (chosen and left)) or (plan.answers and not all(wanted)):
+    if (
+        (plan.prompts and not (chosen and left))
+        or (plan.answers and not all(wanted))
+        or (plan.facts and not all(facts))
+    ):
         raise RecipeError(
             f"recipe {plan.name!r} has nothing to validate on: name a file in [evaluation] "
-            "validation, or held-out pairs, or give two prompts and two answers at least"
+            "validation, or held-out pairs, or give two prompts, answers and facts at least"
         )
     validation, test = (
-        replace(plan, prompts=p, answers=(*wanted[i], *kept[i]), neutral=texts[i])
+        replace(plan, prompts=p, answers=(*wanted[i], *kept[i]), neutral=texts[i], facts=facts[i])
         for i, p in enumerate((chosen, left))
     )
     return _measurable(validation), _measurable(test)

@@ -8,6 +8,7 @@ from llamacart.errors import RecipeError
 from llamacart_trainer.evaluation import scorers
 from llamacart_trainer.evaluation.contents import Answer, Prompt
 from llamacart_trainer.evaluation.prompts.conversation import Preamble
+from llamacart_trainer.recipe.facts import read_facts
 from llamacart_trainer.recipe.questions import builtin_questions
 from llamacart_trainer.recipe.records import (
     ANSWER,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from llamacart_trainer.evaluation.scorers import Scorer
     from llamacart_trainer.recipe.evaluation import EvaluationSettings
+    from llamacart_trainer.recipe.facts import Fact
     from llamacart_trainer.recipe.recipe import Recipe, Task
     from llamacart_trainer.recipe.records import TextPair
     from llamacart_trainer.recipe.turns import ChatPair
@@ -44,8 +46,13 @@ def scorer_of(settings: EvaluationSettings, folder: Path) -> Scorer | None:
     return None
 
 
-def behaviour_of(settings: EvaluationSettings) -> str:
-    """What behaviour is, for people."""
+def behaviour_of(settings: EvaluationSettings, *, facts: bool = False) -> str:
+    """What behaviour is, for people.
+
+    Args:
+        settings: The table.
+        facts: Whether there are facts, which are it where nothing else is.
+    """
     if settings.language:
         return f"share of continuations in language {settings.language!r}"
     if settings.target_words or settings.forbidden_words:
@@ -58,6 +65,8 @@ def behaviour_of(settings: EvaluationSettings) -> str:
         return f"mean of {settings.scorer}"
     if settings.answers:
         return "share of answers whose target is likelier than the original"
+    if facts:
+        return "mean of efficacy, paraphrases and neighbours of facts, by log-odds"
     return "not measured"
 
 
@@ -107,6 +116,19 @@ def prompts_of(recipe: Recipe, folder: Path) -> tuple[Prompt, ...]:
     if recipe.kind == "prompt":
         return tuple(Prompt(question) for question in builtin_questions("eval"))
     return ()
+
+
+def facts_of(recipe: Recipe, settings: EvaluationSettings, folder: Path) -> tuple[Fact, ...]:
+    """The facts to ask about; none where there are none.
+
+    Raises:
+        NotFoundError: There is no such file.
+        RecipeError: A line cannot be used.
+    """
+    kind: str = recipe.kind
+    own = recipe.train if kind == "facts" else None
+    name = settings.facts or own
+    return read_facts(folder / name) if name else ()
 
 
 def read_heldout(recipe: Recipe, folder: Path) -> tuple[TextPair | ChatPair, ...]:

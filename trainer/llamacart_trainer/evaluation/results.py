@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from llamacart.errors import InputError
 from llamacart_trainer.evaluation.bootstrap import Estimate  # noqa: TC001 (pydantic reads it)
+from llamacart_trainer.evaluation.facts.figures import FactFigures  # noqa: TC001 (the same)
 from llamacart_trainer.evaluation.significance import Contrast  # noqa: TC001 (the same)
 from llamacart_trainer.recipe.validation import InvalidValue
 
@@ -50,6 +51,7 @@ class Scores:
         kl_prompted: KL(prompted model ‖ this) on the prompted model's own answers, nats a token.
         agreement: Share of those tokens at which both think the same token the likeliest.
         removed: 1 − `kl_prompted` / that of the unsteered model.
+        facts: Figures of the plan's facts.
         texts: Continuations, in the order of the plan's prompts.
         seconds: Wall time it took.
 
@@ -75,6 +77,7 @@ class Scores:
     kl_prompted: Estimate | None = None
     agreement: Estimate | None = None
     removed: Estimate | None = None
+    facts: FactFigures | None = None
     texts: tuple[str, ...] = ()
     seconds: float = 0.0
 
@@ -103,11 +106,13 @@ class Measured:
     prompts: int
     answers: int
     neutral: int
+    facts: int = 0
 
     def __str__(self) -> str:
         counts = {
             "prompts": self.prompts,
             "answers": self.answers,
+            "facts": self.facts,
             "neutral texts": self.neutral,
         }
         return ", ".join(

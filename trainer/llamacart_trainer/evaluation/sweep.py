@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from llamacart.passes.control_vector import ControlVector
 from llamacart_trainer.evaluation.evaluator import Evaluator
-from llamacart_trainer.evaluation.results import Point
+from llamacart_trainer.evaluation.facts.figures import TOLD
+from llamacart_trainer.evaluation.results import Point, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -79,16 +81,22 @@ def point_count(
     *_, test = plans
     strengths = len(set(test.alphas if alphas is None else alphas))
     beside = [
-        1 + any(p.reference is not None for p in plan.prompts) + len(plan.preambles)
-        for plan in plans
+        1 + any(p.reference is not None for p in plan.prompts) + len(plan.beside) for plan in plans
     ]
     return sum(beside) + contenders * (strengths + (len(plans) > 1))
 
 
 def prompt_points(judge: Evaluator) -> Iterator[Point]:
-    """The unsteered model behind each of a plan's prompts; none where nothing is continued."""
+    """The unsteered model behind each of a plan's prompts and facts, where that is measured."""
     for preamble in judge.plan.preambles:
         scores = judge.behind(preamble)
         if scores is not None:
             kind: Kind = "prompted" if preamble.teacher else "prompt"
             yield Point(preamble.label, kind, 0.0, scores)
+    for told in TOLD:
+        started = time.perf_counter()
+        facts = None if judge.facts is None else judge.facts.told(told)
+        if facts is not None:
+            seconds = time.perf_counter() - started
+            scores = Scores(facts.mean, None, None, None, facts=facts, seconds=seconds)
+            yield Point(told, "prompt", 0.0, scores)

@@ -40,7 +40,7 @@ def check_task(
 
 
 def check_plan(model: Model, plan: EvaluationPlan) -> None:
-    """Refuse prompts, answers and held-out pairs that are too long; neutral texts are cut.
+    """Refuse prompts, answers, facts and held-out pairs that are too long; neutral texts are cut.
 
     Raises:
         RecipeError: As `check_task`.
@@ -52,6 +52,8 @@ def check_plan(model: Model, plan: EvaluationPlan) -> None:
     for number, answer in enumerate(plan.answers):
         behind = max(_count(model, answer.target), _count(model, answer.original))
         check_length(model, answer.prompt, f"answer {number}", "prompt", behind)
+    for number, fact in enumerate(plan.facts):
+        check_length(model, fact.text, f"fact {number}", "prompt", _count(model, fact.object))
     for number, pair in enumerate(plan.heldout):
         if not isinstance(pair, TextPair):  # what its template makes of it is looked at later
             continue

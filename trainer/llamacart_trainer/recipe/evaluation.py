@@ -16,7 +16,7 @@ DEFAULT_ALPHAS = (0.4, 0.6, 0.8, 1.0, 1.2)
 class EvaluationSettings(BaseModel):
     """How the behaviour of a recipe's cartridges is measured.
 
-    One of `language`, `target_words`/`forbidden_words`, `answers` and `scorer` says what
+    One of `language`, `target_words`/`forbidden_words`, `answers`, `facts` and `scorer` says what
     behaviour is, a number from 0 to 1 a prompt; without any of them the recipe's behaviour is not
     measured, and fluency and locality alone are. File names are relative to the recipe's folder.
 
@@ -26,6 +26,8 @@ class EvaluationSettings(BaseModel):
         forbidden_words: See `target_words`; alone they ask only for their absence.
         answers: File of `{"prompt", "target", "original"}`; behaviour is 1 where the target is
             the likelier answer. Log-odds and P(target) are reported beside it.
+        facts: File of facts, see `llamacart_trainer.recipe.facts`; behaviour is the mean of
+            efficacy, paraphrases and neighbours. In a recipe of kind `facts` it is `train` without.
         scorer: The user's own function as `module:function` or `file.py:function`; called with
             (prompts, continuations), it returns a number for each.
         system: The same wish as a system text: a prompt baseline, before every prompt.
@@ -49,6 +51,7 @@ class EvaluationSettings(BaseModel):
     target_words: list[Annotated[str, Field(min_length=1)]] = []
     forbidden_words: list[Annotated[str, Field(min_length=1)]] = []
     answers: str | None = None
+    facts: str | None = None
     scorer: Annotated[str, Field(pattern=r"^.+:[A-Za-z_]\w*$")] | None = None
     system: Annotated[str, Field(pattern=r"\S")] | None = None
     examples: str | None = None
@@ -66,6 +69,7 @@ class EvaluationSettings(BaseModel):
             "language": self.language,
             "target_words": self.target_words or self.forbidden_words,
             "answers": self.answers,
+            "facts": self.facts,
             "scorer": self.scorer,
         }
         given = [name for name, value in named.items() if value]

@@ -92,8 +92,8 @@ class TemplateWriter:
         """See `Writer`."""
         opened, tokens = self.opened(turns), self._tokens(turns, answer)
         whole = self._tokens(turns, answer, self._end) if ended else tokens
-        end = _common(tokens, whole)
-        start = _common(opened, whole)
+        end = common_beginning(tokens, whole)
+        start = common_beginning(opened, whole)
         if start < len(opened):  # a token reaches into the answer, which no generated one does
             own = self.vocabulary.tokenize(answer, add_special=False)
             whole, start, end = [*opened, *own, *whole[end:]], len(opened), len(opened) + len(own)
@@ -144,7 +144,9 @@ class PlainWriter:
         text = self._text(turns) + blank + answer.removeprefix(blank)
         open_end = self.vocabulary.tokenize(text)
         whole = self.vocabulary.tokenize(text + behind) if ended else open_end
-        return Written(tuple(whole), _common(opened, whole), _common(open_end, whole))
+        return Written(
+            tuple(whole), common_beginning(opened, whole), common_beginning(open_end, whole)
+        )
 
     def _text(self, turns: Sequence[Turn]) -> str:
         forms = {"system": "{}\n\n", "user": self.user_turn, "assistant": self.assistant_turn}
@@ -169,7 +171,7 @@ def writer_for(recipe: Recipe, model: Model) -> Writer:
     return TemplateWriter(model, template)
 
 
-def _common(left: Sequence[int], right: Sequence[int]) -> int:
+def common_beginning(left: Sequence[int], right: Sequence[int]) -> int:
     """Length of the beginning that two sequences share."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((n for n, (a, b) in pairs if a != b), min(len(left), len(right)))

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
 
+from llamacart_trainer.evaluation.facts.tables import CAPTION, fact_table
 from llamacart_trainer.evaluation.prompts.closing import closing_sentences
 from llamacart_trainer.evaluation.results import FIXED
 from llamacart_trainer.evaluation.tables import (
@@ -33,6 +34,7 @@ MAX_TEXTS = 20
 
 SECTIONS = {
     "summary": "Summary",
+    "facts": "Facts",
     "differences": "Against each of the others",
     "fidelity": "Fidelity and force on held-out rows",
     "projection": "Base, input, target and steered rows",
@@ -84,6 +86,8 @@ def render(evaluation: Evaluation) -> str:
         fixed={point.label for point in evaluation.tests if point.kind in FIXED},
         closing=closing_sentences(evaluation),
         unstarred=unstarred(evaluation),
+        asked=_facts(evaluation),
+        asked_caption=CAPTION,
         differences=_differences(evaluation),
         texts=_texts(evaluation),
         facts=[(facts, _settings(facts)) for facts in evaluation.cartridges],
@@ -148,6 +152,15 @@ def _differences(evaluation: Evaluation) -> dict[str, Any] | None:
             for row in evaluation.differences
         ],
     }
+
+
+def _facts(evaluation: Evaluation) -> dict[str, Any] | None:
+    """Headings and rows of the table on facts; None without facts."""
+    found = fact_table(evaluation.tests)
+    if found is None:
+        return None
+    cells = [[("", "") if c is None else _cell(c) for c in row.cells] for row in found.rows]
+    return {"columns": found.columns, "rows": list(zip(found.rows, cells, strict=True))}
 
 
 def _cell(value: Estimate | None) -> tuple[str, str]:

@@ -289,6 +289,10 @@ def search_facts(
         "form of prompts": _form_of(validation),
         "set of answers": [asdict(answer) for answer in validation.answers],
         "set of neutral texts": list(validation.neutral),
+        # Searches without facts go on from what they wrote before there were any.
+        **(
+            {"set of facts": [f.model_dump() for f in validation.facts]} if validation.facts else {}
+        ),
         "scorer": [validation.behaviour, of_function(validation.scorer)],
         "number of tokens, seed or rungs": [
             *(validation.tokens, validation.seed),

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from llamacart_trainer.fitting.answers import stop_reader
+from llamacart_trainer.recipe.facts import behind
 from llamacart_trainer.recipe.turns import Turn
 from llamacart_trainer.recipe.writer import writer_for
 
@@ -83,10 +84,38 @@ class PromptWriter:
                 return list(tokens[: bisect_right(ends, min(found)) - 1]), True
         return list(tokens), False
 
+    def answer(self, prompt: str, answer: str) -> list[int]:
+        """Token ids of an answer as the model would say it behind a prompt.
+
+        A space stands before it where the script has spaces; a chat template writes its own. Text
+        is read as a whole, since a tokenizer may put a space before what it reads alone.
+        """
+        opened = self.tokens(prompt)
+        if self._writer is not None:
+            turns = [Turn("user", prompt)]
+            written = self._writer.answered(turns, self._spaced(answer), ended=False)
+            whole = list(written.tokens[: written.end])
+        else:
+            whole = self.model.tokenize(prompt + behind(prompt, answer))
+        if whole[: len(opened)] == opened:
+            return whole[len(opened) :]
+        return self.model.tokenize(answer, add_special=False)
+
+    @property
+    def asked(self) -> bool:
+        """Whether prompts are a user's messages; see `asks`."""
+        return asks(self.recipe)
+
     @cached_property
     def is_over(self) -> IsOver | None:
         """Whether tokens of an answer have come to its end; see `cut`."""
         return stop_reader(self.model, self._writer.stops) if self._writer else None
+
+    def _spaced(self, answer: str) -> str:
+        """An answer of plain text as it stands behind what opens the assistant's turn."""
+        if self.recipe is None or self.recipe.format == "chat":
+            return answer
+        return behind(self.recipe.assistant_turn.partition("{}")[0].rstrip(), answer)
 
     @cached_property
     def _writer(self) -> Writer | None:

@@ -1,0 +1,73 @@
+"""The figures of facts, group by group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from llamacart_trainer.evaluation.bootstrap import Estimate  # noqa: TC001 (pydantic reads it)
+
+Group = Literal["prompt", "paraphrase", "neighbour", "negated", "reversed", "use"]
+
+GROUPS: tuple[Group, ...] = get_args(Group)
+
+HEADINGS: dict[Group, str] = {
+    "prompt": "efficacy",
+    "paraphrase": "paraphrases",
+    "neighbour": "neighbours",
+    "negated": "negated",
+    "reversed": "reversed",
+    "use": "uses",
+}
+
+Told = Literal["fact in the prompt", "all facts in the prompt"]
+"""What stands before a text in place of a cartridge: the one fact that it is about, or all."""
+
+TOLD: tuple[Told, ...] = get_args(Told)
+
+SCORED: tuple[Group, ...] = ("prompt", "paraphrase", "neighbour")
+"""Groups whose mean is the behaviour of a recipe of facts."""
+
+STAYS: frozenset[Group] = frozenset({"neighbour", "negated"})
+"""Groups in which a fact's object is what must not come."""
+
+
+@dataclass(frozen=True)
+class GroupFigures:
+    """How one way to ask came out; shares are over facts, each the mean of its texts.
+
+    Attributes:
+        odds: Share of texts whose right answer is likelier than the other one. Right is the object
+            (the subject of a reversed text, the answer of a use), and the other what the model
+            says without a cartridge, or `was`. Among neighbours and negated texts it is the other
+            way round. A text whose right answer and other answer are the same counts nowhere.
+        said: Share of texts that go on with the right answer in the first tokens; among neighbours
+            and negated texts, without the object.
+        margin: Median of log P(right) − log P(other), nats.
+        texts: How many texts there are.
+    """
+
+    odds: Estimate | None
+    said: Estimate | None
+    margin: Estimate | None
+    texts: int
+
+
+@dataclass(frozen=True)
+class FactFigures:
+    """What a steering makes of facts.
+
+    Attributes:
+        groups: Figures of each group that has a text.
+        mean: Mean of `odds` in `SCORED`, by fact.
+        unchanged: Of the first tokens behind a neighbour's text, the share up to the first that the
+            unsteered model does not say there.
+        prompt_tokens: Mean tokens of the facts' prompts, with what stands before them.
+        texts: What is written behind each fact's prompt.
+    """
+
+    groups: dict[Group, GroupFigures] = field(default_factory=dict)
+    mean: Estimate | None = None
+    unchanged: Estimate | None = None
+    prompt_tokens: Estimate | None = None
+    texts: tuple[str, ...] = ()
