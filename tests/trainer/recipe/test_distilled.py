@@ -48,7 +48,7 @@ def test_the_questions_of_the_trainer(folder: Path) -> None:
     task = load(folder, 'prompt = "Be brief."')
     assert task.prompt is not None
     assert task.prompt.questions == builtin_questions()
-    assert task.neutral == builtin_neutral()
+    assert task.neutral == builtin_neutral(english=True)
 
 
 def test_answers_that_are_known_are_the_questions_too(folder: Path) -> None:
@@ -73,7 +73,7 @@ def test_the_digest_is_of_all_that_the_fit_rests_on(folder: Path) -> None:
     assert plain != found('prompt = "Be kind."')
     assert plain != found('prompt = "Be brief."\nquestions = "questions.jsonl"')
     assert plain != found('prompt = "Be brief."\nexamples = "examples.jsonl"')
-    assert plain == found('prompt = "Be brief."\nneutral = "builtin"')
+    assert plain == found('prompt = "Be brief."\nneutral = "builtin-english"')
     (folder / "neutral.jsonl").write_text(json.dumps({"prompt": "a", "text": "b"}))
     assert plain != found('prompt = "Be brief."\nneutral = "neutral.jsonl"')
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llamacart.errors import NotFoundError, RecipeError
 from llamacart_trainer.evaluation import scorers
+from llamacart_trainer.evaluation.plan import fixed_text
 from llamacart_trainer.fitting.settings import StorageName
 from llamacart_trainer.recipe.pairing import (
     BOUNDARY_WEIGHT,
@@ -126,6 +127,18 @@ def test_builtin_neutral_texts_are_no_english_and_no_french(tmp_path: Path) -> N
         prose = [text for hit, text in found if hit and text.count(" ") > 8 and text.endswith(".")]
         assert prose == []
     write_recipe(tmp_path, 'name = "x"\nneutral = "builtin"')
+    assert load_task(tmp_path).neutral == texts
+
+
+def test_builtin_neutral_texts_with_english_prose(tmp_path: Path) -> None:
+    texts = builtin_neutral(english=True)
+    prose = texts[len(builtin_neutral()) :]
+    assert texts[: -len(prose)] == builtin_neutral()
+    assert len(set(texts)) == len(texts)
+    assert len(prose) >= 100
+    assert all(text.isascii() for text in prose)
+    assert not set(prose) & set(fixed_text("english"))  # which locality is measured on
+    write_recipe(tmp_path, 'name = "x"\nneutral = "builtin-english"')
     assert load_task(tmp_path).neutral == texts
 
 

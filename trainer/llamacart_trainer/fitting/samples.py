@@ -14,6 +14,7 @@ from llamacart_trainer.fitting.answers import answer
 from llamacart_trainer.fitting.job import NO_JOB
 from llamacart_trainer.fitting.rows.conversations import ConversationSamples
 from llamacart_trainer.fitting.rows.emphasis import emphasise
+from llamacart_trainer.fitting.rows.endings import stress_end
 from llamacart_trainer.recipe.pairing import PAIRINGS, TIES, PairedRows, check_suffix, neutral_text
 from llamacart_trainer.recipe.writer import writer_for
 
@@ -86,7 +87,7 @@ class SampleBuilder:
     def _of_answers(
         self, prompt: DistilledPrompt, answers: Sequence[Exchange]
     ) -> list[list[PairedRows]]:
-        """For each answer its samples, whose rows count by what the prompt does there."""
+        """For each answer its samples, whose rows count by what they say."""
         groups = [self._conversations.of_answer(prompt, own) for own in answers]
         found = iter(
             emphasise(
@@ -96,7 +97,12 @@ class SampleBuilder:
                 n_threads=self.n_threads,
             )
         )
-        return [[next(found) for _ in group] for group in groups]
+        return [
+            [stress_end(own) if exchange.ended and not own.neutral else own for own in samples]
+            for exchange, samples in zip(
+                answers, ([next(found) for _ in group] for group in groups), strict=True
+            )
+        ]
 
     @cached_property
     def answers(self) -> tuple[Exchange, ...]:

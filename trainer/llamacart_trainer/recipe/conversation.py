@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 BUILTIN = "builtin"
 """What a recipe says for texts that ship with the trainer, in place of a file of its own."""
+BUILTIN_ENGLISH = "builtin-english"
+"""The same for neutral texts with English prose among them."""
 
 MAX_ANSWER_TOKENS = 1024
 
@@ -59,7 +61,7 @@ class ConversationKeys(BaseModel):
     questions: str = BUILTIN
     answers: str | None = None
     answer_tokens: Annotated[int, Field(ge=1, le=MAX_ANSWER_TOKENS)] = 64
-    emphasis: Annotated[float, Field(ge=0, le=4)] = 0.7
+    emphasis: Annotated[float, Field(ge=0, le=4)] = 0.0
     user_turn: str = "Question: {}\n"
     assistant_turn: str = "Answer: {}\n\n"
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from llamacart.cartridge import ALPHA_LIMIT
 from llamacart.disk.text import read_toml
 from llamacart.errors import InputError, NotFoundError, RecipeError
-from llamacart_trainer.recipe.conversation import BUILTIN, ConversationKeys
+from llamacart_trainer.recipe.conversation import BUILTIN, BUILTIN_ENGLISH, ConversationKeys
 from llamacart_trainer.recipe.distilled import DistilledPrompt, read_prompt
 from llamacart_trainer.recipe.draft import DraftSettings
 from llamacart_trainer.recipe.evaluation import EvaluationSettings
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUILTIN",
+    "BUILTIN_ENGLISH",
     "EvaluationSettings",
     "Recipe",
     "Task",
@@ -73,7 +74,8 @@ class Recipe(ConversationKeys, TargetKeys, BaseModel):
         train: File of the training pairs.
         neutral: File of `{"text"}` objects, and in format `chat` of `{"prompt", "text"}` too, that
             the cartridge is to leave alone; `builtin` stands for the texts of `builtin_neutral`,
-            and so does its absence in a recipe of kind `prompt`.
+            and `builtin-english` for those and English prose, as does its absence in a recipe of
+            kind `prompt`.
         heldout: File of pairs for the evaluation.
         prompts: File of `{"prompt", "reference"?}` for the evaluation.
         solver: How a layer is fitted. `prior = "zero" | "identity"` is read as
@@ -237,14 +239,20 @@ def load_task(path: Path) -> Task:
     raise NotFoundError(f"recipe {str(path)!r} does not exist")
 
 
-def builtin_neutral() -> tuple[str, ...]:
+def builtin_neutral(*, english: bool = False) -> tuple[str, ...]:
     """Texts that ship with the trainer: code, numbers, lists, and prose in forty languages.
 
     There is no English and no French prose among them, since what is neutral there depends on
     what the cartridge is for.
+
+    Args:
+        english: With English prose, which a cartridge for conversations is to leave alone.
     """
-    with as_file(files("llamacart_trainer").joinpath("neutral.jsonl")) as path:
-        return read_texts(path)
+    texts: list[str] = []
+    for name in ("neutral.jsonl", "prose.jsonl")[: 1 + english]:
+        with as_file(files("llamacart_trainer").joinpath(name)) as path:
+            texts += read_texts(path)
+    return tuple(texts)
 
 
 def _read_task(recipe: Recipe, folder: Path) -> Task:
@@ -259,13 +267,14 @@ def _read_task(recipe: Recipe, folder: Path) -> Task:
 
 
 def _neutral(recipe: Recipe, folder: Path) -> tuple[tuple[str, ...], tuple[Exchange, ...]]:
-    if recipe.neutral is None and recipe.kind == "pairs":
+    name = recipe.neutral or (BUILTIN_ENGLISH if recipe.kind == "prompt" else None)
+    if name is None:
         return (), ()
-    if recipe.neutral in (None, BUILTIN):
-        return builtin_neutral(), ()
+    if name in (BUILTIN, BUILTIN_ENGLISH):
+        return builtin_neutral(english=name == BUILTIN_ENGLISH), ()
     if recipe.format == "chat" or recipe.kind == "prompt":
-        return read_neutral(folder / recipe.neutral)
-    return read_texts(folder / recipe.neutral), ()
+        return read_neutral(folder / name)
+    return read_texts(folder / name), ()
 
 
 def read_recipe(path: Path) -> Recipe:

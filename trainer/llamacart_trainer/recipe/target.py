@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 Target = Literal["activation", "residual"]
 
-RELATIVE_PENALTY = 0.3
+RELATIVE_PENALTY = 0.1
 """λ of a recipe that gives none, where a gap is to be closed."""
 
 _ACTIVATION_KEYS = ("threshold",)
@@ -38,7 +38,7 @@ class TargetKeys(BaseModel):
 
     target: Target = "activation"
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.03
-    neurons: Annotated[int, Field(ge=1)] = 150
+    neurons: Annotated[int, Field(ge=1)] = 300
     step: Annotated[float, Field(gt=0, le=2)] = 1.0
     penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = 300.0
     neutral_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = "auto"

@@ -10,7 +10,14 @@ from llamacart.errors import RecipeError
 from llamacart_trainer.recipe.distilled import distilled_prompt
 from llamacart_trainer.recipe.pairing import check_suffix
 from llamacart_trainer.recipe.questions import builtin_questions
-from llamacart_trainer.recipe.recipe import BUILTIN, Recipe, Task, TextPair, builtin_neutral
+from llamacart_trainer.recipe.recipe import (
+    BUILTIN,
+    BUILTIN_ENGLISH,
+    Recipe,
+    Task,
+    TextPair,
+    builtin_neutral,
+)
 from llamacart_trainer.recipe.turns import ChatPair, Exchange, Turn, check_same_answer, check_turns
 from llamacart_trainer.recipe.validation import InvalidValue
 
@@ -33,7 +40,7 @@ def make_task(
             `ChatPair` for longer conversations.
         name: Short id of the cartridge.
         neutral: Texts and answers that the cartridge is to leave alone, or `"builtin"` for the
-            texts of `builtin_neutral`.
+            texts of `builtin_neutral`, or `"builtin-english"` for those and English prose.
         settings: Fields of `Recipe`, such as `penalty` or `pairing`.
 
     Raises:
@@ -62,7 +69,7 @@ def prompt_task(
     examples: Iterable[Turn | tuple[str, str]] = (),
     questions: Iterable[str] = BUILTIN,
     answers: Iterable[Exchange] | None = None,
-    neutral: Iterable[str | Exchange] = BUILTIN,
+    neutral: Iterable[str | Exchange] = BUILTIN_ENGLISH,
     **settings: Any,
 ) -> Task:
     """A task that distils a prompt: the model answers behind it, and is to do so without it.
@@ -107,9 +114,13 @@ def _recipe(
 ) -> tuple[Recipe, dict[str, Any]]:
     """A recipe, and the fields of a task that say what is left alone."""
     if isinstance(neutral, str):
-        if neutral != BUILTIN:
-            raise RecipeError(f"neutral has value {neutral!r}; texts or {BUILTIN!r} are needed")
-        neutral, settings = builtin_neutral(), {**settings, "neutral": BUILTIN}
+        if neutral not in (BUILTIN, BUILTIN_ENGLISH):
+            raise RecipeError(
+                f"neutral has value {neutral!r}; texts, {BUILTIN!r} or {BUILTIN_ENGLISH!r} are "
+                "needed"
+            )
+        settings = {**settings, "neutral": neutral}
+        neutral = builtin_neutral(english=neutral == BUILTIN_ENGLISH)
     try:
         recipe = Recipe.model_validate({"name": name, **settings})
     except ValidationError as error:

@@ -147,7 +147,7 @@ def prompt_recipe(
         *sources,
         GAP,
         *FITTED,
-        Line("neutral", "builtin", "Texts that the cartridge is to leave alone."),
+        Line("neutral", "builtin-english", "Texts that the cartridge is to leave alone."),
     ]
     return recipe_text(title, lines, evaluation)
 
