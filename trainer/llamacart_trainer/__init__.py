@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from llamacart_trainer.evaluation.contents import Answer, Prompt
     from llamacart_trainer.evaluation.evaluate import evaluate
     from llamacart_trainer.evaluation.evaluator import Evaluator
+    from llamacart_trainer.evaluation.facts.figures import FactFigures, GroupFigures
     from llamacart_trainer.evaluation.objective import Objective
     from llamacart_trainer.evaluation.plan import EvaluationPlan, load_plan
     from llamacart_trainer.evaluation.prompts.conversation import Preamble
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from llamacart_trainer.recipe.distilled import DistilledPrompt
     from llamacart_trainer.recipe.draft import DraftSettings
     from llamacart_trainer.recipe.evaluation import EvaluationSettings
+    from llamacart_trainer.recipe.facts import Fact, Neighbour, Use
     from llamacart_trainer.recipe.questions import builtin_questions
     from llamacart_trainer.recipe.recipe import Recipe, Task, builtin_neutral, load_task
     from llamacart_trainer.recipe.records import TextPair
@@ -52,6 +54,10 @@ _HOMES = {
     "llamacart_trainer.evaluation.prompts.conversation": ("Preamble",),
     "llamacart_trainer.evaluation.evaluate": ("evaluate",),
     "llamacart_trainer.evaluation.evaluator": ("Evaluator",),
+    "llamacart_trainer.evaluation.facts.figures": (
+        "FactFigures",
+        "GroupFigures",
+    ),
     "llamacart_trainer.evaluation.objective": ("Objective",),
     "llamacart_trainer.evaluation.plan": (
         "EvaluationPlan",
@@ -82,6 +88,7 @@ _HOMES = {
     "llamacart_trainer.recipe.distilled": ("DistilledPrompt",),
     "llamacart_trainer.recipe.draft": ("DraftSettings",),
     "llamacart_trainer.recipe.evaluation": ("EvaluationSettings",),
+    "llamacart_trainer.recipe.facts": ("Fact", "Neighbour", "Use"),
     "llamacart_trainer.recipe.questions": ("builtin_questions",),
     "llamacart_trainer.recipe.recipe": (
         "Recipe",
@@ -125,11 +132,15 @@ __all__ = [
     "EvaluationSettings",
     "Evaluator",
     "Exchange",
+    "Fact",
+    "FactFigures",
+    "GroupFigures",
     "HeldOut",
     "LayerFidelity",
     "LayerReport",
     "Measured",
     "MemoryPlan",
+    "Neighbour",
     "Objective",
     "Point",
     "Preamble",
@@ -143,6 +154,7 @@ __all__ = [
     "Trial",
     "TuneResult",
     "Turn",
+    "Use",
     "builtin_neutral",
     "builtin_questions",
     "evaluate",
