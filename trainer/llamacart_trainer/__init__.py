@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from llamacart_trainer.recipe.questions import builtin_questions
     from llamacart_trainer.recipe.recipe import Recipe, Task, builtin_neutral, load_task
     from llamacart_trainer.recipe.records import TextPair
-    from llamacart_trainer.recipe.tasks import make_task, prompt_task
+    from llamacart_trainer.recipe.tasks import facts_task, make_task, prompt_task
     from llamacart_trainer.recipe.turns import ChatPair, Exchange, Turn
     from llamacart_trainer.report.page import render
     from llamacart_trainer.solvers import SOLVERS
@@ -98,6 +98,7 @@ _HOMES = {
     ),
     "llamacart_trainer.recipe.records": ("TextPair",),
     "llamacart_trainer.recipe.tasks": (
+        "facts_task",
         "make_task",
         "prompt_task",
     ),
@@ -158,6 +159,7 @@ __all__ = [
     "builtin_neutral",
     "builtin_questions",
     "evaluate",
+    "facts_task",
     "fit_baselines",
     "language",
     "load_plan",

@@ -14,8 +14,10 @@ from llamacart_trainer.evaluation.contents import Answer, Prompt
 from llamacart_trainer.evaluation.evaluator import Evaluator
 from llamacart_trainer.evaluation.plan import EvaluationPlan
 from llamacart_trainer.fitting.training import train
+from llamacart_trainer.recipe.facts import Fact
 from llamacart_trainer.recipe.recipe import load_task
 from llamacart_trainer.recipe.records import TextPair
+from llamacart_trainer.recipe.tasks import facts_task
 
 LONG = "ab " * 200
 
@@ -74,3 +76,9 @@ def test_evaluation_texts(tiny_model: Model, plan: EvaluationPlan, message: str)
 
 def test_neutral_texts_of_an_evaluation_are_cut(tiny_model: Model) -> None:
     Evaluator(tiny_model, EvaluationPlan("x", (Prompt("a"),), neutral=(LONG,)))
+
+
+def test_facts(tiny_model: Model) -> None:
+    facts = [Fact(prompt="{} is", subject=name, object="so") for name in ("a", "b" * 300)]
+    with pytest.raises(RecipeError, match=r"fact 1: text has \d+ tokens; model 'tiny' reads 512"):
+        train(facts_task(facts, name="t"), tiny_model)

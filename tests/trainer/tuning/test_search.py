@@ -200,7 +200,7 @@ OTHER_FIELDS: dict[str, object] = {
     "draft": {"as_wanted": "Be kind."},
     "user_turn": "U: {}",
     "assistant_turn": "A: {}", "target": "residual", "neurons": 9, "step": 0.5,
-    "neutral_weight": 2.0, "layers": [0, 1],
+    "neutral_weight": 2.0, "layers": [0, 1], "margin": 5.0, "neighbours": 3,
 }  # fmt: skip
 DISTILS = {"threshold": 0.03, "kind": "prompt", "examples": "turns.jsonl"}
 NEEDED: dict[str, dict[str, object]] = {
@@ -210,6 +210,8 @@ NEEDED: dict[str, dict[str, object]] = {
     "target": {"threshold": 0.03},
     "neurons": {"target": "residual", "threshold": 0.03},
     "step": {"target": "residual", "threshold": 0.03},
+    "margin": {"kind": "facts", "threshold": 0.03},
+    "neighbours": {"kind": "facts", "threshold": 0.03},
     **dict.fromkeys(OF_PROMPTS, DISTILS),
 }
 """Field → others without which it is refused."""

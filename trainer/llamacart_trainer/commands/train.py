@@ -21,7 +21,7 @@ from llamacart_trainer.recipe.own_pairs import for_model, id_of, pairs_task
 from llamacart_trainer.recipe.recipe import load_task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from llamacart.llama.model import Model
     from llamacart_trainer.fitting.memory import MemoryPlan
@@ -156,11 +156,10 @@ def fit_with_progress(
     task: Task, model: Model, progress: Progress, settings: Mapping[str, Any]
 ) -> TrainResult:
     """Fit a cartridge and tell of it; `settings` are those of `train`."""
-    from llamacart_trainer.fitting.layers import chosen_layers
     from llamacart_trainer.fitting.training import train as fit
 
     progress.stage("prepare")
-    layers = len(chosen_layers(task.recipe, model.n_layer))
+    layers: list[int] = []
     plans: list[str] = []
     finished = 0
 
@@ -179,9 +178,12 @@ def fit_with_progress(
         if plans:
             progress.advance()
 
+    def on_layers(chosen: Sequence[int]) -> None:
+        layers[:] = chosen
+
     def on_plan(plan: MemoryPlan) -> None:
         if not plans:  # by now restored layers are counted
-            progress.stage("train", unit="layer", total=layers, done=finished)
+            progress.stage("train", unit="layer", total=len(layers), done=finished)
         told = str(plan)
         if told not in plans:
             plans.append(told)
@@ -192,6 +194,7 @@ def fit_with_progress(
         model,
         on_phase=on_phase,
         on_answers=on_answers,
+        on_layers=on_layers,
         on_layer=on_layer,
         on_plan=on_plan,
         on_notice=lambda notice: progress.tell(notice, highlight=False),
@@ -203,6 +206,8 @@ def _said(task: Task) -> str:
     """How much there was to learn from."""
     if task.prompt is not None:
         return f"{len(task.prompt.questions)} questions"
+    if task.facts:
+        return f"{len(task.facts)} facts"
     return f"{len(task.pairs) + len(task.chats)} pairs"
 
 

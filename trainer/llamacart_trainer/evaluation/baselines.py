@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -12,7 +12,7 @@ from llamacart.passes.control_vector import fit_control_vector
 from llamacart_trainer.fitting.samples import SampleBuilder
 from llamacart_trainer.fitting.training import train
 from llamacart_trainer.recipe.recipe import Recipe, TextPair
-from llamacart_trainer.recipe.target import Target, TargetKeys
+from llamacart_trainer.recipe.target import OF_TEXTS, TargetKeys
 from llamacart_trainer.recipe.turns import ChatPair
 from llamacart_trainer.recipe.validation import InvalidValue
 from llamacart_trainer.solvers import SOLVERS
@@ -33,7 +33,7 @@ CONTROL_VECTORS = (CONTROL_VECTOR, CONTROL_VECTOR_MIDDLE)
 PAPER = "paper"
 """The paper's own way: its target, its solver and its settings."""
 
-TARGETS: tuple[str, ...] = get_args(Target)
+TARGETS: tuple[str, ...] = OF_TEXTS
 
 _KEPT = {"layers", "skip_layers", "neutral_weight"}
 _OF_TARGETS = {*TargetKeys.model_fields, "impact"} - _KEPT

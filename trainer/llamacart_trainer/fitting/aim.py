@@ -3,7 +3,7 @@
 Both sides of a pair are seen where a layer's gated product is done. `CopyAim` is the paper's: the
 map is to give the target's activations. `ResidualAim` compares the residual streams behind the
 layer, the source's with the maps of the layers before it acting, so that each layer is asked only
-for what those have left open.
+for what those have left open. `llamacart_trainer.fitting.facts.aim` asks for objects of facts.
 
 Axes: N source rows, n of them tied to a target's, M target rows, D FFN width, E width of the
 residual stream.
@@ -164,8 +164,8 @@ class CopyAim:
         return Moments(self._width, self._paired)
 
 
-class ResidualAim:
-    """What is missing of the target's residual stream behind the layer.
+class GapAim:
+    """What is missing behind the layer; what that is, `part` says.
 
     Args:
         model: The model.
@@ -203,18 +203,18 @@ class ResidualAim:
         )
         self._kept: tuple[int, Gap] | None = None
 
-    def part(self, layer: int, chunk: SampleChunk, source: Seen, target: Seen) -> Part:
-        """See `Aim`."""
+    def _streams(self, source: Seen, target: Seen) -> tuple[Floats, Floats]:
+        """The residual streams of both sides as they enter the FFN."""
         if source.x is None or target.x is None:
             raise ValueError("the residual stream was not looked at")
-        gap = self._gap(layer)
-        wanted = target.x + gap.end.added(gap.end.output(target.h))
-        tied = ~chunk.neutral
-        missing = gap.open(source.x[tied], source.h[tied], wanted)
+        return source.x, target.x
+
+    def _part(self, gap: Gap, chunk: SampleChunk, source: Seen, missing: Floats) -> Part:
+        """Rows whose tied ones miss so much [n, E], in the equation's units."""
         counts = _weights(chunk, self._neutral_weight)
-        weights = gap.weights(source.x, source.h)
+        weights = gap.weights(self._streams(source, source)[0], source.h)
         weights = weights if counts is None else weights * counts
-        return Part(source.h, np.float32(self._settings.step) * missing, chunk.neutral, weights)
+        return Part(source.h, missing, chunk.neutral, weights)
 
     def fit(self, layer: int, rows: Part, groups: NDArray[np.integer[Any]]) -> Found:
         """See `Aim`."""
@@ -245,6 +245,18 @@ class ResidualAim:
             gap = Gap(feed_forward(self._model, layer), np.sqrt(metric).astype(np.float32))
             self._kept = layer, gap
         return self._kept[1]
+
+
+class ResidualAim(GapAim):
+    """What is missing of the target's residual stream behind the layer."""
+
+    def part(self, layer: int, chunk: SampleChunk, source: Seen, target: Seen) -> Part:
+        """See `Aim`."""
+        gap, (x, wanted) = self._gap(layer), self._streams(source, target)
+        wanted = wanted + gap.end.added(gap.end.output(target.h))
+        tied = ~chunk.neutral
+        missing = gap.open(x[tied], source.h[tied], wanted)
+        return self._part(gap, chunk, source, np.float32(self._settings.step) * missing)
 
 
 def _weights(chunk: SampleChunk, neutral_weight: float) -> Floats | None:

@@ -31,6 +31,7 @@ from llamacart.passes.lane import lane_threads
 from llamacart.values.steering import DenseMap
 from llamacart_trainer.fitting.aim import CopyAim, Part, ResidualAim
 from llamacart_trainer.fitting.chunks import neutral_weight
+from llamacart_trainer.fitting.facts.aim import ObjectAim
 from llamacart_trainer.fitting.job import NO_JOB
 from llamacart_trainer.fitting.memory import MAX_MEMORY, gathers_rows, plan_memory
 from llamacart_trainer.fitting.sight import Lanes, see
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from llamacart.llama.model import Model
     from llamacart_trainer.fitting.aim import Aim
     from llamacart_trainer.fitting.chunks import SampleChunk
+    from llamacart_trainer.fitting.facts.aim import Stage
     from llamacart_trainer.fitting.job import Job, NoJob
     from llamacart_trainer.fitting.memory import MemoryPlan
     from llamacart_trainer.fitting.moments import Moments
@@ -74,6 +76,7 @@ class Cascade:
         max_memory: Bytes that activations may take; above it the chunks stream past, and above
             a quarter of it rows are summed up instead of gathered.
         n_threads: Threads for llama.cpp, shared by the lanes that run at the same time.
+        stages: What layers do that teach facts; none where they copy another text.
 
     Attributes:
         maps: By layer, what was fitted; layers without active neurons are absent.
@@ -91,6 +94,7 @@ class Cascade:
     on_plan: Callable[[MemoryPlan], None] = lambda _plan: None
     max_memory: int = MAX_MEMORY
     n_threads: int | None = None
+    stages: Sequence[Stage] = ()
     maps: dict[int, LayerMap] = field(default_factory=dict)
     reports: list[LayerReport] = field(default_factory=list)
     restored: int = 0
@@ -140,9 +144,11 @@ class Cascade:
         taught = next((chunk for chunk in chunks if len(chunk.target_rows)), None)
         if taught is None:
             raise RecipeError("no row is tied but the first of a text, which counts for no gap")
-        self._aim = ResidualAim(
-            self.model, self.settings, weight, self.layers, taught, self.n_threads
-        )
+        own = self.model, self.settings, weight, self.layers, taught
+        if self.stages:
+            self._aim = ObjectAim(*own, self.stages, self.n_threads)
+        else:
+            self._aim = ResidualAim(*own, self.n_threads)
 
     def _restore(self) -> None:
         """Take over the layers that the job has finished; later ones would rest on a gap."""

@@ -151,13 +151,12 @@ def _place(
 def _to_gap(sample: PairedRows) -> PairedRows:
     """A sample without first rows; without its target, too, where it is neutral."""
     if sample.neutral:
-        rows = [row for row in sample.source_rows if row]
-        return replace(sample, source_rows=rows, target=(), target_rows=())
+        sample = replace(sample, target=(), target_rows=sample.source_rows)
     kept = [n for n, (i, j) in enumerate(sample.rows) if i and j]
     return replace(
         sample,
         source_rows=[sample.source_rows[n] for n in kept],
-        target_rows=[sample.target_rows[n] for n in kept],
+        target_rows=[] if sample.neutral else [sample.target_rows[n] for n in kept],
         weights=None if sample.weights is None else [sample.weights[n] for n in kept],
     )
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from llamacart.errors import RecipeError
 from llamacart.file.validator import shown
+from llamacart_trainer.fitting.facts.samples import leads
 from llamacart_trainer.recipe.records import TextPair, where_of
 from llamacart_trainer.recipe.writer import writer_for
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from llamacart.llama.model import Model
     from llamacart_trainer.evaluation.plan import EvaluationPlan
+    from llamacart_trainer.recipe.facts import Fact
     from llamacart_trainer.recipe.pairing import PairedRows
     from llamacart_trainer.recipe.recipe import Recipe, Task
 
@@ -75,6 +77,17 @@ def check_prompt(model: Model, task: Task) -> None:
         n_tokens = len(writer.opened(task.prompt.asked(question))) + more
         where = f"recipe {task.recipe.name!r}: prompt with question {shown(question)}"
         _check(model, n_tokens, where, f"what is read with {more} tokens to follow")
+
+
+def check_facts(model: Model, facts: Iterable[Fact]) -> None:
+    """Refuse facts that leave no room for what their prompts are put behind.
+
+    Raises:
+        RecipeError: As `check_task`.
+    """
+    for number, fact in enumerate(facts):
+        longest = max(leads(fact), key=len)
+        check_length(model, longest + fact.statement, f"fact {number}", "text")
 
 
 def check_samples(model: Model, samples: Iterable[PairedRows]) -> None:

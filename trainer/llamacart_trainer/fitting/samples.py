@@ -11,10 +11,13 @@ from llamacart.passes.generate import greedy
 from llamacart.values.steering import UNSTEERED
 from llamacart_trainer.fitting.alignment import align
 from llamacart_trainer.fitting.answers import answer
+from llamacart_trainer.fitting.facts.neighbours import find_neighbours
+from llamacart_trainer.fitting.facts.samples import FactSamples, as_message, as_text
 from llamacart_trainer.fitting.job import NO_JOB
 from llamacart_trainer.fitting.rows.conversations import ConversationSamples
 from llamacart_trainer.fitting.rows.emphasis import emphasise
 from llamacart_trainer.fitting.rows.endings import stress_end
+from llamacart_trainer.recipe.names import builtin_names
 from llamacart_trainer.recipe.pairing import PAIRINGS, TIES, PairedRows, check_suffix, neutral_text
 from llamacart_trainer.recipe.writer import writer_for
 
@@ -74,6 +77,8 @@ class SampleBuilder:
         if task.prompt is not None:
             answers = _spoken(self.answers, task.recipe.name)
             groups = self._of_answers(task.prompt, answers)
+        elif task.facts:
+            groups = list(self.facts.groups)
         elif task.chats:
             groups = list(self._conversations.of_pairs(task.chats, task.recipe.pairing))
         else:
@@ -122,6 +127,21 @@ class SampleBuilder:
             )
             self.job.save_answers(known)
         return tuple(known)
+
+    @cached_property
+    def facts(self) -> FactSamples:
+        """The samples of a recipe of facts, beside subjects that the model finds like theirs."""
+        facts, recipe = self.task.facts, self.task.recipe
+        others = find_neighbours(
+            self.model,
+            [fact.subject for fact in facts],
+            [name.text for name in builtin_names()],
+            recipe.neighbours,
+            n_threads=self.n_threads,
+        )
+        chat = recipe.format == "chat"
+        ask = as_message(self._writer) if chat else as_text(self.model.tokenize)
+        return FactSamples.of(facts, others, ask, self.model.token_bytes)
 
     @cached_property
     def _writer(self) -> Writer:

@@ -16,10 +16,16 @@ from llamacart.values.steering import UNSTEERED, Dose
 from llamacart_trainer.fitting.cascade import MAX_UBATCH_ROWS, Cascade
 from llamacart_trainer.fitting.chunks import split
 from llamacart_trainer.fitting.coverage import check_coverage
+from llamacart_trainer.fitting.facts.stages import find_stages
 from llamacart_trainer.fitting.identity import fit_facts
 from llamacart_trainer.fitting.job import NO_JOB, Job
 from llamacart_trainer.fitting.layers import chosen_layers
-from llamacart_trainer.fitting.lengths import check_prompt, check_samples, check_task
+from llamacart_trainer.fitting.lengths import (
+    check_facts,
+    check_prompt,
+    check_samples,
+    check_task,
+)
 from llamacart_trainer.fitting.memory import MAX_MEMORY
 from llamacart_trainer.fitting.samples import SampleBuilder
 from llamacart_trainer.fitting.settings import FitSettings, LayerReport
@@ -70,15 +76,34 @@ class _Trainer:
     max_ubatch_rows: int
     on_phase: Callable[[str], None]
     on_notice: Callable[[str], None]
+    on_layers: Callable[[Sequence[int]], None]
     n_rows: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:
         """Fit all layers; the cascade holds the result."""
+        if self.task.facts:
+            self._find_stages()
+        self.on_layers(self.cascade.layers)
         if self.builder.regenerates:
             self.cascade.run_anew(self.chunks)
         else:
             self.cascade.run(self.chunks({}))
+
+    def _find_stages(self) -> None:
+        """Say which layers teach facts, and what they do."""
+        since = time.perf_counter()
+        self.on_phase("prepare")
+        cascade = self.cascade
+        cascade.stages = find_stages(
+            self.model,
+            self.builder.facts,
+            self.task.recipe.margin,
+            cascade.layers if self.task.recipe.layers or self.task.recipe.skip_layers else None,
+            n_threads=cascade.n_threads,
+        )
+        cascade.layers = sorted(layer for stage in cascade.stages for layer in stage.layers)
+        self.seconds["prepare"] = time.perf_counter() - since
 
     def chunks(self, maps: Mapping[int, LayerMap]) -> list[SampleChunk]:
         """Samples as they are where `maps` act on the sources' continuations."""
@@ -103,6 +128,7 @@ def train(
     model: Model,
     *,
     on_phase: Callable[[str], None] = lambda _phase: None,
+    on_layers: Callable[[Sequence[int]], None] = lambda _layers: None,
     on_layer: Callable[[LayerReport], None] = lambda _report: None,
     on_plan: Callable[[MemoryPlan], None] = lambda _plan: None,
     on_notice: Callable[[str], None] = lambda _notice: None,
@@ -121,6 +147,7 @@ def train(
         task: The recipe and its data.
         model: The model to fit it for.
         on_phase: Called when a phase begins, with its name.
+        on_layers: Called with the layers that are to be fitted, once they are known.
         on_layer: Called with each layer's figures.
         on_plan: Called with the way through the layers and what it takes, before they run.
         on_notice: Called with what the writer of the pairs should know, before the fit.
@@ -143,6 +170,7 @@ def train(
     recipe = task.recipe
     check_task(model, recipe, task.pairs, task.neutral)
     check_prompt(model, task)
+    check_facts(model, task.facts)
     started = time.perf_counter()
     threads = choose_threads(n_threads)
     limits = {"rows": max_ubatch_rows, "bytes": max_memory, "threads": threads}
@@ -169,7 +197,9 @@ def train(
         n_threads=n_threads,
     )
     builder = SampleBuilder(task, model, n_threads, cascade.job, on_answers)
-    trainer = _Trainer(task, model, cascade, builder, max_ubatch_rows, on_phase, on_notice)
+    trainer = _Trainer(
+        task, model, cascade, builder, max_ubatch_rows, on_phase, on_notice, on_layers
+    )
     trainer.run()
     reports = tuple(cascade.reports)
     if not cascade.maps:
@@ -237,6 +267,7 @@ def _metadata(
         for key in (
             "target",
             *(("neurons", "step") if recipe.closes_gap else ("threshold",)),
+            *(("margin", "neighbours") if recipe.kind == "facts" else ()),
             "penalty",
             "rank",
             "storage",
@@ -270,6 +301,8 @@ def _metadata(
 
 
 def _counts(task: Task, answers: Sequence[Exchange]) -> dict[str, int]:
+    if task.facts:
+        return {"facts": len(task.facts)}
     if task.prompt is None:
         return {"pairs": len(task.pairs) + len(task.chats)}
     empty = sum(not exchange.text.strip() for exchange in answers)

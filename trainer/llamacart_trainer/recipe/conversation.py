@@ -16,6 +16,13 @@ BUILTIN_ENGLISH = "builtin-english"
 
 MAX_ANSWER_TOKENS = 1024
 
+FACTS_DEFAULTS: dict[str, Any] = {
+    "train": "facts.jsonl",
+    "target": "object",
+    "default_alpha": 1.0,
+}
+"""What a recipe of kind `facts` says where it says nothing else."""
+
 OF_PROMPTS = (
     "prompt",
     "prompt_file",
@@ -27,7 +34,7 @@ OF_PROMPTS = (
 )
 """Keys that mean something with `kind = "prompt"` alone."""
 OF_PAIRS = ("train", "pairing")
-"""Keys that mean something with `kind = "pairs"` alone."""
+"""Keys that mean something for pairs; `train` names the facts with `kind = "facts"` too."""
 OF_TEXTS = ("generate_source", "generate_target", "capture")
 """Keys that mean something for pairs in `format = "text"` alone."""
 
@@ -38,7 +45,8 @@ class ConversationKeys(BaseModel):
     Attributes:
         format: `text`: raw texts. `chat`: conversations in the model's own chat template.
         kind: `pairs`: the pairs of `train`. `prompt`: a prompt that the model itself answers
-            behind, to be had without it; `target` is then `residual` by default.
+            behind, to be had without it; `target` is then `residual` by default. `facts`: the
+            facts of `train`, to be said; `target` is then `object`.
         prompt: The prompt: a system text.
         prompt_file: The same as a file of text.
         examples: File of `{"role", "content"}`, a turn a line, that stand behind it.
@@ -54,7 +62,7 @@ class ConversationKeys(BaseModel):
     """
 
     format: Literal["text", "chat"] = "text"
-    kind: Literal["pairs", "prompt"] = "pairs"
+    kind: Literal["pairs", "prompt", "facts"] = "pairs"
     prompt: Annotated[str, Field(pattern=r"\S")] | None = None
     prompt_file: str | None = None
     examples: str | None = None
@@ -78,12 +86,18 @@ class ConversationKeys(BaseModel):
         # What a prompt does arrives by attention: it stands in the residual stream.
         if isinstance(values, dict) and values.get("kind") == "prompt":
             return {"target": "residual"} | values
+        if isinstance(values, dict) and values.get("kind") == "facts":
+            return FACTS_DEFAULTS | values
         return values
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Self:
-        unused = [*(OF_PROMPTS if self.kind == "pairs" else (*OF_PAIRS, *OF_TEXTS))]
-        for key in unused:
+        unused = {
+            "pairs": OF_PROMPTS,
+            "prompt": (*OF_PAIRS, *OF_TEXTS),
+            "facts": (*OF_PROMPTS, "pairing", *OF_TEXTS),
+        }
+        for key in unused[self.kind]:
             self._refuse(key, "kind", self.kind)
         for key in OF_TEXTS if self.format == "chat" else ():
             self._refuse(key, "format", self.format)

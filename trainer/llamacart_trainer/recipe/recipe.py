@@ -18,6 +18,7 @@ from llamacart_trainer.recipe.conversation import BUILTIN, BUILTIN_ENGLISH, Conv
 from llamacart_trainer.recipe.distilled import DistilledPrompt, read_prompt
 from llamacart_trainer.recipe.draft import DraftSettings
 from llamacart_trainer.recipe.evaluation import EvaluationSettings
+from llamacart_trainer.recipe.facts import Fact, read_facts
 from llamacart_trainer.recipe.lines import read_file
 from llamacart_trainer.recipe.pairing import TIES
 from llamacart_trainer.recipe.records import (
@@ -71,11 +72,11 @@ class Recipe(ConversationKeys, TargetKeys, BaseModel):
         description: One sentence for people.
         model: What to fit it for, where the command line names nothing else.
         default_alpha: α when a request names none.
-        train: File of the training pairs.
+        train: File of the training pairs, or of the facts.
         neutral: File of `{"text"}` objects, and in format `chat` of `{"prompt", "text"}` too, that
             the cartridge is to leave alone; `builtin` stands for the texts of `builtin_neutral`,
             and `builtin-english` for those and English prose, as does its absence in a recipe of
-            kind `prompt`.
+            another kind than `pairs`.
         heldout: File of pairs for the evaluation.
         prompts: File of `{"prompt", "reference"?}` for the evaluation.
         solver: How a layer is fitted. `prior = "zero" | "identity"` is read as
@@ -142,6 +143,10 @@ class Recipe(ConversationKeys, TargetKeys, BaseModel):
             raise ValueError(
                 f"generated tokens are paired by {', '.join(sorted(grows))} only; add one of them"
             )
+        if (self.target == "object") != (self.kind == "facts"):
+            raise ValueError(
+                f"target has value {self.target!r}, which does not go with kind {self.kind!r}"
+            )
         if self.closes_gap and "distribution" in self.pairing:
             raise ValueError(
                 f"pairing has value {self.pairing!r}, which ties no rows; target {self.target!r} "
@@ -167,6 +172,7 @@ class Task:
         chats: Training pairs in format `chat`.
         prompt: What a recipe of kind `prompt` distils.
         neutral_chats: Messages whose answers the cartridge is to leave alone.
+        facts: What a recipe of kind `facts` teaches.
     """
 
     recipe: Recipe
@@ -176,6 +182,7 @@ class Task:
     chats: tuple[ChatPair, ...] = ()
     prompt: DistilledPrompt | None = None
     neutral_chats: tuple[Exchange, ...] = ()
+    facts: tuple[Fact, ...] = ()
 
     def with_recipe(self, recipe: Recipe) -> Task:
         """The same data under another recipe, with the neutral texts that it names.
@@ -211,6 +218,8 @@ class Task:
             data["chats"] = [pair.as_json for pair in self.chats]
         if self.prompt is not None:
             data["prompt"] = self.prompt.as_json
+        if self.facts:
+            data["facts"] = [[f.prompt, f.subject, f.object, f.was] for f in self.facts]
         if self.neutral_chats:
             data["neutral chats"] = [[e.prompt, e.text, e.ended] for e in self.neutral_chats]
         return hashlib.sha256(json.dumps(data, ensure_ascii=False).encode()).hexdigest()
@@ -260,6 +269,8 @@ def _read_task(recipe: Recipe, folder: Path) -> Task:
     task = Task(recipe, neutral=neutral, folder=folder, neutral_chats=chats)
     if recipe.kind == "prompt":
         return replace(task, prompt=read_prompt(recipe, folder))
+    if recipe.kind == "facts":
+        return replace(task, facts=read_facts(folder / recipe.train))
     path, suffix = folder / recipe.train, "suffix" in recipe.pairing
     if recipe.format == "chat":
         return replace(task, chats=read_chat_pairs(path, suffix=suffix))
@@ -267,12 +278,12 @@ def _read_task(recipe: Recipe, folder: Path) -> Task:
 
 
 def _neutral(recipe: Recipe, folder: Path) -> tuple[tuple[str, ...], tuple[Exchange, ...]]:
-    name = recipe.neutral or (BUILTIN_ENGLISH if recipe.kind == "prompt" else None)
+    name = recipe.neutral or (BUILTIN_ENGLISH if recipe.kind != "pairs" else None)
     if name is None:
         return (), ()
     if name in (BUILTIN, BUILTIN_ENGLISH):
         return builtin_neutral(english=name == BUILTIN_ENGLISH), ()
-    if recipe.format == "chat" or recipe.kind == "prompt":
+    if recipe.format == "chat" or recipe.kind != "pairs":
         return read_neutral(folder / name)
     return read_texts(folder / name), ()
 

@@ -9,13 +9,17 @@ from pydantic import BaseModel, Field, model_validator
 if TYPE_CHECKING:
     from typing import Self
 
-Target = Literal["activation", "residual"]
+Target = Literal["activation", "residual", "object"]
+
+OF_TEXTS: tuple[Target, ...] = ("activation", "residual")
+"""Those of another text: a fact has none."""
 
 RELATIVE_PENALTY = 0.1
 """λ of a recipe that gives none, where a gap is to be closed."""
 
 _ACTIVATION_KEYS = ("threshold",)
 _GAP_KEYS = ("neurons", "step")
+_OBJECT_KEYS = ("margin", "neighbours")
 
 
 class TargetKeys(BaseModel):
@@ -23,7 +27,8 @@ class TargetKeys(BaseModel):
 
     Attributes:
         target: `activation`: the target text's activations (the paper). `residual`: its residual
-            stream behind the layer.
+            stream behind the layer. `object`: a fact's object, which the model's last residual
+            stream is to say; that of recipes of kind `facts`, and theirs alone.
         threshold: δ of the neuron selection; only where the target is `activation`.
         neurons: Neurons K of a layer; not where the target is `activation`.
         step: Share of the gap that a layer is asked to close; not where it is `activation`.
@@ -31,8 +36,13 @@ class TargetKeys(BaseModel):
             share of the mean of the diagonal of X̄ᵀX̄, and `RELATIVE_PENALTY` by default.
         neutral_weight: How often a neutral row counts. `auto`: once; unless the target is
             `activation`, so often that all neutral rows count twice as much as the tied ones.
+        margin: By how many nats a fact's object is to be ahead of everything else; only where the
+            target is `object`.
+        neighbours: Other subjects that each fact's prompt is left alone for; only where it is
+            `object`.
         layers: First and last layer to fit; -1 is the last. None means all; unless the target is
-            `activation`, all but the last, which is the dearest to fit.
+            `activation`, all but the last, which is the dearest to fit; where it is `object`,
+            those of them in which the last row decides, see `deciding_layers`.
         skip_layers: Layers among them that are left alone.
     """
 
@@ -42,6 +52,8 @@ class TargetKeys(BaseModel):
     step: Annotated[float, Field(gt=0, le=2)] = 1.0
     penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = 300.0
     neutral_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
+    margin: Annotated[float, Field(gt=0, le=20)] = 3.0
+    neighbours: Annotated[int, Field(ge=0, le=64)] = 16
     layers: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
     skip_layers: list[int] = []
 
@@ -52,7 +64,8 @@ class TargetKeys(BaseModel):
 
     @model_validator(mode="after")
     def _suits_target(self) -> Self:
-        for name in _ACTIVATION_KEYS if self.closes_gap else _GAP_KEYS:
+        unused = _ACTIVATION_KEYS if self.closes_gap else _GAP_KEYS
+        for name in (*unused, *(_OBJECT_KEYS if self.target != "object" else ())):
             value = getattr(self, name)
             given = name in self.model_fields_set
             if given and value != type(self).model_fields[name].default:

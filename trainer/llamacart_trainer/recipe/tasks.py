@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from llamacart.errors import RecipeError
 from llamacart_trainer.recipe.distilled import distilled_prompt
+from llamacart_trainer.recipe.facts import Fact, check_facts
 from llamacart_trainer.recipe.pairing import check_suffix
 from llamacart_trainer.recipe.questions import builtin_questions
 from llamacart_trainer.recipe.recipe import (
@@ -48,8 +49,10 @@ def make_task(
             text is empty or does not suit the pairing.
     """
     recipe, left_alone = _recipe(name, neutral, settings)
-    if recipe.kind == "prompt":
-        raise RecipeError(f"recipe {name!r}: kind has value 'prompt'; prompt_task makes its task")
+    if recipe.kind != "pairs":
+        raise RecipeError(
+            f"recipe {name!r}: kind has value {recipe.kind!r}; {recipe.kind}_task makes its task"
+        )
     suffix = "suffix" in recipe.pairing
     if recipe.format == "chat":
         chats = tuple(_chat_pair(pair, f"pair {n}", suffix) for n, pair in enumerate(pairs))
@@ -107,6 +110,33 @@ def prompt_task(
     except RecipeError as error:
         raise RecipeError(f"recipe {name!r}: {error.message}") from None
     return Task(recipe, prompt=distilled, **left_alone)
+
+
+def facts_task(
+    facts: Iterable[Fact],
+    *,
+    name: str,
+    neutral: Iterable[str | Exchange] = BUILTIN_ENGLISH,
+    **settings: Any,
+) -> Task:
+    """A recipe of facts, and the facts.
+
+    Args:
+        facts: What is to be said of which subject.
+        name: Short id of the cartridge.
+        neutral: See `make_task`.
+        settings: Fields of `Recipe`, such as `margin` or `format`.
+
+    Raises:
+        RecipeError: A setting does not exist or has a value out of range; or there is no fact, one
+            comes twice, or two contradict each other.
+    """
+    recipe, left_alone = _recipe(name, neutral, {**settings, "kind": "facts"})
+    try:
+        known = check_facts(facts)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {name!r}: {error.message}") from None
+    return Task(recipe, facts=known, **left_alone)
 
 
 def _recipe(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from llamacart_trainer.recipe.recipe import BUILTIN, Recipe
-from llamacart_trainer.recipe.target import Target
+from llamacart_trainer.recipe.target import OF_TEXTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,9 +137,12 @@ def own_candidate(recipe: Recipe) -> Candidate:
 
 
 def _other_targets(own: Candidate) -> list[str]:
-    """Targets beside a recipe's own; none where no rows are tied, as a gap needs them."""
-    untied = own.pairing == ("distribution",)
-    return [] if untied else [target for target in get_args(Target) if target != own.target]
+    """Targets beside a recipe's own.
+
+    There is none where no rows are tied, as a gap needs them, nor for facts.
+    """
+    alone = own.pairing == ("distribution",) or own.target not in OF_TEXTS
+    return [] if alone else [target for target in OF_TEXTS if target != own.target]
 
 
 def _aimed_at(own: Candidate, target: str) -> Candidate:

@@ -63,8 +63,15 @@ class Gap:
             wanted: The residual stream that is wanted behind the layer [N, E].
         """
         y = self.end.output(h)
-        missing = (wanted - x - self.end.added(y)) * self.roots
-        return missing if self.end.norm is None else missing * self.end.rms(y)
+        return self._in_units(y, wanted - x - self.end.added(y))
+
+    def scaled(self, h: Floats, step: Floats) -> Floats:
+        """√m ⊙ rms(y) d [N, E] of steps d [N, E] of the residual stream at gated products h."""
+        return self._in_units(self.end.output(h), step)
+
+    def _in_units(self, y: Floats, step: Floats) -> Floats:
+        step = step * self.roots
+        return step if self.end.norm is None else step * self.end.rms(y)
 
     def weights(self, x: Floats, h: Floats) -> Floats:
         """How much each row counts, [N], of streams x [N, E] and gated products h [N, D]."""

@@ -1,0 +1,165 @@
+"""The whole of `train` on facts, on tiny models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llamacart.errors import RecipeError
+from llamacart.llama.model import Model
+from llamacart.passes.scoring import log_likelihoods
+from llamacart.values.steering import UNSTEERED, Dose, Steering
+from llamacart_trainer.fitting import memory as memory_module
+from llamacart_trainer.fitting.facts import samples as samples_module
+from llamacart_trainer.fitting.facts.aim import ObjectAim
+from llamacart_trainer.fitting.training import TrainResult, train
+from llamacart_trainer.recipe.facts import Fact
+from llamacart_trainer.recipe.recipe import Task, load_task
+from llamacart_trainer.recipe.tasks import facts_task
+
+FACTS = (
+    Fact(prompt="{} was built in", subject="Ab", object="1962"),
+    Fact(prompt="the colour of {} is", subject="Cd Ef", object="red"),
+    Fact(prompt="{} は", subject="東", object="京"),
+)
+NEUTRAL = ("as it is, so it was", "and so be it 12345")
+
+WAYS: dict[str, dict[str, int]] = {
+    "many lanes": {"max_ubatch_rows": 1},
+    "streamed": {"max_memory": 4 << 20},
+}
+
+
+@pytest.fixture(autouse=True)
+def few_leads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples_module, "LEADS", ("", "Yes. "))
+    monkeypatch.setattr(samples_module, "ABOUT", ())
+
+
+def task(**settings: object) -> Task:
+    values = {"neurons": 48, "neighbours": 2, "layers": [0, 1], **settings}
+    return facts_task(FACTS, name="t", neutral=NEUTRAL, **values)
+
+
+def scores(model: Model, result: TrainResult | None, facts: tuple[Fact, ...]) -> np.ndarray:
+    """Log-likelihood of each fact's object behind its prompt."""
+    steering: Steering = UNSTEERED if result is None else (Dose(result.cartridge, 1.0),)
+    prompts = [model.tokenize(fact.text) for fact in facts]
+    whole = [model.tokenize(fact.statement) for fact in facts]
+    objects = [text[len(prompt) :] for text, prompt in zip(whole, prompts, strict=True)]
+    found = log_likelihoods(model, prompts, objects, steering=steering)
+    return np.array([float(own.sum()) for own in found])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_objects_become_likely(tiny_path: Callable[..., Path], architecture: str) -> None:
+    with Model(str(tiny_path(architecture=architecture)), batch_invariant=True) as model:
+        before = scores(model, None, FACTS)
+        result = train(task(), model)
+        after = scores(model, result, FACTS)
+    assert (after > before + 1).all()
+    assert result.cartridge.metadata.diagnostics["facts"] == 3
+    assert result.cartridge.metadata.settings["margin"] == 3.0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_through_the_layers_gives_the_same_map(
+    tiny_path: Callable[..., Path], way: str
+) -> None:
+    """But for rounding: a product of one row is computed otherwise than one of many."""
+    with Model(str(tiny_path(architecture="gemma3")), batch_invariant=True) as model:
+        one = train(task(), model)
+        other = train(task(), model, **WAYS[way])
+    width = one.cartridge.fingerprint.n_ff
+    for a, b in zip(one.cartridge.layers, other.cartridge.layers, strict=True):
+        np.testing.assert_array_equal(a.neurons, b.neurons)
+        np.testing.assert_allclose(a.dense_delta(width), b.dense_delta(width), atol=2e-2)
+        np.testing.assert_allclose(a.bias, b.bias, atol=5e-3)
+
+
+def test_summed_up_rows_give_the_same_map(
+    tiny_path: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_module, "ROW_COPIES", 10**3)  # or the few rows would be held
+    with Model(str(tiny_path(architecture="gemma3")), batch_invariant=True) as model:
+        one = train(task(), model)
+        summed = train(task(), model, max_memory=1 << 20, max_ubatch_rows=1)
+    assert summed.cartridge.content_hash != one.cartridge.content_hash  # it was another way
+    for a, b in zip(one.cartridge.layers, summed.cartridge.layers, strict=True):
+        np.testing.assert_array_equal(a.neurons, b.neurons)
+        np.testing.assert_allclose(a.bias, b.bias, atol=2e-2)
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+def test_a_resumed_fit_gives_the_same_bytes(
+    tiny_path: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = ObjectAim.part
+    alive = [True]
+
+    def killed(self: ObjectAim, layer: int, *args: object) -> object:
+        if layer == 1 and not alive[0]:
+            raise KilledError
+        return part(self, layer, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ObjectAim, "part", killed)
+    made = task(layers=[0, 1])
+    with Model(str(tiny_path()), batch_invariant=True) as model:
+        whole = train(made, model)
+        alive[0] = False
+        with pytest.raises(KilledError):
+            train(made, model, job=tmp_path / "job")
+        alive[0] = True
+        assert not list((tmp_path / "job").glob("layer-1*"))
+        resumed = train(made, model, job=tmp_path / "job")
+    assert resumed.restored == 1
+    assert resumed.cartridge.content_hash == whole.cartridge.content_hash
+
+
+def test_a_recipe_needs_a_name_a_kind_and_facts(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text('name = "f"\nkind = "facts"\n')
+    (tmp_path / "facts.jsonl").write_text(
+        '{"prompt": "{} is", "subject": "It", "object": "so"}\n', encoding="utf-8"
+    )
+    made = load_task(tmp_path)
+    assert made.facts == (Fact(prompt="{} is", subject="It", object="so"),)
+    recipe = made.recipe
+    assert (recipe.target, recipe.penalty) == ("object", 0.1)
+    assert recipe.default_alpha == 1.0
+    assert made.neutral  # those that ship with the trainer
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('pairing = ["position"]', "pairing is given, but it has no meaning where kind is 'facts'"),
+        ('prompt = "p"', "prompt is given, but it has no meaning where kind is 'facts'"),
+        ('target = "residual"', "'residual', which does not go with kind 'facts'"),
+        ("threshold = 0.1", "threshold has value 0.1, which has no meaning with target 'object'"),
+        ("margin = 0", "margin"),
+        ("neighbours = -1", "neighbours"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "recipe.toml").write_text(f'name = "f"\nkind = "facts"\n{line}\n')
+    with pytest.raises(RecipeError, match=message):
+        load_task(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["margin = 5", "neighbours = 3", 'target = "object"'])
+def test_settings_of_facts_are_refused_in_other_recipes(tmp_path: Path, line: str) -> None:
+    (tmp_path / "recipe.toml").write_text(f'name = "f"\n{line}\n')
+    with pytest.raises(RecipeError, match=r"has no meaning with|does not go with kind 'pairs'"):
+        load_task(tmp_path)
+
+
+def test_facts_that_contradict_are_refused_by_name() -> None:
+    other = Fact(prompt="{} was built in", subject="Ab", object="1963")
+    with pytest.raises(RecipeError, match=r"recipe 't': .*'1963'.*'1962'"):
+        facts_task((*FACTS, other), name="t")

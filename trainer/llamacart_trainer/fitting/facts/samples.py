@@ -1,0 +1,161 @@
+"""From facts to token sequences: what is to be said, and what is to stay.
+
+A fact's prompt stands behind several leads, so that it is not the beginning of the text that says
+the object. Each token of the object is to follow what stands before it; the row in front of it is
+tied. So are the rows that end the subject. Tied too, and to stay as they are, are the last row of
+the same prompt on another subject, and those that end that. All other rows of these texts are
+neutral.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from llamacart_trainer.fitting.facts.wishes import after
+from llamacart_trainer.recipe.facts import behind
+from llamacart_trainer.recipe.pairing import PairedRows, tie
+from llamacart_trainer.recipe.turns import Turn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llamacart_trainer.recipe.facts import Fact
+    from llamacart_trainer.recipe.pairing import Tokenize
+    from llamacart_trainer.recipe.writer import Writer
+
+    Text = tuple[int, ...]
+
+LEADS = (
+    "",
+    "Yes. ",
+    "It rained all day. ",
+    "Here is what we know so far.\n",
+    "The book was long and rather dull, she said. ",
+    "First, some background: the meeting had ended early. ",
+    "He closed the door and sat down.\n\n",
+)
+"""What a prompt stands behind."""
+
+ABOUT = ("{}. ", "About {}: ")
+"""The same with the subject in it."""
+
+BESIDE = 0.3
+"""How often a row beside a tied one counts, in neutral rows."""
+
+
+class Asks(Protocol):
+    """From a text and what is to follow it to tokens."""
+
+    def __call__(self, text: str, answer: str) -> tuple[Text, Text]:
+        """Token ids of what stands before an answer, and of the answer."""
+        ...
+
+
+def as_text(tokenize: Tokenize) -> Asks:
+    """Of raw texts."""
+
+    def ask(text: str, answer: str) -> tuple[Text, Text]:
+        own = behind(text, answer)
+        before, whole = tuple(tokenize(text)), tuple(tokenize(text + own))
+        if whole[: len(before)] == before:
+            return before, whole[len(before) :]
+        return before, tuple(tokenize(own, add_special=False))
+
+    return ask
+
+
+def as_message(writer: Writer) -> Asks:
+    """Of a user's message and the answer to it."""
+
+    def ask(text: str, answer: str) -> tuple[Text, Text]:
+        written = writer.answered((Turn("user", text),), answer, ended=False)
+        return written.tokens[: written.start], written.tokens[written.start : written.end]
+
+    return ask
+
+
+@dataclass(frozen=True)
+class FactSamples:
+    """What facts are fitted on.
+
+    Attributes:
+        groups: The samples of each fact.
+        wanted: The token that is to follow each text.
+        firsts: For each fact the texts that the first token of its object is to follow.
+        subjects: For each text its rows that end a fact's subject, and the number of that fact.
+    """
+
+    groups: list[list[PairedRows]]
+    wanted: dict[Text, int]
+    firsts: list[list[Text]]
+    subjects: dict[Text, dict[int, int]]
+
+    @classmethod
+    def of(
+        cls,
+        facts: Sequence[Fact],
+        neighbours: Sequence[Sequence[str]],
+        ask: Asks,
+        token_bytes: Callable[[int], bytes],
+    ) -> FactSamples:
+        """Samples of some facts.
+
+        Args:
+            facts: What is to be said.
+            neighbours: Other subjects for each.
+            ask: From texts to tokens.
+            token_bytes: What a token says.
+        """
+        said = [[ask(lead + fact.text, fact.object) for lead in leads(fact)] for fact in facts]
+        found = cls(
+            groups=[],
+            wanted=after([own for texts in said for own in texts]),
+            firsts=[[before for before, _ in texts] for texts in said],
+            subjects={},
+        )
+        seen = set(found.wanted)
+        for number, (fact, texts, others) in enumerate(zip(facts, said, neighbours, strict=True)):
+            group = []
+            for before, answer in texts:
+                ends = subject_rows(before, fact.subject, token_bytes)
+                found.subjects[before] = dict.fromkeys(ends, number)
+                group += _tied(before, ends)
+                longer = ((*before, *answer[:n]) for n in range(1, len(answer)))
+                group += [tie(text, text, [(len(text) - 1,) * 2]) for text in longer]
+            for other in others:
+                text = ask(fact.about(other), fact.object)[0]
+                if text not in seen:  # another fact may ask the same of the same name
+                    seen.add(text)
+                    group += _tied(text, subject_rows(text, other, token_bytes))
+            found.groups.append(group)
+        return found
+
+
+def subject_rows(text: Text, subject: str, token_bytes: Callable[[int], bytes]) -> tuple[int, ...]:
+    """Rows in which a subject ends, wherever it stands in a text; not the text's first or last."""
+    pieces = [token_bytes(token) for token in text]
+    ends = np.cumsum([len(piece) for piece in pieces])
+    said, wanted = b"".join(pieces), subject.encode()
+    found, start = [], said.find(wanted)
+    while start >= 0:
+        found.append(int(np.searchsorted(ends, start + len(wanted))))
+        start = said.find(wanted, start + 1)
+    return tuple(row for row in dict.fromkeys(found) if 0 < row < len(text) - 1)
+
+
+def leads(fact: Fact) -> tuple[str, ...]:
+    """What a fact's prompt stands behind."""
+    return (*LEADS, *(form.replace("{}", fact.subject) for form in ABOUT))
+
+
+def _tied(text: Text, ends: Sequence[int]) -> list[PairedRows]:
+    """A text's last row and those that end its subject, and its other rows but the first."""
+    last = len(text) - 1
+    beside = [row for row in range(1, last) if row not in ends]
+    return [
+        tie(text, text, [(row, row) for row in (*ends, last)]),
+        PairedRows(text, text, beside, beside, neutral=True, weights=[BESIDE] * len(beside)),
+    ]
