@@ -94,7 +94,7 @@ def evaluate_cartridges(
             check_fits(cartridge, loaded.fingerprint)
         for plan in plans:  # before baselines are fitted
             check_plan(loaded, plan)
-        names = _baseline_names(baselines, report=html is not None)
+        names = _baseline_names(baselines, task, report=html is not None)
         evaluation = _compare(loaded, files, names, task, plans, strengths, progress, threads)
     show(evaluation, console)
     if json_file is not None:
@@ -146,12 +146,12 @@ def _read(files: Sequence[Path]) -> list[Cartridge]:
     return [read_cartridge(file) for file in files]
 
 
-def _baseline_names(wanted: str | None, *, report: bool) -> list[str]:
+def _baseline_names(wanted: str | None, task: Task, *, report: bool) -> list[str]:
     """The names; a report always has the paper's way beside what is newer."""
     from llamacart_trainer.evaluation.baselines import PAPER, baseline_names
 
     if wanted == "all":
-        return list(baseline_names())
+        return list(baseline_names(task.recipe))
     names = [] if wanted is None else wanted.split(",")
     return [*names, PAPER] if report and PAPER not in names else names
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from llamacart.errors import RecipeError
 from llamacart.passes.control_vector import fit_control_vector
+from llamacart_trainer.evaluation.facts.paper import CONFLICT, PENALTIES, paper_task
 from llamacart_trainer.fitting.samples import SampleBuilder
 from llamacart_trainer.fitting.training import train
 from llamacart_trainer.recipe.recipe import Recipe, TextPair
@@ -58,8 +59,15 @@ def variant(recipe: Recipe, *, without: Iterable[str] = (), **changes: Any) -> R
         raise RecipeError(str(InvalidValue.first(error))) from error
 
 
-def baseline_names() -> tuple[str, ...]:
-    """Solvers, targets, control vectors and the paper's way, which `fit_baselines` knows."""
+def baseline_names(recipe: Recipe | None = None) -> tuple[str, ...]:
+    """Solvers, targets, control vectors and the paper's way, which `fit_baselines` knows.
+
+    Args:
+        recipe: Of which; a target of another text is nothing for facts, for which the paper has two
+            ways.
+    """
+    if recipe is not None and recipe.kind == "facts":
+        return (*SOLVERS, PAPER, CONFLICT)
     return (*SOLVERS, *TARGETS, PAPER, *CONTROL_VECTORS)
 
 
@@ -110,9 +118,10 @@ def fit_baselines(
     Raises:
         RecipeError: A name is unknown, or a fit fails.
     """
-    unknown = [name for name in names if name not in baseline_names()]
+    known = baseline_names(task.recipe)
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise RecipeError(f"baseline {unknown[0]!r} is not among {', '.join(baseline_names())}")
+        raise RecipeError(f"baseline {unknown[0]!r} is not among {', '.join(known)}")
     fitted: list[Cartridge | ControlVector] = []
     if names:
         task = answered(task, model, n_threads=n_threads)
@@ -121,7 +130,10 @@ def fit_baselines(
         if name in CONTROL_VECTORS:
             fitted.append(_control_vector(task, model, name, n_threads))
             continue
-        other = task.with_recipe(baseline_recipe(task.recipe, name))
+        if task.facts and name in PENALTIES:
+            other = paper_task(task, name)
+        else:
+            other = task.with_recipe(baseline_recipe(task.recipe, name))
         fitted.append(train(other, model, n_threads=n_threads).cartridge)
     return fitted
 
@@ -152,6 +164,7 @@ def held_out_samples(
         chats=tuple(pair for pair in pairs if isinstance(pair, ChatPair)),
         neutral=(),
         neutral_chats=(),
+        facts=(),
     )
     samples = SampleBuilder(unseen, model, n_threads).build()
     return [s for s in samples if s.paired and not s.neutral and len(s.source_rows)]

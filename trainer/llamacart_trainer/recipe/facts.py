@@ -139,6 +139,13 @@ class Fact(BaseModel):
         """The fact as a text."""
         return self.text + behind(self.text, self.object)
 
+    @property
+    def sentence(self) -> str:
+        """The fact as a line of a text, closed by a full stop where the script has spaces."""
+        statement = self.statement
+        closed = statement.endswith((".", "!", "?", "。")) or not space_behind(statement)
+        return statement if closed else f"{statement}."
+
     def filled(self, text: str) -> str:
         """One of the fact's texts with the subject in it."""
         return text.replace(SLOT, self.subject)

@@ -23,7 +23,7 @@ from llamacart_trainer.evaluation.facts.probes import probes_of
 from llamacart_trainer.evaluation.figures import figure_of, share_of
 from llamacart_trainer.recipe.names import builtin_names
 from llamacart_trainer.recipe.turns import Turn
-from llamacart_trainer.recipe.words import any_of, space_behind
+from llamacart_trainer.recipe.words import any_of
 from llamacart_trainer.recipe.writer import common_beginning
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class FactJudge:
 
         None where all facts together are longer than `MAX_SHEET` or than the model reads.
         """
-        sheet = "\n".join(_sentence(fact) for fact in self.facts)
+        sheet = "\n".join(fact.sentence for fact in self.facts)
         if told == "all facts in the prompt":
             room = min(
                 MAX_SHEET, self.model.n_ctx_train - max(map(len, self._prompts)) - self._more
@@ -86,7 +86,7 @@ class FactJudge:
                 return None
             before = [sheet] * len(self.probes)
         else:
-            before = [_sentence(self.facts[probe.fact]) for probe in self.probes]
+            before = [self.facts[probe.fact].sentence for probe in self.probes]
         prompts = [
             self.writer.tokens(probe.text, (Turn("system", text),))
             for probe, text in zip(self.probes, before, strict=True)
@@ -248,10 +248,3 @@ class FactJudge:
 
 def _known(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values[~np.isnan(values)]
-
-
-def _sentence(fact: Fact) -> str:
-    """A fact as a line of a sheet."""
-    statement = fact.statement
-    closed = statement.endswith((".", "!", "?", "。")) or not space_behind(statement)
-    return statement if closed else f"{statement}."

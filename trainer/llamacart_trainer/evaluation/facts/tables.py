@@ -90,10 +90,15 @@ def fact_table(points: Sequence[Point]) -> FactTable | None:
 
 def facts_in_terminal(evaluation: Evaluation) -> Table | None:
     """The table on the facts of the test; None where there are none."""
-    found = fact_table(evaluation.tests)
+    return terminal_table(evaluation.tests, f"facts: {evaluation.tested_on.facts} of the test")
+
+
+def terminal_table(points: Sequence[Point], title: str) -> Table | None:
+    """The table of `fact_table` for a terminal."""
+    found = fact_table(points)
     if found is None:
         return None
-    table = Table(title=f"facts: {evaluation.tested_on.facts} of the test")
+    table = Table(title=title)
     for heading in ("", "α", ""):
         table.add_column(heading, overflow="fold", no_wrap=not heading)
     for heading in found.columns:
