@@ -26,10 +26,11 @@ def test_a_fresh_folder_is_trained_and_measured(
     assert (task.recipe.name, task.recipe.format) == ("mine", form)
     assert task.neutral
     validation, test = split_plans(task)
-    assert validation.prompts
-    assert test.prompts
+    for plan in (validation, test):
+        assert plan.facts if kind == "facts" else plan.prompts
     assert not {p.text for p in validation.prompts} & {p.text for p in test.prompts}
-    assert (test.scorer is None) == (kind == "blank")
+    assert not set(validation.facts) & set(test.facts)
+    assert (test.scorer is None) == (kind in ("blank", "facts"))
     if task.prompt is not None:
         recipe = task.recipe.model_copy(update={"answer_tokens": 6})
         # The tiny model reads 512 bytes.
@@ -37,7 +38,13 @@ def test_a_fresh_folder_is_trained_and_measured(
             task.prompt, turns=task.prompt.turns[:2], questions=task.prompt.questions[:3]
         )
         task = replace(task, recipe=recipe, prompt=prompt)
-    few = replace(task, neutral=task.neutral[:3], pairs=task.pairs[:4], chats=task.chats[:4])
+    few = replace(
+        task,
+        neutral=task.neutral[:3],
+        pairs=task.pairs[:4],
+        chats=task.chats[:4],
+        facts=task.facts[:3],
+    )
     assert train(few, tiny_model).cartridge.name == "mine"
 
 
@@ -72,3 +79,14 @@ def test_a_folder_that_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_the_example_of_facts_asks_a_chat_questions_and_lets_a_text_go_on(tmp_path: Path) -> None:
+    forms: tuple[Form, ...] = ("text", "chat")
+    for form in forms:
+        write_starter(tmp_path / form, "facts", form, name="mine", model="demo")
+    text, chat = (load_task(tmp_path / form).facts for form in forms)
+    assert [(f.subject, f.object) for f in text] == [(f.subject, f.object) for f in chat]
+    assert all(fact.prompt.endswith("?") for fact in chat)
+    assert not any(fact.prompt.endswith("?") for fact in text)
+    assert all(fact.paraphrases and fact.negated for fact in (*text, *chat))

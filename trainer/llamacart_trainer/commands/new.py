@@ -24,6 +24,7 @@ class KindChoice(StrEnum):
     STYLE = "style"
     CONTRAST = "contrast"
     PROMPT = "prompt"
+    FACTS = "facts"
     BLANK = "blank"
 
 
@@ -35,7 +36,7 @@ def new(
         KindChoice,
         typer.Option(
             help="What the cartridge is to do: speak a language, a style, turn from one pole to "
-            "the other, replace a prompt, or something else."
+            "the other, replace a prompt, know facts, or something else."
         ),
     ] = KindChoice.BLANK,
     model: Annotated[

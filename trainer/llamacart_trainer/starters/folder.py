@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llamacart.errors import InputError
 from llamacart_trainer.recipe.recipe import builtin_neutral
 from llamacart_trainer.recipe.records import read_records
-from llamacart_trainer.starters.kinds import new_prompt_recipe, pairs_recipe
+from llamacart_trainer.starters.kinds import facts_recipe, new_prompt_recipe, pairs_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -55,10 +55,12 @@ def write_starter(path: Path, kind: Kind, form: Form, *, name: str, model: str) 
     Raises:
         InputError: There is something already, or it cannot be made.
     """
-    of_prompt = kind == "prompt"
-    text = (
-        new_prompt_recipe(name, model, form) if of_prompt else pairs_recipe(kind, form, name, model)
-    )
+    if kind == "prompt":
+        text = new_prompt_recipe(name, model, form)
+    elif kind == "facts":
+        text = facts_recipe(name, model, form)
+    else:
+        text = pairs_recipe(kind, form, name, model)
     with (
         new_folder(path) as folder,
         as_file(files("llamacart_trainer").joinpath("starters", "data", kind)) as data,

@@ -10,7 +10,7 @@ from llamacart_trainer.starters.toml import GAP, Line, recipe_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Kind = Literal["language", "style", "contrast", "prompt", "blank"]
+Kind = Literal["language", "style", "contrast", "prompt", "facts", "blank"]
 Form = Literal["text", "chat"]
 
 
@@ -88,7 +88,7 @@ STARTERS: dict[Kind, Starter] = {
 }
 """Kinds that learn from pairs."""
 
-KINDS: tuple[Kind, ...] = ("language", "style", "contrast", "prompt", "blank")
+KINDS: tuple[Kind, ...] = ("language", "style", "contrast", "prompt", "facts", "blank")
 
 FITTED = (Line("target", "residual", "What a layer is to reach; docs/recipes.md has all keys."),)
 """How maps are fitted, where the defaults are not best."""
@@ -198,6 +198,25 @@ def new_prompt_recipe(name: str, model: str, form: Form) -> str:
             *_MEASURED,
         ],
     )
+
+
+def facts_recipe(name: str, model: str, form: Form) -> str:
+    """The `recipe.toml` that `llamacart new --kind facts` begins with."""
+    asked = "a question, as a user's message" if form == "chat" else "a text that the object ends"
+    lines = [
+        *_head(name, "Knows Café Marbeck.", model, form),
+        Line("kind", "facts", "The cartridge learns what each line says of its subject."),
+        Line(
+            "train",
+            "facts.jsonl",
+            f"A prompt is {asked}; {{}} in it stands for the subject. Paraphrases, negated and "
+            "reversed texts and uses are only measured.",
+        ),
+        GAP,
+        Line("neutral", "builtin-english", "Texts that the cartridge is to leave alone."),
+    ]
+    title = "Facts: the example is a café that does not exist. Put your own facts in."
+    return recipe_text(title, lines)
 
 
 def _head(name: str, description: str, model: str, form: Form) -> list[Line]:
