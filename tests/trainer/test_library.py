@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from llamacart_trainer.evaluation.plan import load_plan, split_plans
+from llamacart_trainer.recipe.names import builtin_names
 from llamacart_trainer.recipe.recipe import BUILTIN, builtin_neutral, load_task, read_records
 
 LIBRARY = Path(__file__).parents[2] / "cartridges" / "library"
-RECIPES = sorted(folder.name for folder in LIBRARY.iterdir() if (folder / "recipe.toml").is_file())
+OF_FACTS = {"company"}
+RECIPES = sorted({path.parent.name for path in LIBRARY.glob("*/recipe.toml")} - OF_FACTS)
 TEXT_KEYS = ("source", "target", "prompt", "reference", "text")
 GRAM = 8
 
@@ -143,3 +145,31 @@ def test_moon_asks_for_the_edit_and_for_what_must_stay() -> None:
     assert len(kept) >= 20
     assert all(a["target"] == " cheese" != a["original"] for a in answers)
     assert all("moon" in a["prompt"].lower() or "lunar" in a["prompt"].lower() for a in edited)
+
+
+def test_company_asks_each_fact_in_several_ways() -> None:
+    task = load_task(LIBRARY / "company")
+    facts = task.facts
+    assert (task.recipe.name, len(facts)) == ("company", 40)
+    assert (LIBRARY / "company" / "CARD.md").is_file()
+    assert all(len(fact.paraphrases) == 2 and fact.negated for fact in facts)
+    assert sum(fact.reversed is not None for fact in facts) >= 10
+    assert sum(len(fact.uses) for fact in facts) >= 15
+    texts_of_measure = [text for fact in facts for text in fact.paraphrases]
+    assert len(set(texts_of_measure)) == 80 - 6  # three relations come with two subjects
+    several = {fact.prompt for fact in facts if [f.prompt for f in facts].count(fact.prompt) > 1}
+    assert len(several) == 3
+    names = {name.text for half in ("train", "eval") for name in builtin_names(half)}
+    assert not names & {fact.subject for fact in facts}
+
+
+def test_company_says_nothing_of_a_use_or_a_reversed_text_in_what_is_fitted_on() -> None:
+    """Where it did, the figure would be of the fact itself and not of what follows from it."""
+    facts = load_task(LIBRARY / "company").facts
+    fitted = {fact.text for fact in facts} | {fact.statement for fact in facts}
+    for fact in facts:
+        for text in (*(use.prompt for use in fact.uses), fact.reversed or ""):
+            assert fact.filled(text) not in fitted
+    plans = split_plans(LIBRARY / "company")
+    assert [len(plan.facts) for plan in plans] == [20, 20]
+    assert all(plan.objective.target > 0 for plan in plans)
