@@ -118,6 +118,9 @@ def compare(
 
 COMPARED = (
     "behaviour",
+    "efficacy",
+    "paraphrases",
+    "neighbours",
     "kl_prompted",
     "agreement",
     "ended",

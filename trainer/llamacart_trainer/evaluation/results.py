@@ -81,6 +81,21 @@ class Scores:
     texts: tuple[str, ...] = ()
     seconds: float = 0.0
 
+    @property
+    def efficacy(self) -> Estimate | None:
+        """Share of facts whose prompt goes on with the object sooner than as before."""
+        return None if self.facts is None else self.facts.odds("prompt")
+
+    @property
+    def paraphrases(self) -> Estimate | None:
+        """The same of other ways to ask."""
+        return None if self.facts is None else self.facts.odds("paraphrase")
+
+    @property
+    def neighbours(self) -> Estimate | None:
+        """Share of other subjects that go on as before sooner than with the object."""
+        return None if self.facts is None else self.facts.odds("neighbour")
+
 
 @dataclass(frozen=True)
 class Point:

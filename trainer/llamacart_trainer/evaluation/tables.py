@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 COLUMNS: dict[str, str] = {
     "behaviour": "behaviour ↑",
+    "efficacy": "efficacy ↑",
+    "paraphrases": "paraphrases ↑",
+    "neighbours": "neighbours ↑",
     "removed": "gap removed ↑",
     "kl_prompted": "KL to prompt ↓",
     "agreement": "same choice ↑",
@@ -42,7 +45,8 @@ COLUMNS: dict[str, str] = {
 
 
 MAIN = (
-    *("behaviour", "removed", "kl_prompted", "log_odds", "p_leaked", "nll", "nll_settled"),
+    *("behaviour", "efficacy", "paraphrases", "neighbours"),
+    *("removed", "kl_prompted", "log_odds", "p_leaked", "nll", "nll_settled"),
     *("distinct", "ended", "kl"),
 )
 """Fields that are shown in a terminal; the others are in the JSON and in the report."""

@@ -235,6 +235,7 @@ def test_a_plan_of_facts_alone_is_evaluated_and_told_of(tiny_model: Model) -> No
         "1 fact, 2 neutral texts",
     )
     assert [row.other for row in found.differences] == [*TOLD]
+    assert {"efficacy", "neighbours"} <= set(found.differences[0].figures)
     assert Evaluation.from_json(found.to_json()) == found
     table = fact_table(found.tests)
     assert table is not None

@@ -71,3 +71,7 @@ class FactFigures:
     unchanged: Estimate | None = None
     prompt_tokens: Estimate | None = None
     texts: tuple[str, ...] = ()
+
+    def odds(self, group: Group) -> Estimate | None:
+        """`odds` of a group; None where no fact has such a text."""
+        return self.groups[group].odds if group in self.groups else None
