@@ -136,7 +136,7 @@ class SampleBuilder:
             self.model,
             [fact.subject for fact in facts],
             [name.text for name in builtin_names()],
-            recipe.neighbours,
+            2 * recipe.neighbours,  # asked of, and alone
             n_threads=self.n_threads,
         )
         chat = recipe.format == "chat"

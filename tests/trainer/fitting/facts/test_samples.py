@@ -55,10 +55,18 @@ def test_rows_that_end_a_subject_are_tied_and_numbered(fake_model: FakeModel) ->
             assert fake_model.detokenize(text[: row + 1]).endswith("Velmora")
     said = [fake_model.detokenize(text).count("Velmora") for text in found.firsts[1]]
     assert [len(found.subjects[text]) for text in found.firsts[1]] == said
-    held = tuple(fake_model.tokenize("Baltrum was founded in"))
-    assert held not in found.subjects
-    (sample,) = texts_of(found, held)
-    assert sample.source_rows == [len("Baltrum"), len(held) - 1]
+
+
+def test_other_subjects_are_asked_of_in_turn_with_standing_alone(fake_model: FakeModel) -> None:
+    found = made(fake_model, [FACT], [["Baltrum", "Gh"]])
+    asked = tuple(fake_model.tokenize("Baltrum was founded in"))
+    alone = tuple(fake_model.tokenize("Gh"))
+    for text, rows in ((asked, [len("Baltrum"), len(asked) - 1]), (alone, [len("Gh")])):
+        (sample,) = texts_of(found, text)
+        assert list(sample.source_rows) == rows
+        assert len(sample.target) == 2  # what is to stay is compared with nothing
+        assert text not in found.subjects
+        assert text not in found.wanted
 
 
 def test_every_row_of_a_prompt_but_the_first_is_in_one_sample(fake_model: FakeModel) -> None:
@@ -70,7 +78,7 @@ def test_every_row_of_a_prompt_but_the_first_is_in_one_sample(fake_model: FakeMo
 
 def test_neutral_rows_have_a_weight_each(fake_model: FakeModel) -> None:
     neutral = [own for own in made(fake_model, [FACT], [["Baltrum"]]).groups[0] if own.neutral]
-    assert len(neutral) == N_LEADS + 1
+    assert len(neutral) == N_LEADS + 1  # and a neighbour
     for sample in neutral:
         assert sample.weights is not None
         assert len(sample.weights) == len(sample.source_rows)

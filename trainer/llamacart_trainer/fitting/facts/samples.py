@@ -3,13 +3,13 @@
 A fact's prompt stands behind several leads, so that it is not the beginning of the text that says
 the object. Each token of the object is to follow what stands before it; the row in front of it is
 tied. So are the rows that end the subject. Tied too, and to stay as they are, are the last row of
-the same prompt on another subject, and those that end that. All other rows of these texts are
-neutral.
+the same prompt on another subject, the rows that end that, and other subjects alone. All other rows
+of these texts are neutral.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -30,12 +30,9 @@ if TYPE_CHECKING:
 
 LEADS = (
     "",
-    "Yes. ",
     "It rained all day. ",
     "Here is what we know so far.\n",
     "The book was long and rather dull, she said. ",
-    "First, some background: the meeting had ended early. ",
-    "He closed the door and sat down.\n\n",
 )
 """What a prompt stands behind."""
 
@@ -105,7 +102,8 @@ class FactSamples:
 
         Args:
             facts: What is to be said.
-            neighbours: Other subjects for each.
+            neighbours: Other subjects for each. Every second one is asked of, the others stand
+                alone.
             ask: From texts to tokens.
             token_bytes: What a token says.
         """
@@ -125,11 +123,11 @@ class FactSamples:
                 group += _tied(before, ends)
                 longer = ((*before, *answer[:n]) for n in range(1, len(answer)))
                 group += [tie(text, text, [(len(text) - 1,) * 2]) for text in longer]
-            for other in others:
-                text = ask(fact.about(other), fact.object)[0]
+            for n, other in enumerate(others):
+                text = ask(other if n % 2 else fact.about(other), fact.object)[0]
                 if text not in seen:  # another fact may ask the same of the same name
                     seen.add(text)
-                    group += _tied(text, subject_rows(text, other, token_bytes))
+                    group += _held(text, subject_rows(text, other, token_bytes))
             found.groups.append(group)
         return found
 
@@ -149,6 +147,16 @@ def subject_rows(text: Text, subject: str, token_bytes: Callable[[int], bytes]) 
 def leads(fact: Fact) -> tuple[str, ...]:
     """What a fact's prompt stands behind."""
     return (*LEADS, *(form.replace("{}", fact.subject) for form in ABOUT))
+
+
+def _held(text: Text, ends: Sequence[int]) -> list[PairedRows]:
+    """A text whose tied rows are to stay as they are.
+
+    They are compared with nothing: what stands for their target is two tokens that cost little.
+    """
+    tied, beside = _tied(text, ends)
+    nothing = (text[0],) * 2
+    return [replace(tied, target=nothing, target_rows=[1] * len(tied.source_rows)), beside]
 
 
 def _tied(text: Text, ends: Sequence[int]) -> list[PairedRows]:
