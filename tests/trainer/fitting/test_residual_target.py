@@ -21,6 +21,7 @@ from llamacart_trainer.fitting.samples import SampleBuilder
 from llamacart_trainer.fitting.settings import FitSettings
 from llamacart_trainer.fitting.training import TrainResult, train
 from llamacart_trainer.recipe.recipe import Recipe, Task, TextPair
+from llamacart_trainer.recipe.target import Target
 
 WORDS = ("red", "old", "big", "new", "wet", "sad", "odd", "raw")
 PAIRS = tuple(
@@ -193,14 +194,16 @@ def test_equal_texts_leave_nothing_to_fit(tiny_path: Callable[..., Path]) -> Non
         train(same, model)
 
 
-def test_neutral_rows_weigh_twice_what_tied_ones_do(tiny_model: Model) -> None:
+@pytest.mark.parametrize("target", ["residual", "object"])
+def test_neutral_rows_weigh_more_than_tied_ones(tiny_model: Model, target: Target) -> None:
     samples = SampleBuilder(task(), tiny_model).build()
     chunks = split(samples, 40, to_gap=True)
     neutral = np.concatenate([chunk.neutral for chunk in chunks])
-    weight = neutral_weight(chunks, FitSettings(0.0, 0.1, target="residual"))
-    assert weight * neutral.sum() == pytest.approx(2 * (~neutral).sum())
+    weight = neutral_weight(chunks, FitSettings(0.0, 0.1, target=target))
+    mass = {"residual": 5, "object": 2}[target]
+    assert weight * neutral.sum() == pytest.approx(mass * (~neutral).sum())
     assert neutral_weight(chunks, FitSettings(0.0, 0.1)) == 1.0
-    given = FitSettings(0.0, 0.1, target="residual", neutral_weight=3.0)
+    given = FitSettings(0.0, 0.1, target=target, neutral_weight=3.0)
     assert neutral_weight(chunks, given) == 3.0
     tied = split(samples[: len(PAIRS)], 40, to_gap=True)
     assert neutral_weight(tied, FitSettings(0.0, 0.1, target="residual")) == 1.0

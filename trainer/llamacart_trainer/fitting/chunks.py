@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
     from llamacart_trainer.fitting.settings import FitSettings
     from llamacart_trainer.recipe.pairing import PairedRows
+    from llamacart_trainer.recipe.target import Target
 
     Tokens = tuple[int, ...]
 
-NEUTRAL_MASS = 2.0
-"""What neutral rows weigh together, in tied rows."""
+NEUTRAL_MASS: dict[Target, float] = {"residual": 5.0, "object": 2.0}
+"""What neutral rows weigh together, in tied rows, where a gap is closed."""
 
 
 class Side(NamedTuple):
@@ -186,4 +187,4 @@ def neutral_weight(chunks: Sequence[SampleChunk], settings: FitSettings) -> floa
     if not settings.closes_gap or not n_neutral:
         return 1.0
     n_tied = sum(len(chunk.neutral) for chunk in chunks) - n_neutral
-    return NEUTRAL_MASS * n_tied / n_neutral
+    return NEUTRAL_MASS[settings.target] * n_tied / n_neutral

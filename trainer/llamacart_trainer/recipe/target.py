@@ -35,7 +35,8 @@ class TargetKeys(BaseModel):
         penalty: λ, or `auto`: chosen by cross-validation. Unless the target is `activation`, as a
             share of the mean of the diagonal of X̄ᵀX̄, and `RELATIVE_PENALTY` by default.
         neutral_weight: How often a neutral row counts. `auto`: once; unless the target is
-            `activation`, so often that all neutral rows count twice as much as the tied ones.
+            `activation`, so often that all neutral rows together count as much as the tied ones
+            five times (`residual`) or twice (`object`).
         margin: By how many nats a fact's object is to be ahead of everything else; only where the
             target is `object`.
         neighbours: Other subjects that each fact's prompt is left alone for; only where it is
