@@ -197,11 +197,15 @@ class GapAim:
         self._sizes = residual_sizes(
             model,
             chunk.targets,
-            chunk.target_rows,
+            self._counted(chunk),
             shared=chunk.target.shared,
             n_threads=n_threads,
         )
         self._kept: tuple[int, Gap] | None = None
+
+    def _counted(self, chunk: SampleChunk) -> NDArray[np.int64]:
+        """Target rows that tell how large the stream is; at least one."""
+        return chunk.target_rows
 
     def _streams(self, source: Seen, target: Seen) -> tuple[Floats, Floats]:
         """The residual streams of both sides as they enter the FFN."""

@@ -73,8 +73,14 @@ class ObjectAim(GapAim):
         stages: Sequence[Stage],
         n_threads: int | None = None,
     ) -> None:
-        super().__init__(model, settings, neutral_weight, layers, chunk, n_threads)
+        self._all = tuple(stages)
         self._stages = {layer: stage for stage in stages for layer in stage.layers}
+        super().__init__(model, settings, neutral_weight, layers, chunk, n_threads)
+
+    def _counted(self, chunk: SampleChunk) -> NDArray[np.int64]:
+        """Those that are something to a stage: what is to stay has no target that says anything."""
+        asked = np.logical_or.reduce([stage.rows(chunk) != NOTHING for stage in self._all])
+        return chunk.target_rows[asked] if asked.any() else chunk.target_rows
 
     def part(self, layer: int, chunk: SampleChunk, source: Seen, target: Seen) -> Part:
         """See `Aim`. The target is the source as it is without steps."""
