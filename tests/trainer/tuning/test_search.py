@@ -23,6 +23,7 @@ from llamacart_trainer.evaluation.prompts.conversation import Preamble
 from llamacart_trainer.evaluation.results import Scores
 from llamacart_trainer.evaluation.scorers import language, words
 from llamacart_trainer.recipe.conversation import OF_PROMPTS
+from llamacart_trainer.recipe.facts import Fact
 from llamacart_trainer.recipe.recipe import Recipe, Task, TextPair
 from llamacart_trainer.recipe.turns import Turn
 from llamacart_trainer.tuning import search as search_module
@@ -143,6 +144,17 @@ def test_a_prompt_sets_the_standard_of_each_rung(
     assert "behaviour ≥ 0.55" in evidence["objective"]
 
 
+def test_facts_alone_are_searched_by(tiny_model: Model) -> None:
+    """Their count is what a trial was scored on; what texts would cost is not asked for."""
+    facts = tuple(Fact(prompt="{} is", subject=subject, object="b") for subject in ("Al", "Bo"))
+    objective = PLAN.objective.of(behaviour=True, texts=False)
+    plan = replace(PLAN, prompts=(), scorer=None, facts=facts, objective=objective)
+    made = make(tiny_model, TrialTable(None, {}), space=[OWN], validation=plan, test=plan).run()
+    assert {trial.prompts for trial in made.trials} == {2}
+    assert made.test.facts is not None
+    assert made.test.behaviour == made.test.facts.mean
+
+
 def test_time_ends_each_rung_but_never_before_its_first_trial(tiny_model: Model) -> None:
     ticks = itertools.count()
     result = make(
@@ -230,6 +242,7 @@ QUESTIONS: dict[str, tuple[Task, EvaluationPlan]] = {
     "a reference": (TASK, replace(PLAN, prompts=(*PLAN.prompts[:-1], Prompt("five of them", "x")))),
     "the order of prompts": (TASK, replace(PLAN, prompts=PLAN.prompts[::-1])),
     "an answer": (TASK, replace(PLAN, answers=(Answer("a", " b", " c"),))),
+    "a fact": (TASK, replace(PLAN, facts=(Fact(prompt="{} is", subject="a", object="b"),))),
     "neutral texts to measure on": (TASK, replace(PLAN, neutral=("some more text",))),
     "the scorer": (TASK, replace(PLAN, scorer=harsh)),  # type: ignore[arg-type]
     "the words": (TASK, replace(PLAN, scorer=words(["red"]))),

@@ -160,7 +160,8 @@ class Search:
     def _try(self, candidate: Candidate, alpha: float, rung: int) -> Trial:
         started = self.clock()
         judge = self._judge(rung)
-        prompts = len(judge.plan.prompts) + len(judge.plan.answers)
+        plan = judge.plan
+        prompts = len(plan.prompts) + len(plan.answers) + len(plan.facts)
         try:
             scores = judge.score(self._fit(candidate), alpha)
         except RecipeError as error:

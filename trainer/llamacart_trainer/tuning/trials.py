@@ -29,7 +29,7 @@ class Trial:
         candidate: Settings of the fit.
         alpha: α.
         rung: 0, 1, …; a higher rung has more prompts.
-        prompts: Prompts and answers it was scored on.
+        prompts: Prompts, answers and facts it was scored on.
         shortfall: From what the objective demands; 0 where it is met.
         cost: NLL, or KL to the prompted model, + weight × KL.
         unknown: How many parts of the cost were not measured.
