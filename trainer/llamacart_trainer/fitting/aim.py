@@ -55,7 +55,7 @@ class Part(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Iterable[Part], n_rows: int, n_aims: int) -> Part:
-        """All parts one behind the other, taken up one at a time.
+        """All parts one behind the other, taken up one at a time; some may have no weights.
 
         Args:
             parts: At least one.
@@ -65,10 +65,12 @@ class Part(NamedTuple):
         joined: Part | None = None
         at = aim_at = 0
         for part in parts:
-            joined = joined or part._room(n_rows, n_aims)
+            joined = part._room(n_rows, n_aims) if joined is None else joined
             rows = slice(at, at + len(part.x))
             joined.x[rows], joined.neutral[rows] = part.x, part.neutral
-            if joined.weights is not None:
+            if part.weights is not None:
+                if joined.weights is None:
+                    joined = joined._replace(weights=np.ones(n_rows, np.float32))
                 joined.weights[rows] = part.weights
             joined.aims[aim_at : aim_at + len(part.aims)] = part.aims
             at, aim_at = at + len(part.x), aim_at + len(part.aims)
@@ -82,7 +84,6 @@ class Part(NamedTuple):
             np.empty((n_rows, self.x.shape[1]), np.float32),
             np.empty((n_aims, self.aims.shape[1]), np.float32),
             np.empty(n_rows, np.bool_),
-            None if self.weights is None else np.empty(n_rows, np.float32),
         )
 
 
