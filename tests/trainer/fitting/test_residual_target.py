@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +206,11 @@ def test_neutral_rows_weigh_more_than_tied_ones(tiny_model: Model, target: Targe
     assert neutral_weight(chunks, FitSettings(0.0, 0.1)) == 1.0
     given = FitSettings(0.0, 0.1, target=target, neutral_weight=3.0)
     assert neutral_weight(chunks, given) == 3.0
+    weighed = [replace(own, weights=[2.0] * len(own.source_rows)) for own in samples[:3]]
+    other = split([*weighed, *samples[3:]], 40, to_gap=True)
+    more = sum(len(own.source_rows) for own in weighed) if target == "object" else 0
+    found = neutral_weight(other, FitSettings(0.0, 0.1, target=target))
+    assert found * neutral.sum() == pytest.approx(mass * ((~neutral).sum() + more))
     tied = split(samples[: len(PAIRS)], 40, to_gap=True)
     assert neutral_weight(tied, FitSettings(0.0, 0.1, target="residual")) == 1.0
 

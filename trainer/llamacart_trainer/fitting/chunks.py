@@ -179,7 +179,8 @@ def neutral_weight(chunks: Sequence[SampleChunk], settings: FitSettings) -> floa
     """How often a neutral row counts: as the settings say, or as the number of rows asks for.
 
     Where a gap is closed, neutral rows together weigh `NEUTRAL_MASS` times as much as tied ones, so
-    that what the map does to other texts does not depend on how many there are of either.
+    that what the map does to other texts does not depend on how many there are of either. Where
+    facts are taught, each row counts by its own weight: most tied ones are there to stay.
     """
     if settings.neutral_weight != "auto":
         return settings.neutral_weight
@@ -187,4 +188,9 @@ def neutral_weight(chunks: Sequence[SampleChunk], settings: FitSettings) -> floa
     if not settings.closes_gap or not n_neutral:
         return 1.0
     n_tied = sum(len(chunk.neutral) for chunk in chunks) - n_neutral
-    return NEUTRAL_MASS[settings.target] * n_tied / n_neutral
+    mass = NEUTRAL_MASS[settings.target]
+    if settings.target != "object":
+        return mass * n_tied / n_neutral
+    counts = [np.ones(len(c.neutral)) if c.weights is None else c.weights for c in chunks]
+    neutral = sum(float(own[c.neutral].sum()) for own, c in zip(counts, chunks, strict=True))
+    return mass * (sum(float(own.sum()) for own in counts) - neutral) / max(neutral, 1e-9)

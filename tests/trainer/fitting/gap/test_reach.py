@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from llamacart.errors import RecipeError
 from llamacart_trainer.fitting.gap.reach import (
+    LONGEST,
     choose_neurons,
     fit_layer_to_gap,
     fit_layer_to_gap_from_moments,
+    lengthening,
     reaching,
 )
 from llamacart_trainer.fitting.moments import Moments
@@ -63,6 +65,30 @@ def test_steps_are_those_of_a_ridge(seed: int) -> None:
         rtol=1e-5,
         atol=1e-5,
     )
+
+
+@given(seed=st.integers(0, 10_000))
+def test_lengthened_steps_close_gaps_whole_along_them(seed: int) -> None:
+    _, gap, ways = rows(seed, 20)
+    neurons = choose_neurons(ways, gap.T @ gap, 6)
+    factors = reaching(ways, neurons)
+    longer = lengthening(gap.T @ gap, ways[:, neurons], factors)
+    along = ((gap @ (longer * factors)) @ ways[:, neurons].T * gap).sum()
+    assert longer > 1
+    assert longer == LONGEST or along == pytest.approx((gap**2).sum(), rel=1e-4)
+
+
+def test_steps_to_an_object_are_lengthened_and_no_others() -> None:
+    x, gap, ways = rows(1)
+    found = {}
+    for target in ("residual", "object"):
+        settings = FitSettings(0.0, 1e-6, target=target, neurons=8)  # type: ignore[arg-type]
+        layer_map, _ = fit_layer_to_gap(3, x, gap, ways, settings)
+        assert layer_map is not None
+        step = x @ layer_map.dense_delta(D).T + layer_map.bias
+        found[target] = ((step @ ways[:, layer_map.neurons].T) * gap).sum() / (gap**2).sum()
+    assert found["residual"] < 0.8
+    assert found["object"] == pytest.approx(1, abs=0.05)
 
 
 def test_a_gap_that_activations_tell_is_closed() -> None:

@@ -39,6 +39,9 @@ LEADS = (
 ABOUT = ("{}. ", "About {}: ")
 """The same with the subject in it."""
 
+HELD = 0.25
+"""How often a row of another subject counts, in rows that are to say something."""
+
 BESIDE = 0.3
 """How often a row beside a tied one counts, in neutral rows."""
 
@@ -156,7 +159,9 @@ def _held(text: Text, ends: Sequence[int]) -> list[PairedRows]:
     """
     tied, beside = _tied(text, ends)
     nothing = (text[0],) * 2
-    return [replace(tied, target=nothing, target_rows=[1] * len(tied.source_rows)), beside]
+    n_rows = len(tied.source_rows)
+    held = replace(tied, target=nothing, target_rows=[1] * n_rows, weights=[HELD] * n_rows)
+    return [held, beside]
 
 
 def _tied(text: Text, ends: Sequence[int]) -> list[PairedRows]:

@@ -6,6 +6,9 @@ gap a that is open there (see `llamacart_trainer.fitting.gap.equation`):
     S:     the K neurons with the largest Σ (B_iᵀ a)² / ‖B_i‖², each alone the best help;
     Δh_S:  the ridge solution of B_S Δh_S = a, which is a G with G = B_S (B_SᵀB_S + μI)⁻¹.
 
+Where a gap is to say an object, what counts of B_S Δh_S is its part along a. K neurons reach only a
+share of a, and G is lengthened until those parts make up Σ ‖a‖².
+
 The map is then fitted as any other, from h to h_S + Δh_S. Everything up to here is linear in a, so
 that sums of products of (h, a) are all that has to be kept of the rows.
 
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
 DAMPING = 1e-2
 """μ as a share of the mean of B_SᵀB_S's diagonal."""
 
+LONGEST = 5.0
+"""Most that steps are lengthened by."""
+
 
 def choose_neurons(ways: Floats, gram: Floats, n_neurons: int) -> NDArray[np.int64]:
     """S [K], ascending: the neurons that alone could close most of the gap.
@@ -70,6 +76,20 @@ def reaching(ways: Floats, neurons: Neurons) -> Doubles:
     gram = own.T @ own
     gram.flat[:: len(gram) + 1] += DAMPING * float(np.trace(gram)) / len(gram)
     return np.asarray(cho_solve(cho_factor(gram, overwrite_a=True), own.T).T)
+
+
+def lengthening(gram: Floats, own: Floats, factors: Doubles) -> float:
+    """By how much steps are to be longer so that along their gaps they close them whole.
+
+    Σ ‖a‖² / Σ ⟨a, B_S Gᵀ a⟩, and `LONGEST` at most.
+
+    Args:
+        gram: Σ a aᵀ [E, E].
+        own: B_S [E, K].
+        factors: G [E, K].
+    """
+    closed = float(np.einsum("ek,ek->", factors, gram @ np.asarray(own, np.float64)))
+    return min(LONGEST, float(np.trace(gram)) / max(closed, 1e-30))
 
 
 def fit_layer_to_gap(
@@ -107,7 +127,7 @@ def fit_layer_to_gap(
         return None, LayerReport(layer, 0, 0)
     own = None if weights is None else weights[tied]
     counted = gap if own is None else gap * np.sqrt(own)[:, None]
-    reach = _Reach.of(np.asarray(counted.T @ counted, np.float64), ways, settings.neurons)
+    reach = _Reach.of(np.asarray(counted.T @ counted, np.float64), ways, settings)
     ideal = np.asarray(gap @ reach.factors.astype(gap.dtype))
     steps = np.zeros((len(x), ideal.shape[1]), ideal.dtype)
     steps[tied] = ideal
@@ -135,7 +155,7 @@ def fit_layer_to_gap_from_moments(
     if not scatter.n_x:
         return None, LayerReport(layer, 0, 0)
     gram = scatter.yy + scatter.n_y * np.outer(scatter.mean_y, scatter.mean_y)
-    reach = _Reach.of(gram, ways, settings.neurons)
+    reach = _Reach.of(gram, ways, settings)
     pairs = SteppedScatter.of(scatter, reach.neurons, reach.factors)
     everything = SteppedScatter.of(moments.all_rows(), reach.neurons, reach.factors)
     layer_map, report = reach.fit(layer, settings, pairs, everything)
@@ -160,9 +180,11 @@ class _Reach:
     ideal: float
 
     @classmethod
-    def of(cls, gram: Doubles, ways: Floats, n_neurons: int) -> _Reach:
-        neurons = choose_neurons(ways, gram, n_neurons)
+    def of(cls, gram: Doubles, ways: Floats, settings: FitSettings) -> _Reach:
+        neurons = choose_neurons(ways, gram, settings.neurons)
         factors = reaching(ways, neurons)
+        if settings.target == "object":
+            factors *= lengthening(gram, ways[:, neurons], factors)
         return cls(neurons, factors, float((factors * (gram @ factors)).sum()))
 
     def fit(
