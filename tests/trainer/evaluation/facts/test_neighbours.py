@@ -1,56 +1,58 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from llamacart.llama.model import Model
+from llamacart.passes.scoring import log_likelihoods
 from llamacart_trainer.evaluation.facts import neighbours as module
 from llamacart_trainer.evaluation.facts.neighbours import (
     PER_FACT,
     find_neighbours,
+    gains_of_kinds,
     likeliest_kinds,
     with_name,
 )
 from llamacart_trainer.recipe.facts import Fact, Neighbour
-from llamacart_trainer.recipe.names import Name, builtin_names
+from llamacart_trainer.recipe.names import NAME_KINDS, Name, builtin_names
 
 FITTING = {"was born in": "person", "lies in": "place", "sells": "company"}
 
 
 class Reader:
-    """A model that reads words, and finds rare names unlikely and unfitting ones more so."""
+    """A model of words that finds names unlikely, the longer the more, and wrong kinds too."""
 
     def __init__(self, names: Sequence[Name]) -> None:
         self.kinds = {name.text.casefold(): name.kind for name in names}
+        self.words = {word for name in self.kinds for word in name.split()}
 
     def tokenize(self, text: str) -> list[str]:
-        return [text, ""]
+        return ["<s>", *text.split()]
 
-    def likely(self, text: str) -> float:
-        name, kind = next(
-            (n, k) for n, k in self.kinds.items() if n in text.casefold() and self._whole(n, text)
-        )
-        wanted = next((w for phrase, w in FITTING.items() if phrase in text), kind)
-        return -float(len(name)) * 10 - (0.0 if wanted == kind else 3.0)
-
-    def _whole(self, name: str, text: str) -> bool:
-        return all(n == name or name not in n or n not in text.casefold() for n in self.kinds)
+    def likely(self, tokens: Sequence[str]) -> list[float]:
+        """Of each token but the first."""
+        text = " ".join(tokens[1:])
+        name = max((n for n in self.kinds if n in text.casefold()), key=len)
+        wanted = next((w for said, w in FITTING.items() if said in text), self.kinds[name])
+        scores = [-10.0 * (word.casefold() in self.words) for word in tokens[1:]]
+        scores[-1] -= 3.0 * (wanted != self.kinds[name])
+        return scores
 
 
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch) -> Model:
     made = Reader(builtin_names("eval"))
 
-    def score(_model: Any, sequences: Sequence[Any], **_: Any) -> Any:
-        return SimpleNamespace(
-            log_likelihoods=[np.array([made.likely(tokens[0])]) for tokens in sequences]
-        )
+    def score(_model: Any, prompts: Sequence[Any], answers: Sequence[Any], **_: Any) -> Any:
+        return [
+            np.array(made.likely([*before, *after])[len(before) - 1 :])
+            for before, after in zip(prompts, answers, strict=True)
+        ]
 
-    monkeypatch.setattr(module, "score_texts", score)
+    monkeypatch.setattr(module, "log_likelihoods", score)
     return cast(Model, made)
 
 
@@ -97,9 +99,26 @@ def test_a_name_begins_a_text_with_a_capital() -> None:
     assert with_name("In {}, people", "the Sahara") == "In the Sahara, people"
 
 
-def test_a_real_reading(tiny_model: Model) -> None:
-    """Sums over many texts at once are those of one at a time."""
-    names = [*builtin_names("eval")]
-    one = likeliest_kinds(tiny_model, ["{} is"], names)
-    both = likeliest_kinds(tiny_model, ["{} is", "the town of {} has"], names)
-    assert both[0] == one[0]
+def test_a_gain_is_what_the_prompt_adds_to_the_name(tiny_model: Model) -> None:
+    """By the definition: log P(text) - log P(name), a mean over the names of a kind."""
+    names, prompts = builtin_names("eval"), ["{} is", "the town of {} has"]
+
+    def total(text: str) -> float:
+        tokens = tiny_model.tokenize(text)
+        return float(log_likelihoods(tiny_model, [tokens[:1]], [tokens[1:]])[0].sum())
+
+    few = [n for kind in NAME_KINDS for n in [n for n in names if n.kind == kind][:2]]
+    expected = [
+        [
+            np.mean(
+                [
+                    total(with_name(prompt, name.text)) - total(with_name("{}", name.text))
+                    for name in few
+                    if name.kind == kind
+                ]
+            )
+            for kind in NAME_KINDS
+        ]
+        for prompt in prompts
+    ]
+    np.testing.assert_allclose(gains_of_kinds(tiny_model, prompts, few), expected, atol=0.05)

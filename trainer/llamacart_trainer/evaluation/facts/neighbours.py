@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llamacart.passes.scoring import score_texts
+from llamacart.passes.scoring import log_likelihoods
 from llamacart_trainer.recipe.facts import SLOT, Neighbour, same_text
 from llamacart_trainer.recipe.names import NAME_KINDS
+from llamacart_trainer.recipe.writer import common_beginning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
 
     from llamacart.llama.model import Model
     from llamacart_trainer.recipe.facts import Fact
@@ -74,20 +77,48 @@ def likeliest_kinds(
     """
     if not prompts:
         return []
-    names = list(names)
+    means = gains_of_kinds(model, prompts, list(names), n_threads)
+    return [NAME_KINDS[int(best)] for best in means.argmax(axis=1)]
+
+
+def gains_of_kinds(
+    model: Model, prompts: Sequence[str], names: Sequence[Name], n_threads: int | None = None
+) -> NDArray[np.float64]:
+    """How likely each prompt makes names of each kind, [prompts, kinds] in nats.
+
+    It is the mean over a few names of log P(prompt with the name in it) - log P(the name).
+
+    Args:
+        model: The model.
+        prompts: Texts with one `{}`, at least one.
+        names: Names of all kinds.
+        n_threads: Threads for compute.
+    """
     tried = {
         kind: [name.text for name in names if name.kind == kind][:_TRIED] for kind in NAME_KINDS
     }
     every = [text for texts in tried.values() for text in texts]
     alone = [model.tokenize(with_name(SLOT, text)) for text in every]
     filled = [model.tokenize(with_name(prompt, text)) for prompt in prompts for text in every]
-    likely = score_texts(model, [*alone, *filled], n_threads=n_threads).log_likelihoods
-    sums = np.array([scores.sum() for scores in likely])
-    own = sums[: len(every)]
-    gains = sums[len(every) :].reshape(len(prompts), len(every)) - own
+    # What a text and a name begin with alike has the same odds in both, and is not asked for.
+    starts = [
+        max(1, common_beginning(whole, alone[n % len(every)])) for n, whole in enumerate(filled)
+    ]
+    likely = log_likelihoods(
+        model,
+        [*(own[:1] for own in alone), *(w[:k] for w, k in zip(filled, starts, strict=True))],
+        [*(own[1:] for own in alone), *(w[k:] for w, k in zip(filled, starts, strict=True))],
+        n_threads=n_threads,
+    )
+    names_alone, texts = likely[: len(every)], likely[len(every) :]
+    gains = np.array(
+        [
+            scores.sum() - names_alone[n % len(every)][start - 1 :].sum()
+            for n, (scores, start) in enumerate(zip(texts, starts, strict=True))
+        ]
+    ).reshape(len(prompts), len(every))
     edges = np.cumsum([0, *(len(texts) for texts in tried.values())])
-    means = np.stack([gains[:, a:b].mean(axis=1) for a, b in pairwise(edges)], axis=1)
-    return [NAME_KINDS[int(best)] for best in means.argmax(axis=1)]
+    return np.stack([gains[:, a:b].mean(axis=1) for a, b in pairwise(edges)], axis=1)
 
 
 def with_name(prompt: str, name: str) -> str:
