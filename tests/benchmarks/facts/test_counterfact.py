@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import counterfact
 import pytest
 
-from llamacart.llama.model import Model
 from llamacart_trainer.evaluation import locality
+from llamacart_trainer.evaluation import plan as plan_module
 from llamacart_trainer.evaluation.facts import judge
 from llamacart_trainer.recipe import recipe as recipe_module
 from llamacart_trainer.recipe.facts import Fact, Neighbour
@@ -70,20 +70,29 @@ def test_a_recipe_folder_is_read_back_with_settings(tmp_path: Path) -> None:
     assert (task.recipe.neurons, task.recipe.layers) == (40, [1, 2])
 
 
-def test_a_run_trains_measures_and_prints(
-    tiny_model: Model,
+@pytest.fixture
+def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = {"english": ("a text", "one more"), "french": ("un texte",)}
+    monkeypatch.setattr(locality, "fixed_text", short.__getitem__)
+    monkeypatch.setattr(plan_module, "fixed_text", short.__getitem__)
+    monkeypatch.setattr(recipe_module, "builtin_neutral", lambda **_: ("a text", "some words"))
+    monkeypatch.setattr(judge, "TEXT_TOKENS", 3)
+
+
+@pytest.mark.usefixtures("short_texts")
+def test_the_script_trains_measures_and_prints(
+    tiny_path: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    short = {"english": ("a text", "one more"), "french": ("un texte",)}
-    monkeypatch.setattr(locality, "fixed_text", short.__getitem__)
-    monkeypatch.setattr(recipe_module, "builtin_neutral", lambda **_: ("a text", "some words"))
-    monkeypatch.setattr(judge, "TEXT_TOKENS", 3)
-    edits = counterfact.read_edits(write(tmp_path, {}, {"subject": "Ed", "prompt": "Ed is in"}))
-    options = Namespace(set=["neurons=20", "layers=[1, 1]"], alpha=None, paper=True, threads=None)
-    found = counterfact.run(tiny_model, tmp_path / "r", edits, options)
-    json.dumps(found)
+    data = write(tmp_path, {"subject": "Al", "prompt": "Al is in"}, {}, {"subject": "Ed"})
+    result, kept = tmp_path / "figures.json", tmp_path / "kept"
+    words = ["--data", data, "--model", tiny_path(), "--edits", 1, "--skip", 1, "--paper"]
+    words += ["--set", "neurons=20", "layers=[1, 1]", "--keep", kept, "--json", result]
+    monkeypatch.setattr("sys.argv", ["counterfact.py", *map(str, words)])
+    counterfact.main()
+    (found,) = json.loads(result.read_text())
     assert [point["label"] for point in found["points"]] == [
         "unsteered",
         "fact in the prompt",
@@ -92,5 +101,16 @@ def test_a_run_trains_measures_and_prints(
         *counterfact.PENALTIES,
     ]
     assert [each["alpha"] for each in found["fits"]] == [1.0, 1.1, 1.1]
-    assert (tmp_path / "r" / "counterfact.gguf").stat().st_size == found["fits"][0]["bytes"]
+    assert (kept / "1" / "counterfact.gguf").stat().st_size == found["fits"][0]["bytes"]
+    assert load_task(kept / "1").facts[0].subject == "Vel"
     assert "counterfact: fitted in" in capsys.readouterr().out
+
+
+def test_more_edits_than_there_are_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(write(tmp_path, {}))
+    monkeypatch.setattr("sys.argv", ["counterfact.py", "--data", data, "--edits", "2"])
+    with pytest.raises(SystemExit):
+        counterfact.main()
+    assert "--edits has value 2; there are 1" in capsys.readouterr().err
