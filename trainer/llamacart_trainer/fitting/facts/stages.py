@@ -8,6 +8,7 @@ behind the first layers, which put its tokens together.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +37,9 @@ MOST_TEXTS = 64
 DECIDED = 0.5
 """A row has begun to decide where its stream ranks what it may say so much like the end does: the
 mean correlation of the tokens' logits."""
+
+SAYING = 1 / 4
+"""Share of the layers that say objects at least: fewer would have to turn too far each."""
 
 MARKING = (1 / 6, 1 / 3)
 """From which share of the layers to which subjects are marked."""
@@ -127,6 +131,8 @@ def lens(model: Model, wishes: Wishes, *, n_threads: int | None = None) -> list[
 def saying_layers(likeness: Sequence[float], n_layer: int) -> list[int]:
     """From the first layer from which on the stream stays like the end, to the last but one.
 
+    They are at least `SAYING` of all.
+
     Args:
         likeness: Of each layer but the last: see `lens`.
         n_layer: L.
@@ -136,7 +142,8 @@ def saying_layers(likeness: Sequence[float], n_layer: int) -> list[int]:
     first = n_layer - 2
     while first > 0 and likeness[first - 1] >= DECIDED:
         first -= 1
-    return list(range(first, n_layer - 1))
+    latest = n_layer - 1 - math.ceil(n_layer * SAYING)
+    return list(range(max(0, min(first, latest)), n_layer - 1))
 
 
 def _pulls(wishes: Wishes, samples: FactSamples) -> Floats:
