@@ -69,9 +69,11 @@ class Part(NamedTuple):
             rows = slice(at, at + len(part.x))
             joined.x[rows], joined.neutral[rows] = part.x, part.neutral
             if part.weights is not None:
-                if joined.weights is None:
-                    joined = joined._replace(weights=np.ones(n_rows, np.float32))
-                joined.weights[rows] = part.weights
+                weights = joined.weights
+                if weights is None:
+                    weights = np.ones(n_rows, np.float32)
+                    joined = joined._replace(weights=weights)
+                weights[rows] = part.weights
             joined.aims[aim_at : aim_at + len(part.aims)] = part.aims
             at, aim_at = at + len(part.x), aim_at + len(part.aims)
         if joined is None:
