@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 WISHES = Path(__file__).parent / "wishes"
 PEERS = ("activation", "mean-shift", "control-vector")
-ALPHAS = (0.5, 1.0, 1.5)
+ALPHAS = (0.5, 1.0, 1.2, 1.5)
 COLUMNS = {
     "KL to prompted": "kl_prompted",
     "removed": "removed",
