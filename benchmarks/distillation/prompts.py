@@ -31,6 +31,8 @@ from llamacart_trainer.evaluation.plan import split_plans
 from llamacart_trainer.recipe.recipe import load_task
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llamacart_trainer.evaluation.results import Evaluation, Point
 
 WISHES = Path(__file__).parent / "wishes"
@@ -68,12 +70,12 @@ def folder_of(output: Path) -> Path:
     return output.with_name(f"{output.stem}-recipe")
 
 
-def measure(model: Model, output: Path) -> tuple[Evaluation, list[Point]]:
+def measure(model: Model, output: Path, names: Sequence[str]) -> tuple[Evaluation, list[Point]]:
     """All contenders on the test messages, each at its α."""
     folder = folder_of(output)
     task = load_task(folder)
     validation, test = split_plans(task)
-    peers = fit_baselines(task, model, PEERS)
+    peers = fit_baselines(task, model, names)
     cartridge = read_cartridge(output)
     found = evaluate(
         model, [cartridge, *peers], test, validation=validation, alphas=ALPHAS,
@@ -99,6 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="GGUF file of an instruct model")
     parser.add_argument("--wishes", default="pirate,butler,french")
+    parser.add_argument("--peers", default=",".join(PEERS), help="fits to compare with")
     parser.add_argument("--work", type=Path, default=Path("distilled"), help="for what is made")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -110,7 +113,7 @@ def main() -> None:
         output = arguments.work / f"{name}.gguf"
         minutes = distil(arguments.model, wishes[name], output)
         with Model(arguments.model) as model:
-            found, points = measure(model, output)
+            found, points = measure(model, output, arguments.peers.split(","))
         show(name, points, console)
         tokens = {point.label: point.scores.prompt_tokens for point in points}
         lengths = ", ".join(f"{label}: {n.value:.0f}" for label, n in tokens.items() if n)
