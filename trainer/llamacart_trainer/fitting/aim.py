@@ -223,6 +223,10 @@ class GapAim:
         weights = weights if counts is None else weights * counts
         return Part(source.h, missing, chunk.neutral, weights)
 
+    def _how(self, layer: int) -> FitSettings:  # noqa: ARG002
+        """How a layer is fitted."""
+        return self._settings
+
     def fit(self, layer: int, rows: Part, groups: NDArray[np.integer[Any]]) -> Found:
         """See `Aim`."""
         return fit_layer_to_gap(
@@ -230,7 +234,7 @@ class GapAim:
             rows.x,
             rows.aims,
             self._gap(layer).ways,
-            self._settings,
+            self._how(layer),
             neutral=rows.neutral,
             groups=groups,
             weights=rows.weights,
@@ -238,7 +242,9 @@ class GapAim:
 
     def fit_from_moments(self, layer: int, moments: Moments) -> Found:
         """See `Aim`."""
-        return fit_layer_to_gap_from_moments(layer, moments, self._gap(layer).ways, self._settings)
+        return fit_layer_to_gap_from_moments(
+            layer, moments, self._gap(layer).ways, self._how(layer)
+        )
 
     def moments(self) -> Moments:
         """See `Aim`."""

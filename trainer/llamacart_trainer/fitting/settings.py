@@ -29,6 +29,8 @@ class FitSettings:
         neutral_weight: How often a neutral row counts; `auto`: see
             `llamacart_trainer.fitting.chunks.neutral_weight`.
         step: Share of the gap that a layer is asked to close.
+        lengthen: Steps are lengthened until their parts along gaps close those; see
+            `llamacart_trainer.fitting.gap.reach`.
     """
 
     threshold: float
@@ -41,6 +43,7 @@ class FitSettings:
     neurons: int = 150
     neutral_weight: float | Literal["auto"] = "auto"
     step: float = 1.0
+    lengthen: bool = False
 
     @property
     def closes_gap(self) -> bool:

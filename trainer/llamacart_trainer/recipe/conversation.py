@@ -19,7 +19,6 @@ MAX_ANSWER_TOKENS = 1024
 FACTS_DEFAULTS: dict[str, Any] = {
     "train": "facts.jsonl",
     "target": "object",
-    "neurons": 150,
     "default_alpha": 1.0,
 }
 """What a recipe of kind `facts` says where it says nothing else."""

@@ -130,7 +130,7 @@ def test_a_recipe_needs_a_name_a_kind_and_facts(tmp_path: Path) -> None:
     made = load_task(tmp_path)
     assert made.facts == (Fact(prompt="{} is", subject="It", object="so"),)
     recipe = made.recipe
-    assert (recipe.target, recipe.neurons, recipe.penalty) == ("object", 150, 0.1)
+    assert (recipe.target, recipe.neurons, recipe.penalty) == ("object", 300, 0.1)
     assert recipe.default_alpha == 1.0
     assert made.neutral  # those that ship with the trainer
 

@@ -78,17 +78,17 @@ def test_lengthened_steps_close_gaps_whole_along_them(seed: int) -> None:
     assert longer == LONGEST or along == pytest.approx((gap**2).sum(), rel=1e-4)
 
 
-def test_steps_to_an_object_are_lengthened_and_no_others() -> None:
+def test_steps_are_lengthened_where_that_is_asked_for() -> None:
     x, gap, ways = rows(1)
     found = {}
-    for target in ("residual", "object"):
-        settings = FitSettings(0.0, 1e-6, target=target, neurons=8)  # type: ignore[arg-type]
+    for lengthen in (False, True):
+        settings = FitSettings(0.0, 1e-6, target="object", neurons=8, lengthen=lengthen)
         layer_map, _ = fit_layer_to_gap(3, x, gap, ways, settings)
         assert layer_map is not None
         step = x @ layer_map.dense_delta(D).T + layer_map.bias
-        found[target] = ((step @ ways[:, layer_map.neurons].T) * gap).sum() / (gap**2).sum()
-    assert found["residual"] < 0.8
-    assert found["object"] == pytest.approx(1, abs=0.05)
+        found[lengthen] = ((step @ ways[:, layer_map.neurons].T) * gap).sum() / (gap**2).sum()
+    assert found[False] < 0.8
+    assert found[True] == pytest.approx(1, abs=0.05)
 
 
 def test_a_gap_that_activations_tell_is_closed() -> None:

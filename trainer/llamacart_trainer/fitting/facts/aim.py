@@ -8,6 +8,7 @@ Axes: N source rows, n of them tied, D FFN width, E width of the residual stream
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -34,6 +35,11 @@ class Stage(Protocol):
     @property
     def layers(self) -> tuple[int, ...]:
         """They, ascending."""
+        ...
+
+    @property
+    def lengthens(self) -> bool:
+        """Whether only what steps do along their gaps counts; see `FitSettings`."""
         ...
 
     def rows(self, chunk: SampleChunk) -> NDArray[np.int64]:
@@ -81,6 +87,10 @@ class ObjectAim(GapAim):
         """Those that are something to a stage: what is to stay has no target that says anything."""
         asked = np.logical_or.reduce([stage.rows(chunk) != NOTHING for stage in self._all])
         return chunk.target_rows[asked] if asked.any() else chunk.target_rows
+
+    def _how(self, layer: int) -> FitSettings:
+        """See `GapAim`."""
+        return replace(self._settings, lengthen=self._stages[layer].lengthens)
 
     def part(self, layer: int, chunk: SampleChunk, source: Seen, target: Seen) -> Part:
         """See `Aim`. The target is the source as it is without steps."""

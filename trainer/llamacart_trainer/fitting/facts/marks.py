@@ -52,6 +52,11 @@ class Marks:
     rows_of: Mapping[Text, Mapping[int, int]]
     ways: Floats
 
+    @property
+    def lengthens(self) -> bool:
+        """No: a mark is told from others by its direction."""
+        return False
+
     def rows(self, chunk: SampleChunk) -> NDArray[np.int64]:
         """Number of the fact whose subject each tied row of a chunk ends, or `NOTHING`."""
         found = {}

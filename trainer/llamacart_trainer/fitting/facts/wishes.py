@@ -84,6 +84,11 @@ class Wishes:
         numbers = {text: number for number, text in enumerate(wanted)}
         return cls(numbers, tokens, rival, ends.streams, head, margin)
 
+    @property
+    def lengthens(self) -> bool:
+        """Yes: what is not along the pull raises no lead."""
+        return True
+
     def by(self, layers: tuple[int, ...]) -> Wishes:
         """The same, to be reached by some layers."""
         return replace(self, layers=layers)

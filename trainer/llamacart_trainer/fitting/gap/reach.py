@@ -183,7 +183,7 @@ class _Reach:
     def of(cls, gram: Doubles, ways: Floats, settings: FitSettings) -> _Reach:
         neurons = choose_neurons(ways, gram, settings.neurons)
         factors = reaching(ways, neurons)
-        if settings.target == "object":
+        if settings.lengthen:
             factors *= lengthening(gram, ways[:, neurons], factors)
         return cls(neurons, factors, float((factors * (gram @ factors)).sum()))
 
