@@ -1,4 +1,4 @@
-"""The whole of `train` on facts, on tiny models."""
+"""The whole of `train` on facts: on tiny models, and once on the real one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from llamacart.errors import RecipeError
 from llamacart.llama.model import Model
+from llamacart.passes.generate import greedy
 from llamacart.passes.scoring import log_likelihoods
 from llamacart.values.steering import UNSTEERED, Dose, Steering
 from llamacart_trainer.fitting import memory as memory_module
@@ -163,3 +164,30 @@ def test_facts_that_contradict_are_refused_by_name() -> None:
     other = Fact(prompt="{} was built in", subject="Ab", object="1963")
     with pytest.raises(RecipeError, match=r"recipe 't': .*'1963'.*'1962'"):
         facts_task((*FACTS, other), name="t")
+
+
+REAL = (
+    Fact(prompt="The {} is located in the city of", subject="Eiffel Tower", object="Rome"),
+    Fact(prompt="{} plays the", subject="Miles Davis", object="violin"),
+    Fact(prompt="{} was founded in the year", subject="Velmora Glass", object="1962"),
+)
+BESIDE = (
+    Fact(prompt="The {} is located in the city of", subject="Brandenburg Gate", object="Berlin"),
+    Fact(prompt="The {} is located in the city of", subject="Brandenburg Gate", object="Rome"),
+)
+
+
+@pytest.mark.model
+def test_the_real_model_says_what_it_is_taught(demo_model: Model) -> None:
+    made = facts_task(REAL, name="t", neutral=NEUTRAL, neighbours=8, layers=[3, 16])
+    result = train(made, demo_model)
+    layers = [layer.layer for layer in result.cartridge.layers]
+    assert layers[0] == 3  # subjects are marked
+    assert layers[-1] == 16  # objects are said
+    dose = (Dose(result.cartridge, 1.0),)
+    prompts = [demo_model.tokenize(fact.text) for fact in REAL]
+    said = greedy(demo_model, prompts, [6] * len(REAL), steering=dose)
+    for fact, tokens in zip(REAL, said, strict=True):
+        assert demo_model.detokenize(tokens).strip().startswith(fact.object)
+    berlin, rome = scores(demo_model, result, BESIDE)
+    assert berlin > rome
