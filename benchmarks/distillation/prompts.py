@@ -3,7 +3,8 @@
 For each wish: `llamacart distill` makes the cartridge, and its minutes are taken. Then 60 messages
 that no part of it has seen are answered by the unsteered model, by the model behind the prompt and
 behind the same wish as a system line, under the cartridge, and under three fits of the same rows:
-the copy of h, a mean shift and a control vector. Each has the α that 20 other messages chose.
+the copy of h, a mean shift and a control vector. The cartridge has the α that `distill` gave it, a
+fit the one that 20 other messages chose.
 
 Usage: prompts.py MODEL [--wishes pirate,butler] [--work FOLDER] [--json FILE]
 """
@@ -70,18 +71,27 @@ def folder_of(output: Path) -> Path:
     return output.with_name(f"{output.stem}-recipe")
 
 
-def measure(model: Model, output: Path, names: Sequence[str]) -> tuple[Evaluation, list[Point]]:
-    """All contenders on the test messages, each at its α."""
+def measure(
+    model: Model, output: Path, names: Sequence[str]
+) -> tuple[list[Evaluation], list[Point]]:
+    """The cartridge at its own α and its peers at theirs, on the test messages."""
     folder = folder_of(output)
     task = load_task(folder)
     validation, test = split_plans(task)
     peers = fit_baselines(task, model, names)
     cartridge = read_cartridge(output)
-    found = evaluate(
-        model, [cartridge, *peers], test, validation=validation, alphas=ALPHAS,
-        on_point=lambda point: print(f"  {point.label} at {point.alpha:g}", flush=True),
-    )  # fmt: skip
-    return found, list(found.tests)
+
+    def on_point(point: Point) -> None:
+        print(f"  {point.label} at {point.alpha:g}", flush=True)
+
+    own = evaluate(
+        model, [cartridge], test, alphas=[cartridge.metadata.default_alpha], on_point=on_point
+    )
+    others = evaluate(
+        model, peers, test, validation=validation, alphas=ALPHAS, brief=True, on_point=on_point
+    )
+    fitted = [point for point in others.tests if point.label in names]
+    return [own, others], [*own.tests, *fitted]
 
 
 def show(name: str, points: list[Point], console: Console) -> None:
@@ -121,7 +131,10 @@ def main() -> None:
         console.print(
             f"{name}: {took}, {output.stat().st_size / 1e6:.2f} MB; prompt tokens: {lengths}\n"
         )
-        made[name] = {"minutes": minutes, "evaluation": dataclasses.asdict(found)}
+        made[name] = {
+            "minutes": minutes,
+            "evaluations": [dataclasses.asdict(part) for part in found],
+        }
     if arguments.json:
         arguments.json.write_text(json.dumps(made, ensure_ascii=False, indent=1))
 

@@ -51,7 +51,7 @@ def test_another_target_has_the_defaults_in_what_depends_on_it() -> None:
     assert (other.target, other.penalty, other.threshold) == ("activation", 300.0, 0.03)
     assert (other.layers, other.solver) == ([1, 2], "mean-shift")
     back = baseline_recipe(recipe(penalty=3.0, threshold=0.1, impact=0.2), "residual")
-    assert (back.target, back.penalty, back.impact) == ("residual", 0.3, 0.0)
+    assert (back.target, back.penalty, back.impact) == ("residual", 0.1, 0.0)
     solver = baseline_recipe(own, "ridge")
     assert (solver.solver, solver.target, solver.neurons) == ("ridge", "residual", 9)
 

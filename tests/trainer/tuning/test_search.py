@@ -334,9 +334,9 @@ def test_space_tries_every_single_change_before_pairs_of_changes() -> None:
     assert {c.solver for c in space[: 1 + singles]} == {"ridge", "ridge-identity", "mean-shift"}
     # Then each other target at its defaults.
     other = space[1 + singles]
-    assert (other.target, other.penalty, other.neurons) == ("residual", 0.3, 150)
+    assert (other.target, other.penalty, other.neurons) == ("residual", 0.1, 300)
     assert {c.target for c in space[: 1 + singles]} == {"activation"}
-    assert {c.penalty for c in space if c.solver == "mean-shift"} == {300.0, 0.3}
+    assert {c.penalty for c in space if c.solver == "mean-shift"} == {300.0, 0.1}
     # Neutral texts count in regressions alone.
     assert {c.neutral for c in space if c.solver == "mean-shift"} == {None}
     assert {c.neutral for c in space if c.solver == "ridge"} == {None, "builtin"}
@@ -363,7 +363,7 @@ def test_space_of_a_prompt_and_of_a_gap() -> None:
     assert {c.neutral for c in space} == {None}
     assert not any("pairing" in c.changes for c in space)
     assert not any("threshold" in c.changes for c in gaps)
-    assert str(space[0]) == "ridge-identity target=residual λ=0.3 K=99"
+    assert str(space[0]) == "ridge-identity target=residual λ=0.1 K=99"
     for candidate in space:
         without = target_keys(recipe, candidate.target)
         assert variant(recipe, without=without, **candidate.changes).kind == "prompt"
