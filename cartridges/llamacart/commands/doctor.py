@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import llama_cpp
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from llamacart import __version__
 from llamacart.commands.options import GpuLayersOption, ThreadsOption
@@ -80,8 +81,8 @@ def doctor(
     else:
         table = Table.grid(padding=(0, 2))
         for finding in findings:
-            colour = _COLOURS[finding.verdict]
-            table.add_row(f"[{colour}]{finding.verdict}[/]", finding.topic, _plain(finding.text))
+            verdict = Text(finding.verdict, style=_COLOURS[finding.verdict])
+            table.add_row(verdict, finding.topic, finding.text)
         plain_console().print(table)
     if any(finding.verdict == "bad" for finding in findings):
         raise typer.Exit(1)
@@ -273,7 +274,3 @@ def _free_memory() -> int:
         return int(re.search(r"MemAvailable:\s+(\d+) kB", text)[1]) * 1024  # type: ignore[index]
     except (OSError, TypeError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")

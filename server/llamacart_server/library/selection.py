@@ -115,7 +115,11 @@ def parse_model_id(model: str, names: Sequence[str]) -> tuple[Choice, ...] | Non
             return None
         if model.startswith(f"{name}:"):
             return tuple(_parse_choice(t, model) for t in model[len(name) + 1 :].split("+"))
-    raise ModelNotFoundError(f"no model {model!r}; this server has {names[0]!r}", param="model")
+    own = names[0]
+    raise ModelNotFoundError(
+        f"no model {model!r}; this server has {own!r}, and '{own}:NAME' with a cartridge NAME",
+        param="model",
+    )
 
 
 def _parse_choice(text: str, model: str) -> Choice:

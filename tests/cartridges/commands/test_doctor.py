@@ -44,6 +44,9 @@ def test_for_people(tiny_path):
     result = run("--model", tiny_path())
     assert result.exit_code == 0
     assert "ffn_swiglu" in result.output
+    verdicts = {line.split()[0] for line in result.output.splitlines() if line[:1].strip()}
+    assert verdicts <= {"ok", "slow", "bad"}  # and no markup
+    assert "ok" in verdicts
 
 
 def test_there_is_a_processor():

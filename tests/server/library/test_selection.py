@@ -151,7 +151,7 @@ def test_unknown_cartridges_list_what_there_is(resolve, model, choices, fields, 
 
 @pytest.mark.parametrize("model", ["", "gpt-4", "fake", "fake-1b2", "french", "hf"])
 def test_unknown_models(resolve, model):
-    with pytest.raises(NotFoundError, match="this server has 'fake-1b'"):
+    with pytest.raises(NotFoundError, match="has 'fake-1b', and 'fake-1b:NAME' with"):
         resolve(model)
 
 
