@@ -49,6 +49,10 @@ def test_how_near_it_comes_to_the_prompt_that_it_distils() -> None:
         "At α 1 the cartridge removes 93 % of the distance to the prompted model (95 %: 92 % to "
         "94 %) on 40 prompts, KL 1.64 → 0.12 nats a token; 212 prompt tokens are saved a request."
     )
+    short = replace(PROMPTED, scores=replace(PROMPTED.scores, prompt_tokens=one(27)))
+    assert closing_sentence(bare, [UNSTEERED, short]).endswith(
+        "; a request is 12 tokens longer, by what the template writes itself."
+    )
 
 
 @pytest.mark.parametrize(

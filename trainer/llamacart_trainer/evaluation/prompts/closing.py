@@ -80,7 +80,13 @@ def _more(cartridge: Point, teacher: Point | None, beside: Sequence[Point]) -> l
     if teacher is not None:
         own, behind = cartridge.scores.prompt_tokens, teacher.scores.prompt_tokens
         if own is not None and behind is not None:
-            told.append(f"{behind.value - own.value:.0f} prompt tokens are saved a request")
+            saved = round(behind.value - own.value)
+            # A template may write a system text of its own where there is none.
+            told.append(
+                f"{saved} prompt tokens are saved a request"
+                if saved >= 0
+                else f"a request is {-saved} tokens longer, by what the template writes itself"
+            )
     return told
 
 
