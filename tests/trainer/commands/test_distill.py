@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Arr!"}]
     (tmp_path / "turns.jsonl").write_text("\n".join(map(json.dumps, turns)))
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    monkeypatch.setattr(recipe_module, "builtin_neutral", lambda: ("2, 4, 6", "x = 1"))
+    monkeypatch.setattr(recipe_module, "builtin_neutral", lambda **_: ("2, 4, 6", "x = 1"))
     return tmp_path
 
 
