@@ -251,6 +251,7 @@ class Service:
             sampling=replace(body.sampling, grammar=grammar or tool_grammar),
             ignore_eos=bool(body.ignore_eos),
             telemetry=bool(body.telemetry),
+            token_doses=body.telemetry == "tokens",
             logprobs=body.n_top_logprobs,
             prompt_logprobs=body.scores_prompt,
         )

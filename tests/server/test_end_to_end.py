@@ -100,6 +100,29 @@ def test_streams_and_chat(tiny):
     assert tiny.get("/v1/models/tiny").json()["chat_template"] == "builtin:chatml"
 
 
+def test_each_token_has_its_dose(tiny):
+    def told(model, **fields):
+        body = {"model": model, **PROMPT, "telemetry": "tokens", **fields}
+        return tiny.post("/v1/completions", json=body).json()["choices"][0]
+
+    one, two = told("tiny:up"), told("tiny:up@2")
+    for choice, model in ((one, "tiny:up"), (two, "tiny:up@2")):
+        assert choice["text"] == text(tiny, model), "being watched changes nothing"
+        tokens = choice["telemetry"]["tokens"]
+        assert len(tokens) == PROMPT["max_tokens"]
+        assert all(t["layers"].keys() == {"1"} and t["dose"] == t["layers"]["1"] for t in tokens)
+        assert len({t["dose"] for t in tokens}) > 1
+    first = [choice["telemetry"]["tokens"][0]["dose"] for choice in (one, two)]
+    # Nothing acts before layer 1, so what the first token's row is there does not depend on α.
+    assert first[1] == pytest.approx(2 * first[0], rel=1e-5)
+    for model in ("tiny", "tiny:up@0"):
+        assert {t["dose"] for t in told(model)["telemetry"]["tokens"]} == {None}
+    late = told("tiny", cartridges=[{"id": "up", "apply_to": "generated"}])
+    doses = [t["dose"] for t in late["telemetry"]["tokens"]]
+    assert doses[0] is None
+    assert None not in doses[1:]
+
+
 def test_a_cartridge_is_replaced_under_an_open_request(settings, folder, tmp_path, live):
     own = shutil.copytree(folder, tmp_path / "own")
     given = settings.model_dump() | {"cartridges": own, "admin_key": "boss"}

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llamacart.errors import EngineError
-from llamacart_server.answers.logprobs import LogprobQueue, PlacedLogprobs
+from llamacart_server.answers.doses import PlacedDoses
+from llamacart_server.answers.logprobs import HeldBack, PlacedLogprobs
 from llamacart_server.answers.text import TextStream
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Piece:
         finish_reason: Set in the last piece of a choice.
         report: What the engine has to say of the choice, in its last piece.
         logprobs: Of the tokens that begin in this piece, if they were asked for.
+        doses: The same of what steered them.
     """
 
     index: int
@@ -38,6 +40,7 @@ class Piece:
     finish_reason: FinishReason | None = None
     report: GenerationReport | None = None
     logprobs: tuple[PlacedLogprobs, ...] = ()
+    doses: tuple[PlacedDoses, ...] = ()
 
 
 class Answer:
@@ -78,6 +81,7 @@ class Answer:
         self._shown = shown
         self._n_per_prompt = n_per_prompt
         self._bounds = bounds
+        self._requests = requests
         self._generations: list[GenerationLike] = []
         try:
             for request in requests:
@@ -136,14 +140,17 @@ class Answer:
                 parts[-1],
                 text="".join(part.text for part in parts),
                 logprobs=tuple(placed for part in parts for placed in part.logprobs),
+                doses=tuple(placed for part in parts for placed in part.doses),
             )
             for parts in pieces
         ]
 
     async def _run_choice(self, index: int, emit: Callable[[Piece], Awaitable[None]]) -> None:
         stream = TextStream(self._stops)
-        queue, n_sent = LogprobQueue(), 0
+        queue, n_sent = HeldBack[PlacedLogprobs](), 0
+        doses = HeldBack[PlacedDoses]()
         generation = self._generations[index]
+        wants_doses = self._requests[index].token_doses
         async for event in generation:
             text = ""
             if event.logprobs is not None:
@@ -151,6 +158,8 @@ class Answer:
                 queue.add(PlacedLogprobs(stream.n_decoded, event.logprobs, ends))
             if event.token is not None:
                 self.completion_tokens += 1
+                if wants_doses:
+                    doses.add(PlacedDoses(stream.n_decoded, event.token, event.doses))
                 special = event.token in self._shown
                 text = stream.push(self._tokenizer.token_bytes(event.token, special=special))
             if event.finish_reason is not None and not stream.stopped:
@@ -158,11 +167,12 @@ class Answer:
             n_sent += len(text)
             reason = "stop" if stream.stopped else event.finish_reason
             is_whole = reason is not None and not stream.stopped
-            logprobs = queue.take(None if is_whole else n_sent)
+            n_told = None if is_whole else n_sent
+            placed = queue.take(n_told), doses.take(n_told)
             if reason is not None:
                 generation.finish()
-                await emit(Piece(index, text, reason, generation.report, logprobs))
+                await emit(Piece(index, text, reason, generation.report, *placed))
                 return
             if text:
-                await emit(Piece(index, text, logprobs=logprobs))
+                await emit(Piece(index, text, None, None, *placed))
         raise EngineError("the generation ended without a reason")

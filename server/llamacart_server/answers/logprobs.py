@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel
 
@@ -36,18 +36,30 @@ class PlacedLogprobs:
     ends: bool = False
 
 
-class LogprobQueue:
-    """Holds log-probabilities back until the text of their tokens is sent."""
+class Placed(Protocol):
+    """What belongs to a generated token."""
+
+    @property
+    def start(self) -> int:
+        """Characters of the choice's text before the token's own."""
+        ...
+
+
+P = TypeVar("P", bound=Placed)
+
+
+class HeldBack(Generic[P]):
+    """Holds back what belongs to tokens until their text is sent."""
 
     def __init__(self) -> None:
-        self._waiting: list[PlacedLogprobs] = []
+        self._waiting: list[P] = []
 
-    def add(self, placed: PlacedLogprobs) -> None:
-        """Take those of the next token."""
+    def add(self, placed: P) -> None:
+        """Take what belongs to the next token."""
         self._waiting.append(placed)
 
-    def take(self, n_sent: int | None) -> tuple[PlacedLogprobs, ...]:
-        """Those of tokens that begin before character `n_sent`; None means of all."""
+    def take(self, n_sent: int | None) -> tuple[P, ...]:
+        """What belongs to tokens that begin before character `n_sent`; None means to all."""
         out = self._waiting if n_sent is None else [p for p in self._waiting if p.start < n_sent]
         self._waiting = self._waiting[len(out) :]
         return tuple(out)
@@ -82,7 +94,7 @@ class ChatLogprobs(BaseModel):
 
         def entry(token: int, logprob: float) -> dict[str, object]:
             raw = tokenizer.token_bytes(token, special=True)
-            return {"token": _name(raw), "logprob": max(logprob, _FLOOR), "bytes": list(raw)}
+            return {"token": token_name(raw), "logprob": max(logprob, _FLOOR), "bytes": list(raw)}
 
         content = [
             ChatTokenLogprob.model_validate(
@@ -117,7 +129,7 @@ class CompletionLogprobs(BaseModel):
         self, token: int, offset: int, value: TokenLogprobs | None, tokenizer: Tokenizer
     ) -> None:
         """Append a token at a character of the text."""
-        name = _name(tokenizer.token_bytes(token, special=True))
+        name = token_name(tokenizer.token_bytes(token, special=True))
         self.tokens.append(name)
         self.text_offset.append(offset)
         if value is None:
@@ -127,7 +139,7 @@ class CompletionLogprobs(BaseModel):
         top: dict[str, float] = {}
         for other, logprob in (*value.top, (token, value.logprob)):
             # Tokens may share a name; the likelier one comes first.
-            other_name = _name(tokenizer.token_bytes(other, special=True))
+            other_name = token_name(tokenizer.token_bytes(other, special=True))
             top.setdefault(other_name, max(logprob, _FLOOR))
         self.token_logprobs.append(max(value.logprob, _FLOOR))
         self.top_logprobs.append(top)
@@ -159,7 +171,7 @@ class Echo:
             raw = tokenizer.token_bytes(token, special=True)
             # The beginning of sequence that the tokeniser added is not in the client's text.
             added = i == 0 and not tokenizer.token_bytes(token) and isinstance(prompt, str)
-            if not (added and not str(prompt).startswith(_name(raw))):
+            if not (added and not str(prompt).startswith(token_name(raw))):
                 text += stream.push(raw)
         text += stream.finish()
         if isinstance(prompt, str) and not _LONE_SURROGATE.search(prompt):
@@ -177,7 +189,7 @@ class Echo:
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def _name(raw: bytes) -> str:
+def token_name(raw: bytes) -> str:
     r"""A token's text; one that is part of a character is written `bytes:\xe2\x82`."""
     try:
         return raw.decode()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from llamacart_server.answers.doses import TokenDose, by_layer
 from llamacart_server.answers.logprobs import ChatLogprobs, CompletionLogprobs
 from llamacart_server.engine.request import FinishReason
 
@@ -73,27 +73,34 @@ class Envelope(BaseModel):
     cartridges: list[ActingCartridge]
 
 
+_if_there = Field(exclude_if=lambda value: value is None)
+
+
 class Telemetry(BaseModel):
     """What steering did to one choice: in its last piece, if asked for or if the limit acted.
 
+    Where each token's was asked for, every piece that a token begins in has `tokens`.
+
     Attributes:
-        dose: By layer, the mean over rows of ‖Δ‖/‖h_S‖; empty where it was not asked for.
-        capped_rows: Rows where the dose limit made a delta smaller.
+        dose: By layer, the mean over rows of ‖Δ‖/‖h_S‖; empty where it was not asked for, absent
+            before the last piece and where there is nothing to tell of the whole choice.
+        capped_rows: Rows where the dose limit made a delta smaller; absent with `dose`.
+        tokens: Each token that begins here; absent where none does or nobody asked.
     """
 
-    dose: dict[int, float]
-    capped_rows: int
+    dose: Annotated[dict[int, float] | None, _if_there] = None
+    capped_rows: Annotated[int | None, _if_there] = None
+    tokens: Annotated[list[TokenDose] | None, _if_there] = None
 
     @classmethod
-    def of(cls, report: GenerationReport | None) -> Self | None:
-        """Telemetry of a choice, where there is any to give."""
-        if report is None or (report.dose is None and not report.capped_rows):
-            return None
-        dose = {i: d for i, d in enumerate(report.dose or ()) if not math.isnan(d)}
-        return cls(dose=dose, capped_rows=report.capped_rows)
+    def of(cls, report: GenerationReport | None, tokens: list[TokenDose]) -> Self | None:
+        """Telemetry of a choice or a piece of it, where there is any to give."""
+        has_dose = report is not None and (report.dose is not None or report.capped_rows)
+        if report is not None and has_dose:
+            dose = by_layer(report.dose)
+            return cls(dose=dose, capped_rows=report.capped_rows, tokens=tokens or None)
+        return cls(tokens=tokens) if tokens else None
 
-
-_if_there = Field(exclude_if=lambda value: value is None)
 
 OptionalCartridges = Annotated[list[ActingCartridge] | None, _if_there]
 OptionalTelemetry = Annotated[Telemetry | None, _if_there]

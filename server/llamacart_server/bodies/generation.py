@@ -113,7 +113,11 @@ class SampledBody(SteeredBody):
     ) = None
     seed: WholeNumber | None = None
     ignore_eos: Flag | None = None
-    telemetry: Flag | None = None
+    telemetry: Flag | Literal["tokens"] | None = Field(
+        None,
+        description="Report how strong the steering was, layer by layer; `tokens`: also at each "
+        "generated token, in streams with the piece that the token begins in.",
+    )
     stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
     stream: Flag | None = None
     stream_options: StreamOptions | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -76,7 +77,8 @@ class Postprocessor:
             elif live.generation.ended_by_caller is not None:
                 ends.append(End(chunk.sequence, live.generation.ended_by_caller))
             elif chunk.output or chunk.scored:
-                readings.append(_Reading(live, chunk, rows))
+                doses = _doses_of(chunk, rows, report)
+                readings.append(_Reading(live, chunk, rows, doses=doses))
         self._sample([reading for reading in readings if reading.samples])
         self._score([reading for reading in readings if reading.asks])
         for reading in readings:
@@ -136,6 +138,7 @@ class Postprocessor:
         live.tally.prompt_logprobs += tuple(reading.scores[:n_scored])
         sequence.n_scored += n_scored
         logprobs = reading.scores[n_scored] if len(reading.scores) > n_scored else None
+        doses = reading.doses
         if not reading.chunk.output:
             return None
         if not sequence.n_generated:
@@ -147,15 +150,24 @@ class Postprocessor:
         self._counters.generated_tokens += 1
         sequence.append(token)
         if sequence.n_generated == sequence.max_tokens:
-            return End(sequence, "finished", TokenEvent(token, "length", logprobs))
+            return End(sequence, "finished", TokenEvent(token, "length", logprobs, doses))
         live.generation.report = live.tally.report(telemetry=live.sequence.request.telemetry)
-        live.generation.deliver(TokenEvent(token, None, logprobs))
+        live.generation.deliver(TokenEvent(token, None, logprobs, doses))
         return None
 
     def _count_prompt(self, live: Live) -> None:
         live.tally.cached_tokens = live.sequence.n_cached
         self._counters.prompt_tokens += live.sequence.n_prompt
         self._counters.cached_tokens += live.sequence.n_cached
+
+
+def _doses_of(chunk: Chunk, rows: range, report: StepReport) -> tuple[float, ...] | None:
+    """Of the row that a token is chosen from, where that is wanted and something acted."""
+    wanted = chunk.output and chunk.sequence.request.token_doses
+    if not wanted or report.doses is None:
+        return None
+    doses: list[float] = report.doses[rows[-1]].tolist()
+    return None if all(map(math.isnan, doses)) else tuple(doses)
 
 
 def _with_suspects(error: LlamacartError, sequence: Sequence) -> LlamacartError:
@@ -180,6 +192,7 @@ class _Reading:
         token: What was sampled after the last row.
         scores: Log-probabilities of prompt tokens, then of the sampled one.
         error: What kept one of them from being read.
+        doses: Of the last row, where the request wants those of its tokens.
     """
 
     live: Live
@@ -188,6 +201,7 @@ class _Reading:
     token: int | None = None
     scores: list[TokenLogprobs] = field(default_factory=list)
     error: LlamacartError | None = None
+    doses: tuple[float, ...] | None = None
 
     @property
     def samples(self) -> bool:

@@ -35,6 +35,7 @@ class GenerationRequest:
         sampling: How tokens are chosen.
         ignore_eos: Go on past the end-of-generation token (for benchmarks).
         telemetry: Measure what the cartridges do, for `GenerationReport.dose`.
+        token_doses: With `telemetry`, give each token the doses of its row: `TokenEvent.doses`.
         sample_dose: Measure it at the last row of the prompt and the first after it, for
             `GenerationReport.mean_dose`.
         logprobs: Report each generated token's log-probability, and this many of the most
@@ -48,6 +49,7 @@ class GenerationRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     ignore_eos: bool = False
     telemetry: bool = False
+    token_doses: bool = False
     sample_dose: bool = False
     logprobs: int | None = None
     prompt_logprobs: bool = False
@@ -62,11 +64,14 @@ class TokenEvent:
         finish_reason: Set on the last event.
         logprobs: Its log-probability, where the request asked for it; also that of the token
             that ended the generation.
+        doses: Relative size ‖Δ‖/‖h_S‖ of what was added at the row that it was chosen from, one a
+            layer, NaN where nothing acted; None where nothing did or the request did not ask.
     """
 
     token: int | None
     finish_reason: FinishReason | None = None
     logprobs: TokenLogprobs | None = None
+    doses: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ def router(service: Service) -> APIRouter:
     async def create_response(body: ResponsesBody, request: Request) -> Response:
         prepared = await run_in_threadpool(_prepare, service, body)
         answer, prepared = service.submit(prepared)
-        writer = ResponseWriter(_begun(body, prepared), has_tools=prepared.has_tools)
+        begun, tokenizer = _begun(body, prepared), service.model.tokenizer
+        writer = ResponseWriter(begun, tokenizer, has_tools=prepared.has_tools)
         if body.stream:
             return _stream(answer, writer)
         pieces = await collect_pieces(request.receive, answer)

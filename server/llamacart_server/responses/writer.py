@@ -7,6 +7,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llamacart_server.answers.doses import TokenDose
 from llamacart_server.bodies.answers import Telemetry
 from llamacart_server.constraints.tools import ToolReader
 from llamacart_server.responses.objects import (
@@ -28,6 +29,7 @@ from llamacart_server.responses.objects import (
 
 if TYPE_CHECKING:
     from llamacart.errors import LlamacartError
+    from llamacart.values.tokenizer import Tokenizer
     from llamacart_server.answers.answer import Piece
     from llamacart_server.bodies.answers import Usage
     from llamacart_server.responses.objects import (
@@ -57,17 +59,20 @@ class ResponseWriter:
 
     Args:
         response: What is known before the first piece.
+        tokenizer: For the names of tokens.
         has_tools: Whether the answer may hold calls.
 
     Attributes:
         response: As it stands; complete after `finish` or `fail`.
     """
 
-    def __init__(self, response: ResponseObject, *, has_tools: bool) -> None:
+    def __init__(self, response: ResponseObject, tokenizer: Tokenizer, *, has_tools: bool) -> None:
         self.response = response
         self._reader = ToolReader() if has_tools else None
         self._open: _OpenItem | None = None
         self._held = ""
+        self._tokenizer = tokenizer
+        self._doses: list[TokenDose] = []
         self._last: Piece | None = None
         self._n_events = 0
 
@@ -81,6 +86,7 @@ class ResponseWriter:
     def push(self, piece: Piece) -> list[StreamedEvent]:
         """Add a piece; returns the events that it makes."""
         self._last = piece
+        self._doses += TokenDose.list_of(piece.doses, self._tokenizer)
         if self._reader is None:
             return self._say(piece.text)
         content, parts = self._reader.push(piece.text)
@@ -105,7 +111,7 @@ class ResponseWriter:
             completed_at=None if is_cut else int(time.time()),
             incomplete_details=IncompleteDetails() if is_cut else None,
             usage=ResponseUsage.of(usage),
-            telemetry=Telemetry.of(self._last.report if self._last else None),
+            telemetry=Telemetry.of(self._last.report if self._last else None, self._doses),
         )
         kind = "response.incomplete" if is_cut else "response.completed"
         event = ResponseEvent(type=kind, sequence_number=self._number(), response=self.response)

@@ -9,6 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from llamacart.errors import InputError, NotFoundError
 from llamacart.values.tokenizer import Tokenizer
 from llamacart_server.answers.answer import Piece
+from llamacart_server.answers.doses import TokenDose
 from llamacart_server.answers.logprobs import ChatLogprobs
 from llamacart_server.bodies.answers import (
     AssistantMessage,
@@ -83,7 +84,7 @@ class _ChatWriter:
             logprobs=self._logprobs(piece),
             finish_reason=self._reason(piece) or "stop",
             cartridges=self._prepared.acting(piece.index),
-            telemetry=Telemetry.of(piece.report),
+            telemetry=Telemetry.of(piece.report, self._doses(piece)),
         )
 
     # --- streamed ---------------------------------------------------------------------------
@@ -101,17 +102,24 @@ class _ChatWriter:
         logprobs = self._logprobs(piece)
         if logprobs and not logprobs.content:
             logprobs = None
+        doses = self._doses(piece)
         for delta in deltas:
-            yield self._chunk(ChatChunkChoice(index=piece.index, delta=delta, logprobs=logprobs))
-            logprobs = None
-        if piece.finish_reason is not None or logprobs is not None:
+            choice = ChatChunkChoice(
+                index=piece.index,
+                delta=delta,
+                logprobs=logprobs,
+                telemetry=Telemetry.of(None, doses),
+            )
+            yield self._chunk(choice)
+            logprobs, doses = None, []
+        if piece.finish_reason is not None or logprobs is not None or doses:
             last = ChatChunkChoice(
                 index=piece.index,
                 delta={},
                 logprobs=logprobs,
                 finish_reason=self._reason(piece),
                 cartridges=self._prepared.acting(piece.index),
-                telemetry=Telemetry.of(piece.report),
+                telemetry=Telemetry.of(piece.report, doses),
             )
             yield self._chunk(last)
 
@@ -142,6 +150,9 @@ class _ChatWriter:
         if not self._has_logprobs:
             return None
         return ChatLogprobs.of(piece.logprobs, self._tokenizer)
+
+    def _doses(self, piece: Piece) -> list[TokenDose]:
+        return TokenDose.list_of(piece.doses, self._tokenizer)
 
 
 def _opening() -> Delta:

@@ -8,6 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 from llamacart.errors import InputError, NotFoundError
 from llamacart.values.tokenizer import Tokenizer
 from llamacart_server.answers.answer import Answer, Piece
+from llamacart_server.answers.doses import TokenDose
 from llamacart_server.answers.logprobs import CompletionLogprobs, Echo
 from llamacart_server.bodies.answers import Completion, CompletionChoice, Telemetry, Usage
 from llamacart_server.bodies.generation import CompletionBody
@@ -65,7 +66,7 @@ class _CompletionWriter:
             logprobs=self._logprobs(piece, echo, begins=begins),
             finish_reason=piece.finish_reason,
             cartridges=self._prepared.acting(index) if ends else None,
-            telemetry=Telemetry.of(piece.report),
+            telemetry=Telemetry.of(piece.report, TokenDose.list_of(piece.doses, self._tokenizer)),
         )
 
     def _logprobs(

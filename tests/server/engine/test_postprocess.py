@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -124,6 +125,34 @@ class TestReport:
         assert engine.stats().failed == 1
         with pytest.raises(EngineError, match="french"):
             fakes.tokens(bad)
+
+    def test_a_token_has_the_doses_of_the_row_that_it_was_chosen_from(self, engine, runner, fakes):
+        cartridge = fakes.cartridge("french")
+        engine.load(cartridge)
+        doses = ((cartridge, 1.0, "all"), (cartridge, 2.0, "generated"))
+        request = fakes.request(5, 4, *doses, ignore_eos=True, telemetry=True)
+        told = engine.submit(replace(request, token_doses=True))
+        silent = engine.submit(replace(request, prompt=(7, 8, 9)))
+        base = engine.submit(replace(request, prompt=(6,), doses=(), token_doses=True))
+        fakes.drive(engine)
+        events = list(told.events())
+        assert [event.doses[0] for event in events] == [1.0, 3.0, 3.0, 3.0]
+        assert all(math.isnan(event.doses[1]) for event in events)
+        for other in (silent, base):
+            assert [event.doses for event in other.events()] == [None] * 4
+
+    def test_a_preempted_generation_has_the_doses_of_every_token(self, fakes):
+        runner = fakes.Runner(n_ctx=130, n_batch=32, n_sequences=2, n_cached=0)
+        engine = Engine(runner)
+        cartridge = fakes.cartridge("french")
+        engine.load(cartridge)
+        engine.submit(fakes.request(10, 100, ignore_eos=True))
+        doses = (cartridge, 2.0, "all")
+        request = fakes.request(10, 100, doses, first=599, telemetry=True, ignore_eos=True)
+        told = engine.submit(replace(request, token_doses=True))
+        fakes.drive(engine)
+        assert engine.stats().preempted == 1
+        assert [event.doses and event.doses[0] for event in told.events()] == [2.0] * 100
 
 
 class TestLogprobs:
