@@ -325,13 +325,14 @@ class ChatBody(GenerationBody):
 
 
 class TokenizeBody(Body):
-    """Body of `POST /tokenize`: `content` as llama-server takes it, or `prompt` as vLLM."""
+    """Body of `POST /tokenize`: `content` as llama-server has it, `prompt` or a chat as vLLM."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
                 {"content": "Hello", "add_special": True},
                 {"prompt": "Hello", "add_special_tokens": False},
+                {"messages": [{"role": "user", "content": "Hello"}]},
             ]
         }
     )
@@ -340,6 +341,8 @@ class TokenizeBody(Body):
 
     content: str | None = None
     prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    add_generation_prompt: Annotated[Any, Only(True)] = None
     add_special: Flag | None = None
     add_special_tokens: Flag | None = None
     parse_special: Flag | None = None

@@ -4,7 +4,8 @@ from fastapi import APIRouter
 
 from llamacart.errors import InputError
 from llamacart_server.bodies.answers import Text, TokenizerInfo, Tokens
-from llamacart_server.bodies.generation import DetokenizeBody, TokenizeBody
+from llamacart_server.bodies.generation import DetokenizeBody, Message, TokenizeBody
+from llamacart_server.prompts.chat import chat_tokens
 from llamacart_server.service import Service
 
 
@@ -16,8 +17,11 @@ def router(service: Service) -> APIRouter:
     # Plain functions: FastAPI runs them in a thread, for a text can be long.
     @routes.post("/tokenize")
     def tokenize(body: TokenizeBody) -> Tokens:
-        if (body.content is None) == (body.prompt is None):
-            raise InputError("give 'content' or 'prompt', one of them", param="content")
+        given = [field for field in (body.content, body.prompt, body.messages) if field is not None]
+        if len(given) != 1:
+            raise InputError("give 'content', 'prompt' or 'messages', one of them", param="content")
+        if body.messages is not None:
+            return told(chat_prompt(body.messages, body))
         if body.content is not None:
             text, add_special = body.content, bool(body.add_special)
         else:
@@ -25,7 +29,17 @@ def router(service: Service) -> APIRouter:
         tokens = model.tokenizer.tokenize(
             text, add_special=add_special, parse_special=body.parse_special is not False
         )
+        return told(tokens)
+
+    def told(tokens: list[int]) -> Tokens:
         return Tokens(tokens=tokens, count=len(tokens), max_model_len=model.n_ctx)
+
+    def chat_prompt(messages: list[Message], body: TokenizeBody) -> list[int]:
+        """The prompt that a chat becomes; its template says which special tokens it has."""
+        for name in ("add_special", "add_special_tokens"):
+            if getattr(body, name):
+                raise InputError(f"{name} does not go with 'messages'", param=name)
+        return chat_tokens(model.template, messages, model.tokenizer)
 
     @routes.get("/tokenizer_info")
     def tokenizer_info() -> TokenizerInfo:

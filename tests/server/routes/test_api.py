@@ -392,6 +392,19 @@ def test_tokenize_and_back(client):
     assert text == {"content": "<bos>a", "prompt": "<bos>a"}
 
 
+def test_a_chat_becomes_the_tokens_that_it_is_answered_from(client, engine):
+    messages = [{"role": "system", "content": "S<eos>"}, {"role": "user", "content": "U"}]
+    chat(client, messages=messages)
+    answer = client.post("/tokenize", json={"messages": messages}).json()
+    assert tuple(answer["tokens"]) == engine.requests[-1].prompt
+    assert answer["count"] == len(answer["tokens"])
+    for name in ("add_special", "add_special_tokens"):
+        refused = client.post("/tokenize", json={"messages": messages, name: True})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
+    both = client.post("/tokenize", json={"messages": messages, "prompt": "a"})
+    assert (both.status_code, both.json()["error"]["param"]) == (400, "content")
+
+
 def test_how_to_tokenize(client, served):
     assert client.get("/tokenizer_info").json() == {
         "bos_token": "<bos>",
