@@ -30,6 +30,7 @@ In brackets: the module of the server that defines the class; the others are def
     ├── StorageError                      500  a file cannot be written or deleted [errors]
     ├── RemoteError                       500  a command's server cannot be used [commands.remote]
     ├── OutputError                       500  what a command prints cannot be written
+    │   └── ReaderGoneError               500  nobody reads it any more; exit 141
     ├── StoppedError                      500  Ctrl-C; exit 130
     ├── OverloadedError                   503  queue caps are reached, or the server drains
     └── RequestTimeoutError               504  longer than `request_timeout` [errors]
@@ -168,7 +169,18 @@ class HostWorkError(EngineError):
 
 
 class OutputError(LlamacartError):
-    """What a command prints cannot be written: the disk is full, or the reader has gone."""
+    """What a command prints cannot be written: the disk is full, say."""
+
+
+class ReaderGoneError(OutputError):
+    """Nobody reads any more what a command prints, as with `| head`.
+
+    The exit code is a shell's for a program that ends by SIGPIPE, as others do. The message says
+    what stays of the command's work; it is empty, and nothing is told, where there is no such work.
+    """
+
+    exit_code = 141
+    label = "stopped"
 
 
 class StoppedError(LlamacartError):

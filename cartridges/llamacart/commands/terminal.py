@@ -1,6 +1,7 @@
 """What every command shares at the terminal: one line for what goes wrong, and an exit code.
 
-Exit codes: 0 done, 1 the command's own verdict, 2 it cannot be done, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 the command's own verdict, 2 it cannot be done, 130 stopped by Ctrl-C, 141
+nobody reads the output any more.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from llamacart.errors import LlamacartError, OutputError, StoppedError
+from llamacart.errors import LlamacartError, OutputError, ReaderGoneError, StoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -41,7 +42,7 @@ def run(command: Callable[[], object]) -> None:
             finally:
                 _flush()
         except LlamacartError as error:
-            _end(f"{error.label}: {error.message}", error.exit_code)
+            _end(f"{error.label}: {error.message}" if error.message else "", error.exit_code)
         except OSError as error:
             where = f"{error.filename!r}: " if error.filename is not None else ""
             _end(f"error: {where}{error.strerror or error}", LlamacartError.exit_code)
@@ -60,7 +61,7 @@ def tells(
 
     Args:
         what_stays: Called then with the command's arguments by name; a clause.
-        full_disk: Say so too behind what could not be written.
+        full_disk: Say so too behind what could not be written, and where nobody reads the output.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,6 +71,10 @@ def tells(
                 return command(**given)
             except KeyboardInterrupt as error:
                 raise StoppedError(what_stays(given)) from error
+            except ReaderGoneError as error:
+                if full_disk:
+                    error.message = f"nobody reads the output; {what_stays(given)}"
+                raise
             except LlamacartError as error:
                 if full_disk and isinstance(error.__cause__, OSError):
                     error.message += f"; {what_stays(given)}"
@@ -106,6 +111,8 @@ class _Output(io.FileIO):
         on_main = threading.current_thread() is threading.main_thread()
         if self._refusal is not None and not self._told and on_main:
             self._told = True
+            if isinstance(self._refusal, BrokenPipeError):
+                raise ReaderGoneError("") from self._refusal
             reason = self._refusal.strerror or self._refusal
             raise OutputError(f"standard output: {reason}") from self._refusal
 
@@ -154,6 +161,6 @@ def _flush() -> None:
 
 def _end(line: str, code: int) -> None:
     with suppress(OSError, AttributeError):  # stderr may be closed, and is then None
-        sys.stderr.write(f"{line}\n")
+        sys.stderr.write(f"{line}\n" if line else "")
         sys.stderr.flush()
     raise SystemExit(code)

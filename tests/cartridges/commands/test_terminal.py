@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ import llamacart as core
 import llamacart_server
 import llamacart_trainer
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
+from llamacart.cli import main
 from llamacart.commands.terminal import plain_console, run, tells
-from llamacart.errors import InputError, ModelError
+from llamacart.errors import InputError, ModelError, ReaderGoneError
 from llamacart.file.writer import write_cartridge
 from llamacart.llama.resolve import resolve_model
 
@@ -53,13 +55,58 @@ def test_a_full_disk_is_one_line(file: Path, unbuffered: str, options: tuple[str
     assert done.stderr == b"error: standard output: No space left on device\n"
 
 
-def test_a_reader_that_has_gone_is_one_line(file: Path) -> None:
+COMMANDS = sorted({point.name for point in entry_points(group="llamacart.commands")})
+
+
+def printed_to_nobody(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[object, str]:
+    """Exit code and stderr of a command whose output's reader has gone."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr(sys, "argv", ["llamacart", *arguments])
+    with os.fdopen(writing, "w") as pipe, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", pipe)
+        with pytest.raises(SystemExit) as stop:
+            main()
+    return stop.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["", "inspect", *COMMANDS])
+def test_nothing_is_told_where_nobody_reads_the_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    arguments = [*([command] if command else []), "--help"]
+    assert printed_to_nobody(monkeypatch, capsys, *arguments) == (141, "")
+
+
+def test_nothing_is_told_where_nobody_reads_a_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: Path
+) -> None:
+    assert printed_to_nobody(monkeypatch, capsys, "inspect", str(file)) == (141, "")
+
+
+def test_a_process_whose_reader_has_gone_ends_as_others_do(file: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as pipe:
         done = llamacart("inspect", file, stdout=pipe)
-    assert done.returncode == 2
-    assert done.stderr == b"error: standard output: Broken pipe\n"
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    ("full_disk", "line"), [(True, "stopped: nobody reads the output; all is kept\n"), (False, "")]
+)
+def test_what_stays_of_work_is_told_where_nobody_reads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], full_disk: bool, line: str
+) -> None:
+    @tells(lambda _given: "all is kept", full_disk=full_disk)
+    def command() -> None:
+        fails(ReaderGoneError(""))
+
+    with pytest.raises(SystemExit) as stop:
+        run(command)
+    assert (stop.value.code, capsys.readouterr().err) == (141, line)
 
 
 def test_a_terminal_that_lacks_characters(file: Path) -> None:
