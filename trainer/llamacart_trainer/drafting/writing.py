@@ -10,9 +10,8 @@ from llamacart.errors import InputError, RecipeError
 from llamacart_trainer.drafting.asking import ask
 from llamacart_trainer.drafting.rules import Draft, Sifted, sift
 from llamacart_trainer.drafting.split import part_of
-from llamacart_trainer.recipe.conversation import BUILTIN
 from llamacart_trainer.recipe.lines import read_file
-from llamacart_trainer.recipe.questions import builtin_questions, read_questions
+from llamacart_trainer.recipe.questions import questions_named
 from llamacart_trainer.recipe.turns import Turn, read_turns
 from llamacart_trainer.recipe.writer import writer_for
 from llamacart_trainer.starters.folder import records_text
@@ -162,9 +161,7 @@ def turns_of(prompt: str, folder: Path) -> tuple[Turn, ...]:
 
 def questions_of(settings: DraftSettings, folder: Path) -> tuple[str, ...]:
     """The messages that are answered, each once."""
-    own = settings.questions != BUILTIN
-    messages = read_questions(folder / settings.questions) if own else builtin_questions()
-    return tuple(dict.fromkeys(messages))
+    return tuple(dict.fromkeys(questions_named(settings.questions, folder)))
 
 
 def told(found: Sifted) -> str:

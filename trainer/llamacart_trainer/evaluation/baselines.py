@@ -15,7 +15,7 @@ from llamacart_trainer.fitting.training import train
 from llamacart_trainer.recipe.recipe import Recipe, TextPair
 from llamacart_trainer.recipe.target import OF_TEXTS, TargetKeys
 from llamacart_trainer.recipe.turns import ChatPair
-from llamacart_trainer.recipe.validation import InvalidValue
+from llamacart_trainer.recipe.validation import InvalidValue, did_you_mean
 from llamacart_trainer.solvers import SOLVERS
 
 if TYPE_CHECKING:
@@ -121,7 +121,10 @@ def fit_baselines(
     known = baseline_names(task.recipe)
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise RecipeError(f"baseline {unknown[0]!r} is not among {', '.join(known)}")
+        raise RecipeError(
+            f"baseline {unknown[0]!r} is not among {', '.join(known)}"
+            f"{did_you_mean(unknown[0], known)}"
+        )
     fitted: list[Cartridge | ControlVector] = []
     if names:
         task = answered(task, model, n_threads=n_threads)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from llamacart.disk.whole import write_whole
 from llamacart.errors import RecipeError
-from llamacart_trainer.recipe.conversation import BUILTIN
 from llamacart_trainer.recipe.lines import read_file
-from llamacart_trainer.recipe.questions import builtin_questions, read_questions
+from llamacart_trainer.recipe.questions import questions_named
 from llamacart_trainer.recipe.turns import Exchange, Turn, read_exchanges, read_turns
 
 if TYPE_CHECKING:
@@ -93,10 +92,8 @@ def read_prompt(recipe: Recipe, folder: Path) -> DistilledPrompt:
     answers = None if recipe.answers is None else read_exchanges(folder / recipe.answers)
     if answers is not None:
         questions: Iterable[str] = [answer.prompt for answer in answers]
-    elif recipe.questions == BUILTIN:
-        questions = builtin_questions()
     else:
-        questions = read_questions(folder / recipe.questions)
+        questions = questions_named(recipe.questions, folder)
     examples = read_turns(folder / recipe.examples) if recipe.examples else ()
     try:
         return distilled_prompt(system, examples, questions, answers)

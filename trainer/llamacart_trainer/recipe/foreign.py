@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamacart.errors import RecipeError
 from llamacart.file.validator import shown
+from llamacart_trainer.recipe.validation import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -189,6 +190,7 @@ def _message(value: object, where: str) -> Message:
     if role is None:
         raise RecipeError(
             f"{where}: the speaker has value {shown(name)}; {', '.join(SPEAKERS)} are known"
+            f"{did_you_mean(name, SPEAKERS)}"
         )
     content = value.get("content", value.get("value"))
     if isinstance(content, list) and all(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from llamacart.errors import RecipeError
 from llamacart.file.validator import shown
 from llamacart_trainer.recipe.records import Form, check_form, read_records, text_of
+from llamacart_trainer.recipe.validation import did_you_mean
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +64,7 @@ def read_names(path: Path) -> tuple[Name, ...]:
         if kind is None:
             raise RecipeError(
                 f"{where}: 'kind' has value {shown(record['kind'])}; one of "
-                f"{', '.join(NAME_KINDS)} is needed"
+                f"{', '.join(NAME_KINDS)} is needed{did_you_mean(record['kind'], NAME_KINDS)}"
             )
         text = text_of(record, "name", where)
         if text in names:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Literal
 
+from llamacart_trainer.recipe.conversation import BUILTIN
 from llamacart_trainer.recipe.records import PROMPT, read_values
+from llamacart_trainer.recipe.validation import file_or
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,3 +35,16 @@ def read_questions(path: Path) -> tuple[str, ...]:
         RecipeError: A line cannot be used, or there is none.
     """
     return read_values(path, PROMPT, "questions")
+
+
+def questions_named(name: str, folder: Path) -> tuple[str, ...]:
+    """The user messages that a recipe names: those of a file in its folder, or `builtin`.
+
+    Raises:
+        NotFoundError: There is no such file.
+        RecipeError: A line cannot be used, or there is none.
+    """
+    if name == BUILTIN:
+        return builtin_questions()
+    with file_or(name, BUILTIN):
+        return read_questions(folder / name)

@@ -31,7 +31,7 @@ from llamacart_trainer.recipe.records import (
 )
 from llamacart_trainer.recipe.target import TargetKeys
 from llamacart_trainer.recipe.turns import ChatPair, Exchange, read_chat_pairs, read_neutral
-from llamacart_trainer.recipe.validation import InvalidValue
+from llamacart_trainer.recipe.validation import InvalidValue, did_you_mean, file_or
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -123,7 +123,8 @@ class Recipe(ConversationKeys, TargetKeys, BaseModel):
         if "solver" in values:
             raise ValueError(f"prior has value {prior!r}, but solver is given too; remove prior")
         if prior not in PRIORS:
-            raise ValueError(f"prior has value {prior!r}; {' or '.join(PRIORS)} is needed")
+            near = did_you_mean(prior, PRIORS)
+            raise ValueError(f"prior has value {prior!r}; {' or '.join(PRIORS)} is needed{near}")
         return {k: v for k, v in values.items() if k != "prior"} | {"solver": PRIORS[prior]}
 
     @field_validator("solver")
@@ -133,7 +134,8 @@ class Recipe(ConversationKeys, TargetKeys, BaseModel):
         from llamacart_trainer.solvers import SOLVERS
 
         if solver not in SOLVERS:
-            raise ValueError(f"a solver is one of {', '.join(SOLVERS)}")
+            near = did_you_mean(solver, SOLVERS)
+            raise ValueError(f"a solver is one of {', '.join(SOLVERS)}{near}")
         return solver
 
     @model_validator(mode="after")
@@ -283,9 +285,10 @@ def _neutral(recipe: Recipe, folder: Path) -> tuple[tuple[str, ...], tuple[Excha
         return (), ()
     if name in (BUILTIN, BUILTIN_ENGLISH):
         return builtin_neutral(english=name == BUILTIN_ENGLISH), ()
-    if recipe.format == "chat" or recipe.kind != "pairs":
-        return read_neutral(folder / name)
-    return read_texts(folder / name), ()
+    with file_or(name, BUILTIN, BUILTIN_ENGLISH):
+        if recipe.format == "chat" or recipe.kind != "pairs":
+            return read_neutral(folder / name)
+        return read_texts(folder / name), ()
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from llamacart.file.validator import shown
 from llamacart_trainer.recipe.foreign import COLUMNS, kind_of, translated
 from llamacart_trainer.recipe.lines import Records, parse_json, read_file, read_lines
 from llamacart_trainer.recipe.pairing import check_suffix
+from llamacart_trainer.recipe.validation import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -221,11 +221,9 @@ def check_form(record: dict[str, Any], forms: tuple[Form, ...], where: str) -> F
         keys = {*form.required, *form.optional}
         if record.keys() >= set(form.required) and keys >= record.keys() & _OURS:
             for key in record.keys() - keys:
-                near = difflib.get_close_matches(key, keys, n=1, cutoff=0.8)
+                near = did_you_mean(key, keys, cutoff=0.8)
                 if near:
-                    raise RecipeError(
-                        f"{where}: there is no key {key!r}; did you mean {near[0]!r}?"
-                    )
+                    raise RecipeError(f"{where}: there is no key {key!r}{near}")
             return form
     foreign = kind_of(record)
     kind = "" if foreign is None else f" ({foreign} data)"

@@ -20,7 +20,7 @@ from llamacart_trainer.recipe.recipe import (
     builtin_neutral,
 )
 from llamacart_trainer.recipe.turns import ChatPair, Exchange, Turn, check_same_answer, check_turns
-from llamacart_trainer.recipe.validation import InvalidValue
+from llamacart_trainer.recipe.validation import InvalidValue, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -99,7 +99,10 @@ def prompt_task(
         asked = [exchange.prompt for exchange in given]
     elif isinstance(questions, str):
         if questions != BUILTIN:
-            raise RecipeError(f"questions has value {questions!r}; a list or 'builtin' is needed")
+            near = did_you_mean(questions, [BUILTIN])
+            raise RecipeError(
+                f"questions has value {questions!r}; a list or 'builtin' is needed{near}"
+            )
         asked = builtin_questions()
     else:
         asked = list(questions)
@@ -147,7 +150,7 @@ def _recipe(
         if neutral not in (BUILTIN, BUILTIN_ENGLISH):
             raise RecipeError(
                 f"neutral has value {neutral!r}; texts, {BUILTIN!r} or {BUILTIN_ENGLISH!r} are "
-                "needed"
+                f"needed{did_you_mean(neutral, (BUILTIN, BUILTIN_ENGLISH))}"
             )
         settings = {**settings, "neutral": neutral}
         neutral = builtin_neutral(english=neutral == BUILTIN_ENGLISH)

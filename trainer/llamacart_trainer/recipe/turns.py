@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from llamacart.errors import RecipeError
 from llamacart.file.validator import shown
 from llamacart_trainer.recipe.records import Form, check_form, read_records, text_of
+from llamacart_trainer.recipe.validation import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -223,6 +224,7 @@ def _turn(record: object, where: str) -> Turn:
     if role not in get_args(Role):
         raise RecipeError(
             f"{where}: 'role' has value {shown(role)}; {', '.join(get_args(Role))} are known"
+            f"{did_you_mean(role, get_args(Role))}"
         )
     return Turn(cast("Role", role), text_of(record, "content", where))
 

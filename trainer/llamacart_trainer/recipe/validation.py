@@ -3,21 +3,55 @@
 from __future__ import annotations
 
 import difflib
+import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
 
+from llamacart.errors import NotFoundError
 from llamacart.file.validator import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pydantic import ValidationError
     from pydantic.fields import FieldInfo
 
 _OWN_WORDS = {"model_type": "a table is needed", "dict_type": "a table is needed"}
 """By pydantic's name of a fault, where its own words speak of its classes."""
+
+
+def did_you_mean(value: object, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """What to say behind a message of a value that is none of those known.
+
+    Args:
+        value: The value.
+        known: Those known.
+        cutoff: How alike they must be, 0 to 1.
+
+    Returns:
+        `; did you mean 'x'?`, or nothing where none is near or the value is no text.
+    """
+    if not isinstance(value, str):
+        return ""
+    names = {name.casefold(): name for name in known}
+    near = difflib.get_close_matches(value.casefold(), names, n=1, cutoff=cutoff)
+    return f"; did you mean {names[near[0]]!r}?" if near else ""
+
+
+@contextmanager
+def file_or(name: str, *known: str) -> Iterator[None]:
+    """Reads a file that a recipe names where one of some words might stand as well.
+
+    Raises:
+        NotFoundError: There is none; the message says which of the words is near the name.
+    """
+    try:
+        yield
+    except NotFoundError as error:
+        raise NotFoundError(f"{error.message}{did_you_mean(name, known)}") from error
 
 
 @dataclass(frozen=True)
@@ -39,9 +73,11 @@ class InvalidValue:
     @classmethod
     def first(cls, error: ValidationError) -> InvalidValue:
         """The first of an error's."""
-        found = error.errors()[0]
+        faults = error.errors()
+        found = faults[0]
         kind = found["type"]
         message = _OWN_WORDS.get(kind, found["msg"].removeprefix("Value error, "))
+        message += did_you_mean(found["input"], _words(faults, found["loc"][:1]))
         return cls(found["loc"], found["input"], message, kind)
 
     def __str__(self) -> str:
@@ -70,6 +106,16 @@ class InvalidValue:
             return f"{said}; did you mean {'.'.join((*tables, near[0]))!r}?"
         homes = _homes(model, key)
         return f"{said}; it belongs {homes[0]}" if homes else said
+
+
+def _words(faults: Sequence[Any], place: tuple[str | int, ...]) -> list[str]:
+    """The words that a field takes, by the faults that were found in it or in its parts."""
+    return [
+        word
+        for fault in faults
+        if fault["type"] == "literal_error" and fault["loc"][:1] == place
+        for word in re.findall(r"'([^']*)'", fault["ctx"]["expected"])
+    ]
 
 
 def _table(field: FieldInfo) -> type[BaseModel] | None:

@@ -7,6 +7,7 @@ them as recipes do.
 from __future__ import annotations
 
 from llamacart.errors import RecipeError
+from llamacart_trainer.recipe.validation import did_you_mean
 from llamacart_trainer.solvers.ablation import ablate
 from llamacart_trainer.solvers.constant import mean_replace, mean_shift
 from llamacart_trainer.solvers.path import (
@@ -58,7 +59,9 @@ def find_solver(name: str) -> Solver:
     """
     if name not in SOLVERS:
         raise RecipeError(
-            f"solver has value {name!r}; one of {', '.join(SOLVERS)} is needed", param="solver"
+            f"solver has value {name!r}; one of {', '.join(SOLVERS)} is needed"
+            f"{did_you_mean(name, SOLVERS)}",
+            param="solver",
         )
     return SOLVERS[name]
 
