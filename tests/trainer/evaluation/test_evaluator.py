@@ -134,6 +134,19 @@ def test_log_odds_by_explicit_scoring(tiny_model: Model) -> None:
     assert scores.behaviour.value + other.behaviour.value == pytest.approx(1.0)
 
 
+def test_answers_are_scored_as_they_stand_behind_their_prompts(tiny_model: Model) -> None:
+    """This tokenizer puts a space before what it reads alone; here there is one already."""
+    judge = Evaluator(tiny_model, plan(answers=(Answer("the moon", " a", " b"),), scorer=None))
+    opened = tiny_model.tokenize("the moon")
+    wholes = [tiny_model.tokenize(f"the moon{text}") for text in (" a", " b")]
+    assert all(whole[: len(opened)] == opened for whole in wholes)
+    said = [whole[len(opened) :] for whole in wholes]
+    target, original = map(sum, log_likelihoods(tiny_model, [opened] * 2, said))
+    scores = judge.score(None, 0.0)
+    assert scores.log_odds
+    assert scores.log_odds.value == pytest.approx(target - original, abs=1e-6)
+
+
 def test_answers_alone_are_a_plan_and_nothing_is_not(tiny_model: Model) -> None:
     alone = plan(prompts=(), answers=(Answer("a", " b", " c"),), scorer=None)
     scores = Evaluator(tiny_model, alone).score(None, 0.0)

@@ -301,7 +301,7 @@ class Evaluator:
         for answer in self.plan.answers:
             for text in (answer.target, answer.original):
                 prompts.append(self._writer.tokens(answer.prompt))
-                continuations.append(self.model.tokenize(text, add_special=False))
+                continuations.append(self._writer.continued(answer.prompt, text))
         likely = log_likelihoods(
             self.model,
             prompts,

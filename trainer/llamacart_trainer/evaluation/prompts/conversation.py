@@ -87,19 +87,27 @@ class PromptWriter:
     def answer(self, prompt: str, answer: str) -> list[int]:
         """Token ids of an answer as the model would say it behind a prompt.
 
-        A space stands before it where the script has spaces; a chat template writes its own. Text
-        is read as a whole, since a tokenizer may put a space before what it reads alone.
+        A space stands before it where the script has spaces; a chat template writes its own.
+        """
+        return self.continued(
+            prompt, self._spaced(answer) if self._writer else behind(prompt, answer)
+        )
+
+    def continued(self, prompt: str, text: str) -> list[int]:
+        """Token ids of a text just as it is, behind a prompt.
+
+        Both are read as a whole, as in training: a tokenizer may put a space of its own before
+        what it reads alone.
         """
         opened = self.tokens(prompt)
         if self._writer is not None:
-            turns = [Turn("user", prompt)]
-            written = self._writer.answered(turns, self._spaced(answer), ended=False)
+            written = self._writer.answered([Turn("user", prompt)], text, ended=False)
             whole = list(written.tokens[: written.end])
         else:
-            whole = self.model.tokenize(prompt + behind(prompt, answer))
+            whole = self.model.tokenize(prompt + text)
         if whole[: len(opened)] == opened:
             return whole[len(opened) :]
-        return self.model.tokenize(answer, add_special=False)
+        return self.model.tokenize(text, add_special=False)
 
     @property
     def asked(self) -> bool:
