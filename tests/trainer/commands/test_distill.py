@@ -67,6 +67,9 @@ def test_from_a_wish_to_a_cartridge(
     assert not list(recipe.glob("*partial*"))
     out = capsys.readouterr().out
     assert "the cartridge removes" in out
+    answers = task.prompt.answers
+    cut = sum(not answer.ended for answer in answers)
+    assert f"{cut} of {len(answers)} answers were cut at 64 tokens, and teach" in out
     lines = [line.rsplit(", ", 1)[0] for line in out.splitlines()]
     assert "answers: answer 10 of 10, 100 %" in lines
     assert "measure: point 7 of 7, 100 %" in lines

@@ -10,6 +10,7 @@ import pytest
 
 from llamacart.errors import RecipeError
 from llamacart_trainer.fitting import samples as samples_module
+from llamacart_trainer.fitting.coverage import check_answers
 from llamacart_trainer.fitting.job import Job
 from llamacart_trainer.fitting.samples import SampleBuilder
 from llamacart_trainer.fitting.training import train
@@ -90,6 +91,31 @@ def test_empty_answers_are_left_out_and_counted(tiny_model) -> None:
     result = train(prompt_task(**SETTINGS).with_answers(answers), tiny_model)
     found = result.cartridge.metadata.diagnostics
     assert (found["answers"], found["empty answers"]) == (2, 1)
+
+
+def test_answers_that_were_cut_are_told_and_counted(tiny_model) -> None:
+    told: list[str] = []
+    result = train(prompt_task(**SETTINGS), tiny_model, on_notice=told.append)
+    assert not any(answer.ended for answer in result.answers)
+    assert [notice.partition(",")[0] for notice in told] == ["4 of 4 answers were cut at 6 tokens"]
+    assert "raise answer_tokens" in told[0]
+    assert result.cartridge.metadata.diagnostics["cut answers"] == 4
+
+
+@pytest.mark.parametrize(
+    ("ends", "recipe", "told"),
+    [
+        ((True, True), {}, None),
+        ((True, None), {}, None),  # an empty answer
+        ((False, True, True, True, True), {}, "1 of 5 answers was cut at 6 tokens"),
+        ((False, False, True, True), {"answers": "own.jsonl"}, "2 of 4 answers were cut, and"),
+    ],
+)
+def test_what_is_told_of_cut_answers(ends, recipe, told) -> None:
+    answers = [Exchange("?", "yes" if end is not None else "", ended=bool(end)) for end in ends]
+    found = check_answers(prompt_task(**recipe), answers)
+    assert (found or "").startswith(told or "")
+    assert (found is None) == (told is None)
 
 
 def test_a_model_that_says_nothing_is_refused(tiny_model) -> None:

@@ -1,4 +1,4 @@
-"""How many rows each pair of a recipe gives, told where they are few."""
+"""What the writer of a recipe should know of its texts: pairs that give few rows, cut answers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ if TYPE_CHECKING:
 
     from llamacart_trainer.recipe.pairing import PairedRows
     from llamacart_trainer.recipe.recipe import Task
+    from llamacart_trainer.recipe.turns import Exchange
 
 FEW_ROWS = 4
 """A pair that gives fewer is told of; a recipe whose pairs give fewer together is refused."""
 
 FEW_SHARE = 0.2
 """So is a pair that gives less of its shorter text's tokens: `handover` gives 0.35 at least."""
+
+MANY_CUT = 0.25
+"""Share of a prompt's answers above which it is told what to do about those that are cut."""
 
 NAMED = 3
 """Most pairs that a notice names."""
@@ -81,6 +85,30 @@ def check_coverage(task: Task, samples: Sequence[PairedRows]) -> str | None:
     named = ", ".join(map(str, few[:NAMED])) + ", …" * (len(few) > NAMED)
     verb = "gives" if len(few) == 1 else "give"
     return f"{len(few)} of {len(found)} pairs {verb} few rows: {named}; {_advice(task)}"
+
+
+def check_answers(task: Task, answers: Sequence[Exchange]) -> str | None:
+    """What to tell of answers behind a prompt that did not end; None where all did.
+
+    The rows that end an answer teach a cartridge to end; an answer that is cut has none.
+    """
+    cut = cut_answers(answers)
+    if not cut:
+        return None
+    recipe = task.recipe
+    where = f" at {recipe.answer_tokens} tokens" if recipe.answers is None else ""
+    told = f"{cut} of {len(answers)} answers {'was' if cut == 1 else 'were'} cut{where}"
+    if cut < MANY_CUT * len(answers):
+        return told
+    return (
+        f"{told}, and teach the cartridge no end: raise answer_tokens in recipe.toml, and let it "
+        "name no answers, so that the model gives new ones; or ask for short ones in the prompt"
+    )
+
+
+def cut_answers(answers: Sequence[Exchange]) -> int:
+    """How many of some answers say something and did not end."""
+    return sum(not answer.ended and answer.text.strip() != "" for answer in answers)
 
 
 def _cover(where: str, samples: Sequence[PairedRows]) -> Coverage:

@@ -15,7 +15,7 @@ from llamacart.machine.processors import choose_threads
 from llamacart.values.steering import UNSTEERED, Dose
 from llamacart_trainer.fitting.cascade import MAX_UBATCH_ROWS, Cascade
 from llamacart_trainer.fitting.chunks import split
-from llamacart_trainer.fitting.coverage import check_coverage
+from llamacart_trainer.fitting.coverage import check_answers, check_coverage, cut_answers
 from llamacart_trainer.fitting.facts.stages import find_stages
 from llamacart_trainer.fitting.identity import fit_facts
 from llamacart_trainer.fitting.job import NO_JOB, Job
@@ -112,9 +112,13 @@ class _Trainer:
         partial = _assemble(self.model, maps, Metadata("partial"))
         samples = self.builder.build((Dose(partial, 1.0),) if maps else UNSTEERED)
         check_samples(self.model, samples)
-        notice = check_coverage(self.task, samples)
-        if notice is not None and not maps:  # once, where sources are continued for each layer
-            self.on_notice(notice)
+        notices = (
+            check_coverage(self.task, samples),
+            check_answers(self.task, self.builder.answers),
+        )
+        for notice in notices if not maps else ():  # once, where sources are continued anew
+            if notice is not None:
+                self.on_notice(notice)
         self.n_rows = _count_rows(self.task, samples)
         to_gap = self.cascade.settings.closes_gap
         chunks = split(samples, self.max_ubatch_rows, to_gap=to_gap)
@@ -306,7 +310,11 @@ def _counts(task: Task, answers: Sequence[Exchange]) -> dict[str, int]:
     if task.prompt is None:
         return {"pairs": len(task.pairs) + len(task.chats)}
     empty = sum(not exchange.text.strip() for exchange in answers)
-    return {"answers": len(answers) - empty, "empty answers": empty}
+    return {
+        "answers": len(answers) - empty,
+        "empty answers": empty,
+        "cut answers": cut_answers(answers),
+    }
 
 
 def creation_time() -> str:
