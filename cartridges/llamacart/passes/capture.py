@@ -16,6 +16,7 @@ from llamacart.llama.context import Context
 from llamacart.llama.footprint import context_bytes
 from llamacart.llama.tap import Tap
 from llamacart.passes.batching import ROWS_PER_DECODE, as_batch, fillings, rows_beside, slices
+from llamacart.passes.watching import computed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -160,6 +161,7 @@ def forward(
             for rows in slices(rows_beside(part, shared, wants), limits.n_batch):
                 context.decode(as_batch(rows, shared=max(0, min(shared - offset, len(rows)))))
                 offset += len(rows)
+                computed(len(rows))
 
 
 def capture(

@@ -23,6 +23,7 @@ from llamacart.llama.context import Context
 from llamacart.llama.sites import RESIDUAL_OUTPUT
 from llamacart.llama.tap import Tap
 from llamacart.passes.batching import ROWS_PER_DECODE, as_batch, fillings, rows_of
+from llamacart.passes.watching import computed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -142,6 +143,7 @@ def residual_means(
             given = rows_of(sequences, run, lambda s, i: i == max(wanted[s]))
             counted = np.array([row.position in wanted[row.sequence] for row in given])
             context.decode(as_batch(given, run.start))
+            computed(len(given))
     return sums / counts[:, None]
 
 

@@ -17,6 +17,7 @@ from llamacart.passes.batching import (
     slices,
 )
 from llamacart.passes.control_vector import apply_control
+from llamacart.passes.watching import computed
 from llamacart.sampling.candidates import Candidates
 from llamacart.sampling.sampler import Sampler
 from llamacart.values.sampling import SEED_LIMIT, SamplingParams
@@ -162,6 +163,7 @@ def _continue(
             hook.set_rows([steering] * len(now))
             context.decode(as_batch(now))
             hook.take_report().check()
+            computed(len(now))
 
         rows = rows_of(
             prompts,

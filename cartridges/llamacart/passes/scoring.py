@@ -24,6 +24,7 @@ from llamacart.passes.batching import (
     slices,
 )
 from llamacart.passes.control_vector import apply_control
+from llamacart.passes.watching import computed
 from llamacart.values.steering import UNSTEERED, effective
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ def visit_logits(
             context.decode(as_batch(rows, first))
             if hook is not None:
                 hook.take_report().check()
+            computed(len(rows))
 
         head = rows_of([sequences[0][:shared]], range(1), lambda _s, _i: False)
         for rows in slices(head, context.n_batch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,12 @@ def test_from_a_wish_to_a_cartridge(
     assert f"{cut} of {len(answers)} answers were cut at 64 tokens, and teach" in out
     lines = [line.rsplit(", ", 1)[0] for line in out.splitlines()]
     assert "answers: answer 10 of 10, 100 %" in lines
-    assert "measure: point 7 of 7, 100 %" in lines
+    assert any(line.startswith("answers: answer 0 of 10, 1") for line in lines)
+    measured = [line for line in lines if line.startswith("measure")]
+    assert re.fullmatch(r"measure \(pirate at α = .*\): point 7 of 7, 100 %", measured[-1])
+    # Each point moves while it is measured.
+    moving = {match[1] for line in measured if (match := re.search(r"tokens\): point (\d)", line))}
+    assert moving >= set("012346")
     assert not any("point 8" in line for line in lines)
     assert out.splitlines()[-1].startswith("  llamacart serve --model ")
     assert out.splitlines()[-1].endswith("--cartridges out")

@@ -48,6 +48,7 @@ def assert_all_points_are_told(out: str) -> None:
     found = re.search(r": point (\d+) of (\d+), 100 %", last)
     assert found is not None, last
     assert found[1] == found[2]
+    assert re.search(r"^measure \(.* at α = .*, \d+ tokens\): point \d+ of", out, re.MULTILINE)
 
 
 def run(*args: object) -> None:
@@ -177,7 +178,12 @@ def test_tune_writes_a_cartridge_and_goes_on(
     assert evidence["trials"] == len(table) - 1 >= 3
     out = capsys.readouterr().out
     assert "rung 0 ridge-identity" in out
-    assert any(line.startswith("search: trial 3, ") for line in out.splitlines())
+    lines = out.splitlines()
+    assert any(re.match(r"search \(.*, \d+ tokens\): trial 3, ", line) for line in lines)
+    assert any(
+        line.startswith("search (fit ridge-identity") and ", layer 1 of" in line for line in lines
+    )
+    assert any(line.startswith("search (the best on the test prompts, ") for line in lines)
     run(*arguments)
     again = (tmp_path / "trials.jsonl").read_text().splitlines()
     assert again[: len(table)] == table

@@ -55,6 +55,64 @@ def test_a_line_comes_when_some_seconds_have_passed_since_the_last() -> None:
     assert told.lines()[1:] == ["fit: layer 4 of 30, 13 %, 0:50 left"]
 
 
+def test_a_line_that_says_nothing_new_comes_six_times_more_seldom() -> None:
+    told = Told()
+    told.progress.stage("load the model")
+    for _ in range(14):
+        told.clock.pass_by(5)
+        told.progress.tick()
+    assert told.lines() == [f"load the model: 0:{n:02} so far" for n in (5, 35)] + [
+        "load the model: 1:05 so far"
+    ]
+    told.progress.doing("weights")
+    assert told.lines()[3:] == ["load the model (weights): 1:10 so far"]
+
+
+def test_time_alone_says_nothing_new_where_time_ends_the_stage() -> None:
+    told = Told()
+    told.progress.stage("search", unit="trial", budget=600)
+    for _ in range(7):
+        told.clock.pass_by(5)
+        told.progress.tick()
+    assert told.lines() == [
+        "search: trial 0, 1 %, 9:55 left",
+        "search: trial 0, 6 %, 9:25 left",
+    ]
+
+
+def test_what_is_under_way_counts_by_its_parts() -> None:
+    told = Told()
+    told.progress.stage("measure", unit="point", total=10)
+    told.clock.pass_by(10)
+    told.progress.part("french at α = 1, 900 tokens", 0.5)
+    told.clock.pass_by(5)
+    told.progress.part("french at α = 1, 1350 tokens", 0.75)
+    told.progress.advance()
+    told.clock.pass_by(5)
+    told.progress.part("french at α = 2, 450 tokens", 0.25)
+    told.clock.pass_by(5)
+    told.progress.tick()
+    assert told.lines() == [
+        "measure (french at α = 1, 900 tokens): point 0 of 10, 5 %, 3:10 left",
+        "measure (french at α = 1, 1350 tokens): point 0 of 10, 8 %, 3:05 left",
+        "measure (french at α = 2, 450 tokens): point 1 of 10, 12 %, 2:20 left",
+    ]
+
+
+def test_many_may_be_under_way() -> None:
+    told = Told()
+    told.progress.stage("answers", unit="answer", total=60)
+    told.clock.pass_by(8)
+    told.progress.within(16)
+    told.progress.advance(32)
+    told.clock.pass_by(6)
+    told.progress.within(8.0)
+    assert told.lines() == [
+        "answers: answer 0 of 60, 27 %, 0:22 left",
+        "answers: answer 32 of 60, 67 %, 0:07 left",
+    ]
+
+
 def test_what_is_told_otherwise_counts_as_a_line() -> None:
     told = Told()
     told.progress.stage("search", unit="trial", budget=600)

@@ -92,3 +92,13 @@ def test_a_model_answers_as_it_goes_on(tiny_model) -> None:
         text = tiny_model.detokenize(tokens)
         assert text.startswith(exchange.text)
         assert exchange.ended is (len(tokens) < 5)
+
+
+def test_answers_count_by_their_tokens_while_they_are_written(tiny_model) -> None:
+    writer = writer_for(Recipe(name="x", format="text"), tiny_model)
+    told: list[float] = []
+    asked = [(Turn("user", f"{n}?"),) for n in range(3)]
+    answer(tiny_model, writer, asked, 6, on_part=told.append)
+    assert told == sorted(told)
+    assert 0 < told[0] < told[-1] == pytest.approx(3.0)
+    assert len(told) >= 6

@@ -151,6 +151,7 @@ def distill(
             result.cartridge,
             strengths,
             on_point=lambda _point: progress.advance(),
+            on_part=progress.part,
             n_threads=threads,
         )
     finish_wish(made, folder, found.alpha)
@@ -221,6 +222,7 @@ def _answers(
         n_threads=threads,
         on_start=on_start,
         on_answers=progress.advance,
+        on_part=progress.within,
     )
     # A null character is in no text that a file of answers may hold.
     answers = tuple(a for a in given if a.text.strip() and "\0" not in a.text)

@@ -107,6 +107,7 @@ def draft(
                 name, unit="answer", total=total, done=done
             ),
             on_answers=progress.advance,
+            on_part=progress.within,
         ).write()
     console.print(told(found), soft_wrap=True, highlight=False)
     if found.dropped:

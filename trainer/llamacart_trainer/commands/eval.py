@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from llamacart.cartridge import Cartridge
     from llamacart.llama.model import Model
     from llamacart_trainer.evaluation.plan import EvaluationPlan
-    from llamacart_trainer.evaluation.results import Evaluation, Point
+    from llamacart_trainer.evaluation.results import Evaluation
     from llamacart_trainer.recipe.recipe import Task
 
 
@@ -166,23 +166,27 @@ def _compare(
     progress: Progress,
     threads: int | None,
 ) -> Evaluation:
-    from llamacart_trainer.evaluation.baselines import fit_baselines
+    from llamacart_trainer.evaluation.baselines import answered, fit_baselines
     from llamacart_trainer.evaluation.evaluate import evaluate
     from llamacart_trainer.evaluation.sweep import point_count
 
+    if names and task.prompt is not None and task.prompt.answers is None:
+        asked = len(task.prompt.questions)
+        progress.stage("answers", unit="answer", total=asked)
+        task = answered(
+            task, model, on_part=lambda _, share: progress.within(asked * share), n_threads=threads
+        )
     progress.stage("fit", unit="baseline", total=len(names))
 
     def on_name(name: str) -> None:
         progress.reach(names.index(name))
         progress.doing(name)
 
-    fitted = fit_baselines(task, model, names, on_name=on_name, n_threads=threads)
+    fitted = fit_baselines(
+        task, model, names, on_name=on_name, on_part=progress.part, n_threads=threads
+    )
     contenders = [*files, *fitted]
     progress.stage("measure", unit="point", total=point_count(plans, len(contenders), alphas))
-
-    def on_point(point: Point) -> None:
-        progress.doing(f"{point.label} at α = {point.alpha:g} is done")
-        progress.advance()
 
     *validation, test = plans
     return evaluate(
@@ -192,6 +196,7 @@ def _compare(
         validation=validation[0] if validation else None,
         task=task,
         alphas=alphas,
-        on_point=on_point,
+        on_point=lambda _point: progress.advance(),
+        on_part=progress.part,
         n_threads=threads,
     )

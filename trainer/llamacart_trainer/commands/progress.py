@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Clock = Callable[[], float]
 
 SECONDS_BETWEEN_LINES = 5.0
+LINES_BETWEEN_SAME = 6
+"""A line that says nothing new but the time comes so many times more seldom."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Standing:
         found: How many of these had been done before `since`.
         moved: When the last of them were done.
         stride: How many these were: they come together.
+        part: How many are done of those under way, a fraction or more.
         doing: What is done now.
     """
 
@@ -48,27 +51,33 @@ class Standing:
     done: int = 0
     found: int = 0
     moved: float = 0.0
-    stride: int = 1
+    stride: float = 1
+    part: float = 0.0
     doing: str = ""
 
     def at(self, done: int, now: float) -> Standing:
         """The same when so many are done."""
-        return replace(self, done=done, moved=now, stride=max(1, done - self.done))
+        return replace(self, done=done, moved=now, stride=max(1, done - self.done), part=0.0)
+
+    def within(self, part: float, now: float) -> Standing:
+        """The same when so many are done of those under way."""
+        return replace(self, moved=now, stride=max(1e-6, part - self.part), part=part)
 
     def share(self, now: float) -> float | None:
         """Part of the stage that is done, 0 to 1; None where nobody knows."""
         if self.budget:
             return min(1.0, (now - self.since) / self.budget)
-        return min(1.0, self.done / self.total) if self.total else None
+        return min(1.0, (self.done + self.part) / self.total) if self.total else None
 
     def left(self, now: float) -> float | None:
         """Seconds to the end of the stage at its pace so far; None where nobody knows."""
         if self.budget is not None:
             return max(0.0, self.budget - (now - self.since))
-        made = self.done - self.found
+        made = self.done + self.part - self.found
         if not self.total or made <= 0:
             return None
-        pace, to_do = (self.moved - self.since) / made, max(0, self.total - self.done)
+        pace = (self.moved - self.since) / made
+        to_do = max(0.0, self.total - self.done - self.part)
         stride, under_way = min(self.stride, to_do), now - self.moved
         if under_way <= pace * stride:
             return pace * to_do - under_way
@@ -77,8 +86,17 @@ class Standing:
 
     def line(self, now: float) -> str:
         """All of it in words, such as `fit: layer 7 of 30, 23 %, 1:12 left`."""
-        name = f"{self.stage} ({self.doing})" if self.doing else self.stage
-        return f"{name}: {', '.join((*self._counted(), *self._timed(now)))}"
+        return f"{self.name}: {', '.join((*self._counted(), *self._timed(now)))}"
+
+    def news(self, now: float) -> tuple[str, ...]:
+        """What of `line` changes otherwise than by the mere passing of time."""
+        share = None if self.budget else self.share(now)
+        return self.name, *self._counted(), *_percent(share)
+
+    @property
+    def name(self) -> str:
+        """The stage, and what is done in it now."""
+        return f"{self.stage} ({self.doing})" if self.doing else self.stage
 
     def short(self, now: float) -> str:
         """What stands behind a bar."""
@@ -90,11 +108,14 @@ class Standing:
         return (f"{self.unit} {self.done}".lstrip(),) if self.unit else ()
 
     def _timed(self, now: float, *, elapsed: bool = True) -> tuple[str, ...]:
-        share, left = self.share(now), self.left(now)
-        said = () if share is None else (f"{share:.0%}".replace("%", " %"),)
+        said, left = _percent(self.share(now)), self.left(now)
         if left is not None:
             return (*said, f"{clock_time(left)} left")
         return (*said, f"{clock_time(now - self.since)} so far") if elapsed else said
+
+
+def _percent(share: float | None) -> tuple[str, ...]:
+    return () if share is None else (f"{share:.0%}".replace("%", " %"),)
 
 
 def clock_time(seconds: float) -> str:
@@ -117,13 +138,14 @@ class Progress:
     """Tells how far a command is while it is open.
 
     On a terminal it draws a bar, which is gone at the end. Elsewhere it prints a line where none
-    has been printed for some seconds, whether something has been done in them or not.
+    has been printed for some seconds; for longer, where it would say the same but for the time.
 
     Args:
         console: Where to.
         clock: Seconds, ascending.
         every: Seconds from line to line, and 0 for one whenever something changes; the default is
-            `SECONDS_BETWEEN_LINES`.
+            `SECONDS_BETWEEN_LINES`. A line that says nothing new takes `LINES_BETWEEN_SAME` times
+            as many.
     """
 
     def __init__(
@@ -134,6 +156,7 @@ class Progress:
         self._every = SECONDS_BETWEEN_LINES if every is None else every
         self._at: Standing | None = None
         self._said = clock()
+        self._news: tuple[str, ...] = ()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -202,6 +225,18 @@ class Progress:
             self._at = self._at.at(done, self._clock())
             self._changed()
 
+    def within(self, done: float) -> None:
+        """Say how many are done of those under way, a fraction or more."""
+        if self._at is not None:
+            self._at = self._at.within(done, self._clock())
+            self._changed()
+
+    def part(self, what: str, done: float) -> None:
+        """Name what is done now, and say how much of it is; see `within`."""
+        if self._at is not None:
+            self._at = replace(self._at, doing=what).within(done, self._clock())
+            self._changed()
+
     def tell(self, *what: Any, **how: Any) -> None:
         """Print above the bar, or as lines; see `Console.print`."""
         with self._lock:
@@ -213,9 +248,11 @@ class Progress:
         with self._lock:
             now = self._clock()
             if self._at is not None and not self._closed.is_set():
-                if now - self._said < self._every:
+                news = self._at.news(now)
+                same = LINES_BETWEEN_SAME if news == self._news else 1
+                if now - self._said < self._every * same:
                     return
-                self._said = now
+                self._said, self._news = now, news
                 # One line whatever its length; rich would break it at 80 columns.
                 self._console.print(self._at.line(now), soft_wrap=True, highlight=False)
 
@@ -228,7 +265,7 @@ class Progress:
             share = at.share(now)
             self._bar.update(
                 self._drawn,
-                description=f"{at.stage} ({at.doing})" if at.doing else at.stage,
+                description=at.name,
                 total=None if share is None else 1.0,
                 completed=0.0 if share is None else share,
                 standing=at.short(now),

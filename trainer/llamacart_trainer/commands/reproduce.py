@@ -145,6 +145,7 @@ def _one(
     output: Path | None,
     threads: int | None,
 ) -> tuple[tuple[PaperTrial, ...], tuple[Verdict, ...]]:
+    from llamacart.passes.watching import watching
     from llamacart_trainer.reproduction import tables
     from llamacart_trainer.reproduction.prompts import QUESTIONS, STORIES
     from llamacart_trainer.reproduction.trials import run_experiment, trial_count
@@ -162,10 +163,17 @@ def _one(
         progress.advance()
 
     progress.stage(experiment, unit="trial", total=trial_count(experiment))
+    tokens = 0
 
-    trials = run_experiment(
-        experiment, model, data, on_trial=tell, on_cartridge=keep, n_threads=threads
-    )
+    def count(n_rows: int) -> None:
+        nonlocal tokens
+        tokens += n_rows
+        progress.doing(f"{tokens} tokens")
+
+    with watching(count):
+        trials = run_experiment(
+            experiment, model, data, on_trial=tell, on_cartridge=keep, n_threads=threads
+        )
     found = judge(experiment, trials)
     prompts = [english for english, _ in QUESTIONS] if experiment == "language" else STORIES
     progress.tell(tables.figures(experiment, trials))

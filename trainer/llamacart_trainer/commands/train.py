@@ -194,6 +194,7 @@ def fit_with_progress(
         model,
         on_phase=on_phase,
         on_answers=on_answers,
+        on_part=progress.within,
         on_layers=on_layers,
         on_layer=on_layer,
         on_plan=on_plan,

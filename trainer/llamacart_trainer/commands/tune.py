@@ -74,6 +74,7 @@ def tune(
             seconds=60 * minutes,
             trials=trials,
             on_trial=on_trial,
+            on_part=progress.part,
             n_threads=threads,
         )
     console.print(trials_table(result))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llamacart.llama.model import Model
+    from llamacart_trainer.fitting.answers import OnPart
     from llamacart_trainer.recipe.turns import Exchange
     from llamacart_trainer.recipe.writer import Writer
 
@@ -28,6 +29,7 @@ def ask(
     n_threads: int | None = None,
     on_start: Callable[[int], None] = lambda _found: None,
     on_answers: Callable[[int], None] = lambda _count: None,
+    on_part: OnPart = lambda _part: None,
 ) -> list[Exchange]:
     """The model's answers to some messages; those that `path` holds are not given anew.
 
@@ -41,6 +43,7 @@ def ask(
         n_threads: Threads for llama.cpp.
         on_start: Called with the number of answers that were found.
         on_answers: Called with the number of each batch of new ones.
+        on_part: See `answer`.
 
     Raises:
         InputError: The file holds answers of something else, or the template refuses the turns.
@@ -56,6 +59,8 @@ def ask(
     for start in range(0, len(left), QUESTIONS_AT_ONCE):
         part = left[start : start + QUESTIONS_AT_ONCE]
         conversations = [[*before, Turn("user", message)] for message in part]
-        kept.add(answer(model, writer, conversations, n_tokens, n_threads=n_threads))
+        kept.add(
+            answer(model, writer, conversations, n_tokens, n_threads=n_threads, on_part=on_part)
+        )
         on_answers(len(part))
     return kept.of(messages)

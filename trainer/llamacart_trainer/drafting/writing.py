@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llamacart.llama.model import Model
     from llamacart_trainer.drafting.split import Part
     from llamacart_trainer.evaluation.scorers import Scorer
+    from llamacart_trainer.fitting.answers import OnPart
     from llamacart_trainer.recipe.draft import DraftSettings
     from llamacart_trainer.recipe.recipe import Recipe
 
@@ -42,6 +43,7 @@ class Drafting:
         n_threads: Threads for llama.cpp.
         on_stage: Called with the name of a side, how many answers there will be and are there.
         on_answers: Called with the number of each batch of new answers.
+        on_part: See `answer`.
     """
 
     recipe: Recipe
@@ -51,6 +53,7 @@ class Drafting:
     n_threads: int | None = None
     on_stage: Callable[[str, int, int], None] = lambda _name, _total, _found: None
     on_answers: Callable[[int], None] = lambda _count: None
+    on_part: OnPart = lambda _part: None
     _settings: DraftSettings = field(init=False)
 
     def __post_init__(self) -> None:
@@ -100,6 +103,7 @@ class Drafting:
             n_threads=self.n_threads,
             on_start=lambda found: self.on_stage(name, len(messages), found),
             on_answers=self.on_answers,
+            on_part=self.on_part,
         )
 
     def _files(self, kept: Sequence[Draft]) -> dict[str, list[dict[str, str]]]:

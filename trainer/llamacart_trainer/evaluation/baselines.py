@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from llamacart.errors import RecipeError
 from llamacart.passes.control_vector import fit_control_vector
 from llamacart_trainer.evaluation.facts.paper import CONFLICT, PENALTIES, paper_task
+from llamacart_trainer.evaluation.work import CHARACTERS, LayersDone, Work
 from llamacart_trainer.fitting.samples import SampleBuilder
 from llamacart_trainer.fitting.training import train
 from llamacart_trainer.recipe.recipe import Recipe, TextPair
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from llamacart.cartridge import Cartridge
     from llamacart.llama.model import Model
     from llamacart.passes.control_vector import ControlVector
+    from llamacart_trainer.evaluation.work import OnPart
     from llamacart_trainer.recipe.pairing import PairedRows
     from llamacart_trainer.recipe.recipe import Task
 
@@ -102,6 +104,7 @@ def fit_baselines(
     names: Sequence[str],
     *,
     on_name: Callable[[str], None] = lambda _name: None,
+    on_part: OnPart = lambda _what, _share: None,
     n_threads: int | None = None,
 ) -> list[Cartridge | ControlVector]:
     """Fit the recipe in other ways, all else as it says.
@@ -113,6 +116,7 @@ def fit_baselines(
             residual stream at all layers, `control-vector-middle` at the middle one alone (CAA as
             published).
         on_name: Called when a fit begins.
+        on_part: Called as it goes on.
         n_threads: Threads for llama.cpp.
 
     Raises:
@@ -127,28 +131,41 @@ def fit_baselines(
         )
     fitted: list[Cartridge | ControlVector] = []
     if names:
-        task = answered(task, model, n_threads=n_threads)
+        task = answered(task, model, on_part=on_part, n_threads=n_threads)
     for name in names:
         on_name(name)
         if name in CONTROL_VECTORS:
-            fitted.append(_control_vector(task, model, name, n_threads))
+            with Work(on_part, 2 * _rows_of(task)).on(name, "fit"):
+                fitted.append(_control_vector(task, model, name, n_threads))
             continue
         if task.facts and name in PENALTIES:
             other = paper_task(task, name)
         else:
             other = task.with_recipe(baseline_recipe(task.recipe, name))
-        fitted.append(train(other, model, n_threads=n_threads).cartridge)
+        told = LayersDone(name, on_part)
+        result = train(
+            other, model, on_layers=told.on_layers, on_layer=told.on_layer, n_threads=n_threads
+        )
+        fitted.append(result.cartridge)
     return fitted
 
 
-def answered(task: Task, model: Model, *, n_threads: int | None = None) -> Task:
+def answered(
+    task: Task,
+    model: Model,
+    *,
+    on_part: OnPart = lambda _what, _share: None,
+    n_threads: int | None = None,
+) -> Task:
     """The task with the model's answers behind the prompt that it distils, given once for all fits.
 
     A task that distils none, or whose answers are known, is as it was.
     """
     if task.prompt is None or task.prompt.answers is not None:
         return task
-    return task.with_answers(SampleBuilder(task, model, n_threads).answers)
+    rows = len(task.prompt.questions) * task.recipe.answer_tokens
+    with Work(on_part, rows).on("answers", "answers"):
+        return task.with_answers(SampleBuilder(task, model, n_threads).answers)
 
 
 def held_out_samples(
@@ -171,6 +188,13 @@ def held_out_samples(
     )
     samples = SampleBuilder(unseen, model, n_threads).build()
     return [s for s in samples if s.paired and not s.neutral and len(s.source_rows)]
+
+
+def _rows_of(task: Task) -> int:
+    """Rows of the target side of a task's texts, about."""
+    said = sum(len(pair.target) for pair in task.pairs)
+    said += sum(len(chat.target_answer) for chat in task.chats)
+    return said // CHARACTERS
 
 
 def _control_vector(task: Task, model: Model, name: str, n_threads: int | None) -> ControlVector:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from llamacart_trainer.evaluation.objective import best_alphas, frontier
 from llamacart_trainer.evaluation.results import CartridgeFacts, Difference, Evaluation
 from llamacart_trainer.evaluation.significance import contrast, corrected
 from llamacart_trainer.evaluation.sweep import sweep
+from llamacart_trainer.evaluation.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from llamacart_trainer.evaluation.plan import EvaluationPlan
     from llamacart_trainer.evaluation.results import Point, Scores
     from llamacart_trainer.evaluation.significance import Contrast
+    from llamacart_trainer.evaluation.work import OnPart
     from llamacart_trainer.recipe.pairing import PairedRows
 
 
@@ -36,6 +39,7 @@ def compare(
     samples: Sequence[PairedRows] = (),
     brief: bool = False,
     on_point: Callable[[Point], None] = lambda _point: None,
+    on_part: OnPart = lambda _what, _share: None,
     n_threads: int | None = None,
 ) -> Evaluation:
     """Choose each contender's α, test it there, and look at the cartridges' held-out rows.
@@ -53,6 +57,7 @@ def compare(
         brief: Leave out what costs a pass and chooses nothing where KL to the prompted model
             does: NLL, perplexity, and the unsteered model on the texts that choose α.
         on_point: Called with each point, for progress.
+        on_part: Called as a point is measured, and as held-out pairs run.
         n_threads: Threads for llama.cpp.
 
     Raises:
@@ -70,6 +75,7 @@ def compare(
             on,
             labels=labels,
             on_point=on_point,
+            on_part=on_part,
             n_threads=n_threads,
             with_perplexity=whole and not brief,
             with_nll=not brief,
@@ -91,11 +97,14 @@ def compare(
         best = {point.label: point.alpha for point in tests}
     front = frontier(points, prompted=objective.prompted)
     heldout = HeldOutEvaluator(model, samples, n_threads) if samples else None
-    facts = [
-        _facts(label, contender, heldout)
-        for label, contender in zip(labels, contenders, strict=True)
-        if isinstance(contender, Cartridge)
-    ]
+    work = Work(on_part, _all_rows(samples))
+    facts = []
+    for label, contender in zip(labels, contenders, strict=True):
+        if isinstance(contender, Cartridge):
+            what = f"{label} on held-out pairs"
+            # The first runs the pairs unsteered too.
+            with work.on(what, "held-out", work.guess) if heldout else nullcontext():
+                facts.append(_facts(label, contender, heldout))
     return Evaluation(
         recipe=plan.name,
         model=str(model.fingerprint),
@@ -206,6 +215,10 @@ def unique_labels(names: Sequence[str], taken_already: Sequence[str] = ()) -> li
         taken[label] += 1
         labels.append(label)
     return labels
+
+
+def _all_rows(samples: Sequence[PairedRows]) -> int:
+    return sum(len(sample.source) + len(sample.target) for sample in samples)
 
 
 def _facts(label: str, cartridge: Cartridge, heldout: HeldOutEvaluator | None) -> CartridgeFacts:

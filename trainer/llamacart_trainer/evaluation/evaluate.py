@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from llamacart_trainer.evaluation.baselines import held_out_samples
 from llamacart_trainer.evaluation.compare import compare
 from llamacart_trainer.evaluation.heldout import MAX_PAIRS
+from llamacart_trainer.evaluation.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from llamacart_trainer.evaluation.evaluator import Contender
     from llamacart_trainer.evaluation.plan import EvaluationPlan
     from llamacart_trainer.evaluation.results import Evaluation, Point
+    from llamacart_trainer.evaluation.work import OnPart
     from llamacart_trainer.recipe.recipe import Task
 
 
@@ -28,6 +31,7 @@ def evaluate(
     alphas: Sequence[float] | None = None,
     brief: bool = False,
     on_point: Callable[[Point], None] = lambda _point: None,
+    on_part: OnPart = lambda _what, _share: None,
     n_threads: int | None = None,
 ) -> Evaluation:
     """Choose each contender's strength on the validation plan, and measure it there on the other.
@@ -42,6 +46,7 @@ def evaluate(
         alphas: Strengths; the plan's without.
         brief: See `compare`.
         on_point: Called with each point, for progress.
+        on_part: Called as a point is measured, and as held-out pairs run.
         n_threads: Threads for llama.cpp.
 
     Raises:
@@ -51,7 +56,10 @@ def evaluate(
     samples = []
     if task is not None:
         held_out = plan.heldout[:MAX_PAIRS]
-        samples = held_out_samples(task, model, held_out, n_threads=n_threads)
+        # To be tied some have to run; of the points it is no part.
+        work = Work(lambda what, _share: on_part(what, 0.0))
+        with work.on("held-out pairs", "tied") if held_out else nullcontext():
+            samples = held_out_samples(task, model, held_out, n_threads=n_threads)
     return compare(
         model,
         contenders,
@@ -61,5 +69,6 @@ def evaluate(
         samples=samples,
         brief=brief,
         on_point=on_point,
+        on_part=on_part,
         n_threads=n_threads,
     )

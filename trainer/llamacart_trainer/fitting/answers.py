@@ -5,7 +5,9 @@ from __future__ import annotations
 import codecs
 from typing import TYPE_CHECKING
 
+from llamacart.passes.batching import shared_beginning
 from llamacart.passes.generate import greedy
+from llamacart.passes.watching import watching
 from llamacart.values.steering import UNSTEERED
 from llamacart_trainer.recipe.turns import Exchange
 
@@ -14,12 +16,15 @@ if TYPE_CHECKING:
 
     from llamacart.llama.model import Model
     from llamacart.passes.generate import IsOver
+    from llamacart.passes.watching import OnRows
     from llamacart.values.steering import Steering
     from llamacart_trainer.recipe.turns import Turn
     from llamacart_trainer.recipe.writer import Writer
 
     OnAnswers = Callable[[int, int], None]
     """(answers that are there, answers that there will be)."""
+    OnPart = Callable[[float], None]
+    """(answers that those under way are worth by now)."""
 
 QUESTIONS_AT_ONCE = 32
 """Questions that are answered together; more gain little, nothing is told meanwhile, and so much
@@ -35,6 +40,7 @@ def answer(
     steering: Steering = UNSTEERED,
     n_threads: int | None = None,
     on_answers: OnAnswers = lambda _done, _total: None,
+    on_part: OnPart = lambda _part: None,
 ) -> list[Exchange]:
     """The likeliest answer to each conversation's last turn.
 
@@ -49,6 +55,7 @@ def answer(
         steering: What acts on every row.
         n_threads: Threads for compute.
         on_answers: Called as answers come.
+        on_part: Called as those under way are written.
 
     Raises:
         InputError: The model's template refuses the turns.
@@ -59,20 +66,35 @@ def answer(
     on_answers(0, len(prompts))
     for start in range(0, len(prompts), QUESTIONS_AT_ONCE):
         part = slice(start, start + QUESTIONS_AT_ONCE)
-        grown = greedy(
-            model,
-            prompts[part],
-            n_tokens,
-            steering=steering,
-            is_over=is_over,
-            n_threads=n_threads,
-        )
+        with watching(_share_of(prompts[part], n_tokens, on_part)):
+            grown = greedy(
+                model,
+                prompts[part],
+                n_tokens,
+                steering=steering,
+                is_over=is_over,
+                n_threads=n_threads,
+            )
         for turns, tokens in zip(conversations[part], grown, strict=True):
             text, stopped = cut(_text(model, tokens), writer.stops)
             ended = stopped or len(tokens) < n_tokens
             found.append(Exchange(turns[-1].content, text, ended))
         on_answers(len(found), len(prompts))
     return found
+
+
+def _share_of(prompts: Sequence[Sequence[int]], n_tokens: int, on_part: OnPart) -> OnRows:
+    """From the rows that are computed to how many of some answers are done, or worth so much."""
+    shared = shared_beginning(prompts) * (len(prompts) - 1)
+    expected = sum(map(len, prompts)) - shared + len(prompts) * max(1, n_tokens - 1)
+    done = 0
+
+    def count(n_rows: int) -> None:
+        nonlocal done
+        done += n_rows
+        on_part(len(prompts) * min(1.0, done / expected))
+
+    return count
 
 
 def stop_reader(model: Model, stops: Sequence[str]) -> IsOver | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from llamacart.llama.model import Model
     from llamacart.values.steering import Steering
-    from llamacart_trainer.fitting.answers import OnAnswers
+    from llamacart_trainer.fitting.answers import OnAnswers, OnPart
     from llamacart_trainer.fitting.job import Job, NoJob
     from llamacart_trainer.recipe.distilled import DistilledPrompt
     from llamacart_trainer.recipe.recipe import Task
@@ -50,6 +50,7 @@ class SampleBuilder:
         n_threads: Threads for compute.
         job: Keeps the model's answers, and knows those of before.
         on_answers: Called as the model answers; see `answer`.
+        on_part: Likewise.
     """
 
     task: Task
@@ -57,6 +58,7 @@ class SampleBuilder:
     n_threads: int | None = None
     job: Job | NoJob = NO_JOB
     on_answers: OnAnswers = lambda _done, _total: None
+    on_part: OnPart = lambda _part: None
 
     @property
     def regenerates(self) -> bool:
@@ -124,6 +126,7 @@ class SampleBuilder:
                 self.task.recipe.answer_tokens,
                 n_threads=self.n_threads,
                 on_answers=self.on_answers,
+                on_part=self.on_part,
             )
             self.job.save_answers(known)
         return tuple(known)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from llamacart.cartridge import LayerMap
     from llamacart.llama.model import Model
-    from llamacart_trainer.fitting.answers import OnAnswers
+    from llamacart_trainer.fitting.answers import OnAnswers, OnPart
     from llamacart_trainer.fitting.chunks import SampleChunk
     from llamacart_trainer.fitting.memory import MemoryPlan
     from llamacart_trainer.recipe.pairing import PairedRows
@@ -137,6 +137,7 @@ def train(
     on_plan: Callable[[MemoryPlan], None] = lambda _plan: None,
     on_notice: Callable[[str], None] = lambda _notice: None,
     on_answers: OnAnswers = lambda _done, _total: None,
+    on_part: OnPart = lambda _part: None,
     max_ubatch_rows: int = MAX_UBATCH_ROWS,
     max_memory: int = MAX_MEMORY,
     n_threads: int | None = None,
@@ -157,6 +158,7 @@ def train(
         on_notice: Called with what the writer of the pairs should know, before the fit.
         on_answers: Called as the model answers behind a prompt, with the numbers of answers that
             are there and that there will be.
+        on_part: Called with how many answers those under way are worth by now.
         max_ubatch_rows: Tokens that run at once.
         max_memory: Bytes that activations may take; see `Cascade`.
         n_threads: Threads for llama.cpp.
@@ -200,7 +202,7 @@ def train(
         max_memory=max_memory,
         n_threads=n_threads,
     )
-    builder = SampleBuilder(task, model, n_threads, cascade.job, on_answers)
+    builder = SampleBuilder(task, model, n_threads, cascade.job, on_answers, on_part)
     trainer = _Trainer(
         task, model, cascade, builder, max_ubatch_rows, on_phase, on_notice, on_layers
     )

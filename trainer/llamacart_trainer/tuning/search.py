@@ -22,6 +22,7 @@ from llamacart_trainer.evaluation.evaluator import Evaluator
 from llamacart_trainer.evaluation.prompts.closing import closing_sentence
 from llamacart_trainer.evaluation.results import Point
 from llamacart_trainer.evaluation.sweep import prompt_points
+from llamacart_trainer.evaluation.work import LayersDone, Work
 from llamacart_trainer.fitting.cascade import MAX_UBATCH_ROWS
 from llamacart_trainer.fitting.identity import fit_facts, of_function
 from llamacart_trainer.fitting.memory import MAX_MEMORY
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from llamacart_trainer.evaluation.objective import Objective
     from llamacart_trainer.evaluation.plan import EvaluationPlan
     from llamacart_trainer.evaluation.results import Measured, Scores
+    from llamacart_trainer.evaluation.work import OnPart
     from llamacart_trainer.fitting.identity import Facts
     from llamacart_trainer.recipe.recipe import Task
 from llamacart_trainer.tuning.space import Candidate
@@ -94,6 +96,7 @@ class Search:
         table: Where trials are kept.
         space: Candidates in order; the default is `candidates` of the recipe.
         on_trial: Called with each new trial.
+        on_part: Called as a candidate is fitted and measured.
         clock: Seconds, ascending.
         n_threads: Threads for llama.cpp.
     """
@@ -106,12 +109,17 @@ class Search:
     table: TrialTable
     space: Sequence[Candidate] = ()
     on_trial: Callable[[Trial], None] = lambda _trial: None
+    on_part: OnPart = lambda _what, _share: None
     clock: Callable[[], float] = time.monotonic
     n_threads: int | None = None
     _fits: dict[Candidate, Cartridge] = field(default_factory=dict, repr=False)
     _judges: dict[int, Evaluator] = field(default_factory=dict, repr=False)
     _objectives: dict[int, Objective] = field(default_factory=dict, repr=False)
     _started: float = field(default=0.0, repr=False)
+    _work: Work = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._work = Work(self.on_part)
 
     def run(self) -> TuneResult:
         """Search, and score the winner on the test plan.
@@ -120,7 +128,7 @@ class Search:
             RecipeError: No candidate could be fitted.
         """
         self._started = self.clock()
-        self.task = answered(self.task, self.model, n_threads=self.n_threads)
+        self.task = answered(self.task, self.model, on_part=self.on_part, n_threads=self.n_threads)
         space = list(self.space) or candidates(self.task.recipe, list(SOLVERS))
         survivors = [
             (candidate, alpha)
@@ -163,7 +171,9 @@ class Search:
         plan = judge.plan
         prompts = len(plan.prompts) + len(plan.answers) + len(plan.facts)
         try:
-            scores = judge.score(self._fit(candidate), alpha)
+            fitted = self._fit(candidate)
+            with self._work.on(f"{candidate}, α = {alpha:g}", f"rung {rung}"):
+                scores = judge.score(fitted, alpha)
         except RecipeError as error:
             return Trial(candidate, alpha, rung, prompts, FAILED, FAILED, error=error.message)
         objective = self._objective(rung)
@@ -177,7 +187,14 @@ class Search:
             without = target_keys(self.task.recipe, candidate.target)
             recipe = variant(self.task.recipe, without=without, **candidate.changes)
             task = self.task.with_recipe(recipe)
-            result = train(task, self.model, n_threads=self.n_threads)
+            told = LayersDone(f"fit {candidate}", self.on_part)
+            result = train(
+                task,
+                self.model,
+                on_layers=told.on_layers,
+                on_layer=told.on_layer,
+                n_threads=self.n_threads,
+            )
             self._fits[candidate] = result.cartridge
         return self._fits[candidate]
 
@@ -194,7 +211,8 @@ class Search:
         """What is asked for beside the plan's prompts, on the texts of a rung."""
         if rung not in self._objectives:
             judge = self._judge(rung)
-            self._objectives[rung] = self.validation.objective.beside(prompt_points(judge))
+            points = prompt_points(judge, self._work)
+            self._objectives[rung] = self.validation.objective.beside(points)
         return self._objectives[rung]
 
     def _finish(self, best: Trial) -> TuneResult:
@@ -203,10 +221,13 @@ class Search:
         objective = self._objective(best.rung)
         self._judges.clear()
         judge = Evaluator(self.model, self.test, self.n_threads)
-        scores = judge.score(fitted, best.alpha)
+        with self._work.on("the best on the test prompts", "test"):
+            scores = judge.score(fitted, best.alpha)
+        with self._work.on("unsteered on the test prompts", "test"):
+            unsteered = judge.score(None, 0.0)
         beside = (
-            Point("unsteered", "unsteered", 0.0, judge.score(None, 0.0)),
-            *prompt_points(judge),
+            Point("unsteered", "unsteered", 0.0, unsteered),
+            *prompt_points(judge, self._work),
         )
         mine = Point(fitted.name, "cartridge", best.alpha, scores)
         metadata = replace(
@@ -245,6 +266,7 @@ def tune(
     seconds: float,
     trials: Path | None = None,
     on_trial: Callable[[Trial], None] = lambda _trial: None,
+    on_part: OnPart = lambda _what, _share: None,
     n_threads: int | None = None,
 ) -> TuneResult:
     """Choose target, solver, λ, δ or K, α, layers and pairing for a recipe in a time budget.
@@ -258,6 +280,7 @@ def tune(
         trials: JSONL file of all trials; one from an earlier run of the same search is gone on
             from, and what is in it is not run again.
         on_trial: Called with each new trial.
+        on_part: Called as a candidate is fitted and measured.
         n_threads: Threads for llama.cpp.
 
     Raises:
@@ -266,7 +289,15 @@ def tune(
     """
     table = TrialTable(trials, search_facts(task, model, validation, n_threads))
     return Search(
-        task, model, validation, test, seconds, table, on_trial=on_trial, n_threads=n_threads
+        task,
+        model,
+        validation,
+        test,
+        seconds,
+        table,
+        on_trial=on_trial,
+        on_part=on_part,
+        n_threads=n_threads,
     ).run()
 
 

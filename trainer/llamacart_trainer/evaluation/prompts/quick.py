@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llamacart.llama.model import Model
     from llamacart_trainer.evaluation.plan import EvaluationPlan
     from llamacart_trainer.evaluation.results import Evaluation, Point
+    from llamacart_trainer.evaluation.work import OnPart
     from llamacart_trainer.recipe.recipe import Task
 
 ALPHAS = (0.7, 1.0, 1.3)
@@ -50,6 +51,7 @@ def quick_evaluation(
     alphas: Sequence[float] = ALPHAS,
     *,
     on_point: Callable[[Point], None] = lambda _point: None,
+    on_part: OnPart = lambda _what, _share: None,
     n_threads: int | None = None,
 ) -> QuickEvaluation:
     """Choose a cartridge's α and measure it there, on so few prompts that it takes seconds.
@@ -60,6 +62,7 @@ def quick_evaluation(
         cartridge: The cartridge.
         alphas: Strengths to choose from; one alone is tested as it is.
         on_point: Called with each point, for progress.
+        on_part: Called as a point is measured.
         n_threads: Threads for llama.cpp.
 
     Raises:
@@ -74,6 +77,7 @@ def quick_evaluation(
         alphas=alphas,
         brief=test.teacher is not None,
         on_point=on_point,
+        on_part=on_part,
         n_threads=n_threads,
     )
     point = next(point for point in evaluation.tests if point.kind == "cartridge")
