@@ -18,6 +18,7 @@ from rich.table import Table
 
 PROMPTS = ("In the summer we like to", "The best way to learn a new language is")
 PORT = 8081
+BROWSE = "llamacart serve --model demo --cartridges demo"
 URL = f"http://127.0.0.1:{PORT}"
 
 
@@ -50,7 +51,7 @@ def main() -> None:
     """Print English beside French."""
     folder = Path(sys.argv[1])
     command = [Path(sys.executable).with_name("llamacart"), "serve", "--model", "demo"]
-    options = ["--cartridges", folder, "--port", str(PORT), "--no-log-requests"]
+    options = ["--cartridges", folder, "--port", str(PORT), "--no-log-requests", "--no-ui"]
     server = subprocess.Popen([*command, *options])  # noqa: S603
     try:
         wait_until_ready(server)
@@ -63,6 +64,7 @@ def main() -> None:
                 texts.append(call("/v1/completions", body)["choices"][0]["text"].strip())
             table.add_row(prompt, *texts)
         Console(width=110).print(table)
+        print(f"In a browser: {BROWSE}, then open http://127.0.0.1:8080/")
     finally:
         server.terminate()
         server.wait()

@@ -13,7 +13,7 @@ from llamacart import __version__
 from llamacart.errors import EngineError
 from llamacart_server.errors import add_error_handlers
 from llamacart_server.middleware.access import AccessMiddleware
-from llamacart_server.middleware.auth import ApiKeyMiddleware, read_keys
+from llamacart_server.middleware.auth import OPEN_PATHS, ApiKeyMiddleware, read_keys
 from llamacart_server.middleware.keepalive import KeepAliveMiddleware
 from llamacart_server.middleware.lifecycle import DrainMiddleware, Lifecycle
 from llamacart_server.middleware.request_id import HeadMiddleware, RequestMiddleware
@@ -27,6 +27,7 @@ from llamacart_server.routes import (
     health,
     metrics,
     models,
+    page,
     tokens,
 )
 from llamacart_server.service import Service
@@ -87,6 +88,10 @@ def create_app(
     if embedder is not None:
         lane = embeddings.EmbeddingLane(embedder, engine, settings.max_queued)
         app.include_router(embeddings.router(service, lane))
+    open_paths = set(OPEN_PATHS)
+    if settings.ui:
+        app.include_router(page.router())
+        open_paths |= page.paths().keys()
     add_error_handlers(app)
     described = Description(model.id, bool(keys), settings.admin_key is not None)
     app.openapi = cache(partial(described.document, app))  # type: ignore[method-assign]
@@ -100,7 +105,12 @@ def create_app(
         # The admin key opens everything: a request carries one key, and who adds a cartridge
         # wants to try it.
         admin = [settings.admin_key.get_secret_value()] if settings.admin_key else []
-        app.add_middleware(ApiKeyMiddleware, keys=[*keys, *admin], rate_limit=settings.rate_limit)
+        app.add_middleware(
+            ApiKeyMiddleware,
+            keys=[*keys, *admin],
+            rate_limit=settings.rate_limit,
+            open_paths=open_paths,
+        )
     app.add_middleware(DrainMiddleware, lifecycle=lifecycle)
     app.add_middleware(
         RequestMiddleware,

@@ -109,6 +109,7 @@ class ServeSettings(BaseSettings):
     keep_alive: Annotated[
         Seconds, Option(NETWORK, "Seconds of silence before a stream gets a comment; 0: never.")
     ] = 15.0
+    ui: Annotated[bool, Option(NETWORK, "Serve the playground, a page at /.")] = True
     trusted_proxy: Annotated[
         Networks,
         Option(NETWORK, "Address or network whose X-Forwarded-For is trusted, or *; repeatable."),

@@ -89,6 +89,8 @@ def run(settings: ServeSettings) -> None:
         ids = [served.id, *(f"{served.id}:{cartridge}" for cartridge in library.ids)]
         url = f"http://{_address(settings.host, listener.getsockname()[1])}"
         greeting = f"listening on {url}/v1, models: {', '.join(ids)}"
+        if settings.ui:
+            greeting += f"\nplayground: {url}/"
         server = DrainingServer(config, app.state.lifecycle, settings.shutdown_seconds, greeting)
         app.state.engine.when_failed(server.fail)
         server.run([listener])

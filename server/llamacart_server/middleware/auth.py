@@ -105,17 +105,25 @@ class RateLimit:
 class ApiKeyMiddleware:
     """Asks for a key in `Authorization: Bearer <key>` or `X-Api-Key: <key>`.
 
-    Probes (`/health`, `/ready`) and CORS preflights (OPTIONS) carry none and need none. Each
+    CORS preflights (OPTIONS) and what is open to all carry none and need none. Each other
     request counts against its key's rate limit, except those for `/metrics`.
 
     Args:
         app: What is guarded.
         keys: The keys; compared in constant time.
         rate_limit: Requests a minute for each key; 0 means no limit.
+        open_paths: What is open to all: probes, and the page if there is one.
     """
 
-    def __init__(self, app: ASGIApp, keys: Iterable[str], rate_limit: int = 0) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Iterable[str],
+        rate_limit: int = 0,
+        open_paths: Iterable[str] = OPEN_PATHS,
+    ) -> None:
         self._app = app
+        self._open_paths = frozenset(open_paths)
         self._keys = KeyRing(keys)
         self._rate_limit = rate_limit
         self._limit = RateLimit(rate_limit) if rate_limit else None
@@ -123,7 +131,9 @@ class ApiKeyMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         open_to_all = (
-            scope["type"] != "http" or scope["method"] == "OPTIONS" or scope["path"] in OPEN_PATHS
+            scope["type"] != "http"
+            or scope["method"] == "OPTIONS"
+            or scope["path"] in self._open_paths
         )
         refusal = None if open_to_all else self._check(scope)
         await (self._app if refusal is None else error_response(refusal))(scope, receive, send)
