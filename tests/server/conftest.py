@@ -272,7 +272,7 @@ def client(shared_client, engine) -> httpx.Client:
     return shared_client
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def live() -> Callable[[object], contextlib.AbstractContextManager[str]]:
     return running
 
