@@ -14,22 +14,7 @@ from llamacart_trainer.recipe.questions import questions_named
 from llamacart_trainer.recipe.recipe import load_task, read_recipe
 from llamacart_trainer.recipe.tasks import make_task, prompt_task
 from llamacart_trainer.recipe.turns import read_chat_pairs, read_turns
-from llamacart_trainer.recipe.validation import did_you_mean
 from llamacart_trainer.solvers import find_solver
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        ("assitant", "; did you mean 'assistant'?"),
-        ("USER", "; did you mean 'user'?"),
-        ("tool", ""),
-        (3, ""),
-        (None, ""),
-    ],
-)
-def test_did_you_mean(value: object, said: str) -> None:
-    assert did_you_mean(value, ("system", "user", "assistant")) == said
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from llamacart.errors import RecipeError
 from llamacart.passes.control_vector import fit_control_vector
+from llamacart.values.near import did_you_mean
 from llamacart_trainer.evaluation.facts.paper import CONFLICT, PENALTIES, paper_task
 from llamacart_trainer.evaluation.work import CHARACTERS, LayersDone, Work
 from llamacart_trainer.fitting.samples import SampleBuilder
@@ -16,7 +17,7 @@ from llamacart_trainer.fitting.training import train
 from llamacart_trainer.recipe.recipe import Recipe, TextPair
 from llamacart_trainer.recipe.target import OF_TEXTS, TargetKeys
 from llamacart_trainer.recipe.turns import ChatPair
-from llamacart_trainer.recipe.validation import InvalidValue, did_you_mean
+from llamacart_trainer.recipe.validation import InvalidValue
 from llamacart_trainer.solvers import SOLVERS
 
 if TYPE_CHECKING:

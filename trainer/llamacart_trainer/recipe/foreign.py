@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamacart.errors import RecipeError
 from llamacart.file.validator import shown
-from llamacart_trainer.recipe.validation import did_you_mean
+from llamacart.values.near import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from llamacart.errors import RecipeError
 from llamacart.file.validator import shown
+from llamacart.values.near import did_you_mean
 from llamacart_trainer.recipe.records import Form, check_form, read_records, text_of
-from llamacart_trainer.recipe.validation import did_you_mean
 
 if TYPE_CHECKING:
     from pathlib import Path

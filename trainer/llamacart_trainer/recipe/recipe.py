@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from llamacart.cartridge import ALPHA_LIMIT
 from llamacart.disk.text import read_toml
 from llamacart.errors import InputError, NotFoundError, RecipeError
+from llamacart.values.near import did_you_mean
 from llamacart_trainer.recipe.conversation import BUILTIN, BUILTIN_ENGLISH, ConversationKeys
 from llamacart_trainer.recipe.distilled import DistilledPrompt, read_prompt
 from llamacart_trainer.recipe.draft import DraftSettings
@@ -31,7 +32,7 @@ from llamacart_trainer.recipe.records import (
 )
 from llamacart_trainer.recipe.target import TargetKeys
 from llamacart_trainer.recipe.turns import ChatPair, Exchange, read_chat_pairs, read_neutral
-from llamacart_trainer.recipe.validation import InvalidValue, did_you_mean, file_or
+from llamacart_trainer.recipe.validation import InvalidValue, file_or
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

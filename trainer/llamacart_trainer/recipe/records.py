@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from llamacart.errors import RecipeError
 from llamacart.file.validator import shown
+from llamacart.values.near import did_you_mean
 from llamacart_trainer.recipe.foreign import COLUMNS, kind_of, translated
 from llamacart_trainer.recipe.lines import Records, parse_json, read_file, read_lines
 from llamacart_trainer.recipe.pairing import check_suffix
-from llamacart_trainer.recipe.validation import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from llamacart.errors import RecipeError
+from llamacart.values.near import did_you_mean
 from llamacart_trainer.recipe.distilled import distilled_prompt
 from llamacart_trainer.recipe.facts import Fact, check_facts
 from llamacart_trainer.recipe.pairing import check_suffix
@@ -20,7 +21,7 @@ from llamacart_trainer.recipe.recipe import (
     builtin_neutral,
 )
 from llamacart_trainer.recipe.turns import ChatPair, Exchange, Turn, check_same_answer, check_turns
-from llamacart_trainer.recipe.validation import InvalidValue, did_you_mean
+from llamacart_trainer.recipe.validation import InvalidValue
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

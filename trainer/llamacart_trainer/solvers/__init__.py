@@ -7,7 +7,7 @@ them as recipes do.
 from __future__ import annotations
 
 from llamacart.errors import RecipeError
-from llamacart_trainer.recipe.validation import did_you_mean
+from llamacart.values.near import did_you_mean
 from llamacart_trainer.solvers.ablation import ablate
 from llamacart_trainer.solvers.constant import mean_replace, mean_shift
 from llamacart_trainer.solvers.path import (
