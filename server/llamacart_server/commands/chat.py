@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,15 +11,17 @@ from llamacart.cartridge import check_alpha
 from llamacart.commands.terminal import plain_console
 from llamacart.errors import InputError, LlamacartError
 from llamacart_server.commands.remote import DEFAULT_URL, Remote, RemoteError
+from llamacart_server.commands.turns import read_turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rich.console import Console
 
 HELP = """\
 /use <cartridge> [alpha]   answer with a cartridge, at its own alpha or this one
 /off                       answer without
+/bare                      leave out the system message and the examples, or put them back
 /reset                     forget the conversation
 /help                      show this
 /quit                      leave, as does the end of input"""
@@ -30,6 +33,12 @@ def chat(
         str | None, typer.Option(help="Model id. Default: the server's base model.")
     ] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    examples: Annotated[
+        Path | None,
+        typer.Option(
+            help='Turns before the conversation, a line {"role": …, "content": …} each (JSONL).'
+        ),
+    ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="Most tokens of an answer. Default: the server's.")
     ] = None,
@@ -42,7 +51,15 @@ def chat(
 ) -> None:
     """Chat with a running server; `/use french 0.8` swaps cartridges, `/help` shows more."""
     wishes = {"max_tokens": max_tokens, "temperature": temperature}
-    talk = Chat(Remote(url, api_key), plain_console(), model=model, system=system, wishes=wishes)
+    turns = [] if examples is None else read_turns(examples)
+    talk = Chat(
+        Remote(url, api_key),
+        plain_console(),
+        model=model,
+        system=system,
+        examples=turns,
+        wishes=wishes,
+    )
     talk.run()
 
 
@@ -54,6 +71,7 @@ class Chat:
         console: Where it is shown.
         model: Model id; None means the server's base model.
         system: System message.
+        examples: Messages behind it, before the conversation.
         wishes: More fields of each request; those that are None are left out.
 
     Raises:
@@ -67,6 +85,7 @@ class Chat:
         *,
         model: str | None = None,
         system: str | None = None,
+        examples: Sequence[dict[str, str]] = (),
         wishes: dict[str, Any] | None = None,
     ) -> None:
         self._remote = remote
@@ -78,14 +97,17 @@ class Chat:
         base = next((card["id"] for card in cards if card["parent"] is None), cards[0]["id"])
         self._model = model or base
         self._opening = [{"role": "system", "content": system}] if system else []
+        self._opening += examples
+        self._bare = False
         self._wishes = {k: v for k, v in (wishes or {}).items() if v is not None}
-        self._messages = list(self._opening)
+        self._messages: list[dict[str, str]] = []
         # None leaves the choice to the model id.
         self._cartridges: list[dict[str, Any]] | None = None
         self._over = False
         self._commands: dict[str, Callable[[list[str]], None]] = {
             "/use": self._use,
             "/off": self._off,
+            "/bare": self._turn_bare,
             "/reset": self._reset,
             "/help": self._help,
             "/quit": self._quit,
@@ -124,7 +146,9 @@ class Chat:
 
     def _answer(self, line: str) -> None:
         question = {"role": "user", "content": line}
-        body = {"model": self._model, "messages": [*self._messages, question], **self._wishes}
+        before = [] if self._bare else self._opening
+        messages = [*before, *self._messages, question]
+        body: dict[str, Any] = {"model": self._model, "messages": messages, **self._wishes}
         if self._cartridges is not None:
             body["cartridges"] = self._cartridges
         text = ""
@@ -160,8 +184,12 @@ class Chat:
         self._cartridges = []
         self._say("now without a cartridge")
 
+    def _turn_bare(self, _arguments: list[str]) -> None:
+        self._bare = not self._bare
+        self._say(f"now {'without' if self._bare else 'with'} what stood before the conversation")
+
     def _reset(self, _arguments: list[str]) -> None:
-        self._messages = list(self._opening)
+        self._messages = []
         self._say("the conversation is forgotten")
 
     def _help(self, _arguments: list[str]) -> None:

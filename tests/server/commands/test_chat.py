@@ -59,6 +59,43 @@ def test_reset_forgets_all_but_the_system_message(client, engine, fake_model):
     assert engine.requests[1].max_tokens == 7
 
 
+def test_examples_stand_before_the_conversation(client, engine, fake_model, tmp_path):
+    turns = [{"role": "user", "content": "Ahoy"}, {"role": "assistant", "content": "Arr"}]
+    (tmp_path / "turns.jsonl").write_text("\n".join(map(json.dumps, turns)) + "\n")
+    given = ["--system", "Be brief.", "--examples", tmp_path / "turns.jsonl"]
+    shown = talk(client, "Hi", "/bare", "More", "/bare", "/reset", "New", options=given)
+    first, bare, new = (text(request, fake_model) for request in engine.requests)
+    places = [first.index(said) for said in ("Be brief.", "Ahoy", "Arr", "Hi")]
+    assert places == sorted(places)
+    assert [said in bare for said in ("Be brief.", "Ahoy", "Hi", "More")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert [said in new for said in ("Be brief.", "Ahoy", "Hi", "New")] == [True, True, False, True]
+    assert "now without what stood before" in shown
+    assert "now with what stood before" in shown
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("", r"turns.jsonl: no turns"),
+        ("{", r"turns.jsonl:1: not JSON"),
+        ('\n["a"]', r"turns.jsonl:2: \['a'\] is not an object"),
+        ('{"content": "a"}', r":1: 'role' has value None"),
+        ('{"role": "assitant", "content": "a"}', r":1: 'role' .*; did you mean 'assistant'\?$"),
+        ('{"role": "user", "content": " "}', r":1: 'content' has value ' '; a text is needed"),
+    ],
+)
+def test_examples_that_are_none(tmp_path, lines, message):
+    path = tmp_path / "turns.jsonl"
+    path.write_text(lines)
+    with pytest.raises(InputError, match=message):
+        run(chat, "http://127.0.0.1:1", "--examples", path)
+
+
 def test_quit_ends_it(client, engine):
     talk(client, "/quit", "Hi")
     assert not engine.requests
