@@ -13,6 +13,7 @@ and is small where the map is close to the identity, which suits 8-bit storage.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -197,13 +198,16 @@ class Cartridge:
         metadata: Where it came from.
         fingerprint: The model it was made for.
         layers: Ascending by layer; layers without active neurons are absent.
-        site: Where it acts; `SITE` in format version 1.
+        site: Where it acts; the formats know only `SITE`.
+        when: It acts on rows from where one of these texts has been said; the empty tuple means on
+            all. See `llamacart.values.mentions`.
     """
 
     metadata: Metadata
     fingerprint: Fingerprint
     layers: tuple[LayerMap, ...]
     site: str = SITE
+    when: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -217,12 +221,14 @@ class Cartridge:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 (hex) over what acts: site, layers, neurons, weights and bias.
+        """SHA-256 (hex) over what acts: site, condition, layers, neurons, weights and bias.
 
         Two cartridges with equal hashes steer alike whatever their metadata says, so the
         hash can key a KV cache.
         """
         digest = hashlib.sha256(self.site.encode())
+        if self.when:
+            digest.update(json.dumps(self.when).encode())
         for m in self.layers:
             digest.update(np.array([m.layer, len(m.neurons)], "<i8").tobytes())
             digest.update(m.neurons.astype("<i4").tobytes())

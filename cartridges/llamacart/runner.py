@@ -383,6 +383,10 @@ class LlamaRunner(Closing):
         """Raise `InputError` unless every id is in the vocabulary."""
         self._model.check_tokens(tokens)
 
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes a token stands for; none for a control token."""
+        return self._model.token_bytes(token)
+
     # --- life -------------------------------------------------------------------------------
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Constants of cartridge file format versions 1 and 2; FORMAT.md gives the rules and reasons."""
+"""Constants of cartridge file format versions 1 to 3; FORMAT.md gives the rules and reasons."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Final
 from llamacart.cartridge import BLOCK
 from llamacart.file.storage import STORAGES
 
-FORMAT_VERSIONS: Final = (1, 2)
-"""Version 2 differs in one thing: a delta may be Q4_0 or Q5_0. A file states the least it needs."""
+FORMAT_VERSIONS: Final = (1, 2, 3)
+"""Since version 2 a delta may be Q4_0 or Q5_0; version 3 has the key `llamacart.when`. A file
+states the least it needs."""
 FILE_SUFFIX: Final = ".gguf"
 """Of files that are written; `has_suffix` takes other letter cases too."""
 
@@ -66,6 +67,7 @@ DIAGNOSTICS: Final = "llamacart.diagnostics"
 CREATED: Final = "llamacart.created"
 TOOL_VERSION: Final = "llamacart.tool_version"
 CONTENT_HASH: Final = "llamacart.content_hash"
+WHEN: Final = "llamacart.when"
 
 REQUIRED_KEYS: Final = {
     ARCHITECTURE: STRING,
@@ -91,7 +93,9 @@ REQUIRED_KEYS: Final = {
     TOOL_VERSION: STRING,
     CONTENT_HASH: STRING,
 }
-"""Every key of the format with its GGUF type, in the order in which they are written."""
+"""Every key of all versions with its GGUF type, in the order in which they are written."""
+VERSION_3_KEYS: Final = {WHEN: STRING}
+"""Keys that files of version 3 have beside those, and files of no earlier version."""
 
 FIXED_VALUES: Final[dict[str, tuple[str, int, tuple[str | int, ...]]]] = {
     TYPE: ("adapter-type", STRING, ("adapter",)),
@@ -108,6 +112,8 @@ MAX_KEY_BYTES: Final = 128
 MAX_STRING_BYTES: Final = 1 << 20
 MAX_ARRAY_LENGTH: Final = 4096
 MAX_JSON_DEPTH: Final = 16
+MAX_WHEN_TEXTS: Final = 4096
+MAX_WHEN_BYTES: Final = 256
 MAX_LAYERS: Final = 1024
 MAX_WIDTH: Final = 1 << 20
 MAX_TENSORS: Final = len(PART_TYPES) * MAX_LAYERS

@@ -20,7 +20,9 @@ import numpy as np
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata, QuantizedMatrix
 from llamacart.errors import CartridgeError, CartridgeFormatError, NotFoundError
 from llamacart.file import format as fmt
+from llamacart.file.condition import parse_when
 from llamacart.file.storage import STORAGES, unpack
+from llamacart.file.texts import parse_json, shown
 from llamacart.file.validator import (
     Tensor,
     check_cartridge,
@@ -28,9 +30,7 @@ from llamacart.file.validator import (
     check_keys,
     check_layout,
     check_metadata,
-    parse_json,
     place_tensors,
-    shown,
 )
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class _Header:
     fingerprint: Fingerprint
     site: str
     content_hash: str
+    when: tuple[str, ...]
     tensors: Mapping[str, Tensor]
 
 
@@ -141,6 +142,7 @@ def _read(file: BinaryIO, size: int) -> Cartridge:
         fingerprint=header.fingerprint,
         layers=tuple(_read_layer(cursor, header.tensors, number) for number in numbers),
         site=header.site,
+        when=header.when,
     )
     check_cartridge(cartridge)
     if cartridge.content_hash != header.content_hash:
@@ -173,13 +175,15 @@ def _read_header(cursor: _Cursor) -> _Header:
 
     metadata, fingerprint = _metadata(values), _fingerprint(values)
     check_metadata(metadata, fingerprint, values[fmt.SITE_KEY])
+    when = parse_when(values[fmt.WHEN]) if fmt.WHEN in values else ()
     check_layout(tensors, fingerprint, values[fmt.VERSION])
     tensors = place_tensors(tensors, cursor.position, cursor.size)
     cursor.pad("the header")
     for name, tensor in tensors.items():
         cursor.jump(tensor.start + tensor.n_bytes)
         cursor.pad(f"tensor {name!r}")
-    return _Header(metadata, fingerprint, values[fmt.SITE_KEY], values[fmt.CONTENT_HASH], tensors)
+    site, content_hash = values[fmt.SITE_KEY], values[fmt.CONTENT_HASH]
+    return _Header(metadata, fingerprint, site, content_hash, when, tensors)
 
 
 def _read_keys(cursor: _Cursor, n_keys: int) -> dict[str, Any]:
@@ -193,7 +197,7 @@ def _read_keys(cursor: _Cursor, n_keys: int) -> dict[str, Any]:
         kinds[key] = cursor.uint(4, f"the type of key {key!r}")
         values[key] = _read_value(cursor, kinds[key], f"the value of key {key!r}")
         check_fixed(key, kinds[key], values[key])
-    check_keys(kinds)
+    check_keys(kinds, values.get(fmt.VERSION))
     return values
 
 

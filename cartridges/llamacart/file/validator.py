@@ -8,18 +8,19 @@ calls `check_cartridge` before it opens a file. Each broken rule is a
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llamacart.cartridge import BLOCK, SITE, Cartridge, Fingerprint, LayerMap, Metadata, check_alpha
 from llamacart.errors import AlphaError, CartridgeFormatError
 from llamacart.file import format as fmt
+from llamacart.file.condition import check_when
+from llamacart.file.texts import CONTROL, check_text, format_json, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +29,6 @@ _NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")
 _ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _HASH = re.compile(rf"[0-9a-f]{{{fmt.MIN_HASH_DIGITS},{fmt.MAX_HASH_DIGITS}}}")
 _TENSOR = re.compile(r"blk\.(0|[1-9][0-9]{0,3})\.(neurons|delta|bias)")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ARRAY_TYPES = {"int32": "I32", "float32": "F32", "int8 and float16": "Q8_0"}
 
 
@@ -59,12 +59,6 @@ def aligned(position: int) -> int:
     return -(-position // fmt.ALIGNMENT) * fmt.ALIGNMENT
 
 
-def shown(value: object) -> str:
-    """`value` for a message, cut to a length that fits a terminal."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 def check_fixed(key: str, kind: int, value: object) -> None:
     """Check a key whose legal values are few; others pass.
 
@@ -86,14 +80,20 @@ def _check_kind(key: str, kind: int, expected: int) -> None:
         )
 
 
-def check_keys(kinds: Mapping[str, int]) -> None:
-    """Check which keys a file has and their GGUF value types."""
-    for key, expected in fmt.REQUIRED_KEYS.items():
+def check_keys(kinds: Mapping[str, int], version: int | None) -> None:
+    """Check which keys a file has and their GGUF value types.
+
+    Args:
+        kinds: GGUF value type of each key.
+        version: Format version; None where the file states none.
+    """
+    wanted = fmt.REQUIRED_KEYS | (fmt.VERSION_3_KEYS if version == 3 else {})
+    for key, expected in wanted.items():
         if key not in kinds:
             raise CartridgeFormatError("required-key", f"key {key!r} is missing")
         _check_kind(key, kinds[key], expected)
     for key in kinds:
-        if key.startswith(fmt.PREFIX) and key not in fmt.REQUIRED_KEYS:
+        if key.startswith(fmt.PREFIX) and key not in wanted:
             raise CartridgeFormatError("unknown-key", f"key {key!r} is not one of the format")
 
 
@@ -116,8 +116,8 @@ def check_metadata(metadata: Metadata, fingerprint: Fingerprint, site: str) -> d
         fmt.TOOL_VERSION: metadata.tool_version,
     }
     for key, text in texts.items():
-        _check_text(key, text)
-        if found := _CONTROL.search(text):
+        check_text(key, text)
+        if found := CONTROL.search(text):
             raise CartridgeFormatError("text", f"key {key!r} holds control character {found[0]!r}")
     _check_match("name", fmt.NAME, metadata.name, _NAME)
     _check_match("architecture", fmt.BASE_ARCHITECTURE, fingerprint.architecture, _ARCHITECTURE)
@@ -132,19 +132,7 @@ def check_metadata(metadata: Metadata, fingerprint: Fingerprint, site: str) -> d
     except AlphaError as error:
         raise CartridgeFormatError("default-alpha", error.message) from None
     structured = {fmt.SETTINGS: metadata.settings, fmt.DIAGNOSTICS: metadata.diagnostics}
-    return {key: _format_json(key, value) for key, value in structured.items()}
-
-
-def _check_text(key: str, text: str) -> None:
-    try:
-        n_bytes = len(text.encode())
-    except UnicodeEncodeError as error:
-        raise CartridgeFormatError("utf-8", f"key {key!r} is not UTF-8: {error.reason}") from None
-    if n_bytes > fmt.MAX_STRING_BYTES:
-        raise CartridgeFormatError(
-            "string-length",
-            f"key {key!r} has {n_bytes} bytes; at most {fmt.MAX_STRING_BYTES} are allowed",
-        )
+    return {key: format_json(key, value) for key, value in structured.items()}
 
 
 def _check_match(rule: str, key: str, text: str, pattern: re.Pattern[str]) -> None:
@@ -165,59 +153,6 @@ def _check_base_shape(fingerprint: Fingerprint) -> None:
                 "base-shape",
                 f"key {key!r} is {value}; a multiple of {step} from {step} to {limit} is needed",
             )
-
-
-def parse_json(key: str, text: str) -> dict[str, Any]:
-    """The JSON object in `text`, refusing what JSON proper cannot say or says twice."""
-    try:
-        value = json.loads(
-            text,
-            parse_float=_finite,
-            parse_constant=_finite,
-            object_pairs_hook=_unique,
-        )
-        depth = _depth(value)
-    except (ValueError, RecursionError) as error:
-        raise CartridgeFormatError("json", f"key {key!r} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise CartridgeFormatError("json", f"key {key!r} is {shown(value)}, not a JSON object")
-    if depth > fmt.MAX_JSON_DEPTH:
-        raise CartridgeFormatError(
-            "json", f"key {key!r} nests {depth} deep; at most {fmt.MAX_JSON_DEPTH} is allowed"
-        )
-    return value
-
-
-def _format_json(key: str, value: Mapping[str, Any]) -> str:
-    """`value` as the text to store under `key`, such that `parse_json` accepts it."""
-    try:
-        text = json.dumps(dict(value), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise CartridgeFormatError("json", f"key {key!r} cannot be JSON: {error}") from None
-    _check_text(key, text)
-    parse_json(key, text)
-    return text
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{shown(text)} is not a finite number")
-    return value
-
-
-def _depth(value: object) -> int:
-    if not isinstance(value, dict | list):
-        return 0
-    inner = value.values() if isinstance(value, dict) else value
-    return 1 + max(map(_depth, inner), default=0)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("an object has the same key twice")
-    return found
 
 
 def check_layout(
@@ -318,6 +253,7 @@ def check_cartridge(cartridge: Cartridge) -> dict[str, str]:
     """
     fingerprint = cartridge.fingerprint
     structured = check_metadata(cartridge.metadata, fingerprint, cartridge.site)
+    check_when(cartridge.when)
     for before, after in pairwise(m.layer for m in cartridge.layers):
         if before >= after:
             raise CartridgeFormatError("layers", f"layer {after} comes after layer {before}")

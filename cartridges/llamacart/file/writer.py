@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import closing
 from dataclasses import replace
@@ -56,6 +57,9 @@ def _write(cartridge: Cartridge, structured: Mapping[str, str], path: Path) -> i
         if key != fmt.ARCHITECTURE:  # GGUFWriter has put it first
             # Not add_string, which leaves out empty strings.
             writer.add_key_value(key, values[key], GGUFValueType(kind))
+    if cartridge.when:
+        text = json.dumps({"said": cartridge.when}, ensure_ascii=False, separators=(",", ":"))
+        writer.add_key_value(fmt.WHEN, text, GGUFValueType(fmt.STRING))
     for m in cartridge.layers:
         writer.add_tensor(f"blk.{m.layer}.neurons", _plain(m.neurons))
         if m.delta is not None:
@@ -117,6 +121,8 @@ def _values(cartridge: Cartridge) -> dict[str, Any]:
 
 def _version(cartridge: Cartridge) -> int:
     """The least format version that can say what the cartridge holds."""
+    if cartridge.when:
+        return fmt.FORMAT_VERSIONS[2]
     deltas = [m.delta for m in cartridge.layers if m.delta is not None]
     narrow = any(narrowest(delta).ggml_name in fmt.VERSION_2_TYPES for delta in deltas)
     return fmt.FORMAT_VERSIONS[1 if narrow else 0]

@@ -12,9 +12,10 @@ from llamacart.llama.closing import Closing
 from llamacart.llama.context import Context
 from llamacart.machine.processors import choose_threads
 from llamacart.values.batch import Batch
+from llamacart.values.mentions import RowSteering
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -34,12 +35,20 @@ class Embedding:
         embedder: Computes its rows.
         tokens: The text, checked.
         steering: What acts on its rows.
+        token_bytes: The bytes of a token.
     """
 
-    def __init__(self, embedder: Embedder, tokens: Sequence[int], steering: Steering) -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        tokens: Sequence[int],
+        steering: Steering,
+        token_bytes: Callable[[int], bytes],
+    ) -> None:
         self._embedder = embedder
         self.tokens = tokens
         self.steering = steering
+        self.acting = RowSteering(steering, token_bytes)
         self.n_done = 0
         self.total: NDArray[np.float64] | None = None
 
@@ -111,7 +120,7 @@ class Embedder(Closing):
             raise ContextOverflowError(
                 f"the text has {len(tokens)} tokens; the context holds {self.n_ctx}"
             )
-        return Embedding(self, tokens, steering)
+        return Embedding(self, tokens, steering, self._model.token_bytes)
 
     def advance(self, text: Embedding) -> NDArray[np.float32] | None:
         """See `Embedding.advance`; a text under way that is another is dropped."""
@@ -154,7 +163,7 @@ class Embedder(Closing):
         start = text.n_done
         stop = min(start + ROWS_PER_STEP, len(text.tokens))
         n = stop - start
-        self._hook.set_rows([text.steering] * n)
+        self._hook.set_rows([text.acting.at(text.tokens, row) for row in range(start, stop)])
         batch = Batch(text.tokens[start:stop], range(start, stop), [0] * n, [True] * n)
         try:
             self._context.decode(batch)

@@ -20,6 +20,7 @@ from llamacart.passes.control_vector import apply_control
 from llamacart.passes.watching import computed
 from llamacart.sampling.candidates import Candidates
 from llamacart.sampling.sampler import Sampler
+from llamacart.values.mentions import RowSteering
 from llamacart.values.sampling import SEED_LIMIT, SamplingParams
 from llamacart.values.steering import UNSTEERED
 
@@ -159,8 +160,11 @@ def _continue(
     ) as context:
         apply_control(context, control)
 
+        acting = [RowSteering(steering, model.token_bytes) for _ in prompts]
+        texts = [list(prompt) for prompt in prompts]
+
         def decode(now: Sequence[Row]) -> None:
-            hook.set_rows([steering] * len(now))
+            hook.set_rows([acting[s].at(texts[s], position) for s, position, _, _ in now])
             context.decode(as_batch(now))
             hook.take_report().check()
             computed(len(now))
@@ -186,6 +190,7 @@ def _continue(
                 if model.is_end_of_generation(token):
                     continue
                 out[s].append(token)
+                texts[s].append(token)
                 if len(out[s]) < counts[s] and not (is_over and is_over(out[s])):
                     rows.append(Row(s, position + 1, token, True))
     return out

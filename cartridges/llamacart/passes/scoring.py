@@ -25,6 +25,7 @@ from llamacart.passes.batching import (
 )
 from llamacart.passes.control_vector import apply_control
 from llamacart.passes.watching import computed
+from llamacart.values.mentions import RowSteering
 from llamacart.values.steering import UNSTEERED, effective
 
 if TYPE_CHECKING:
@@ -128,9 +129,11 @@ def visit_logits(
     ) as context:
         apply_control(context, control)
 
+        acting = [RowSteering(doses, model.token_bytes) for _ in sequences]
+
         def decode(rows: Sequence[Row], first: int) -> None:
             if hook is not None:
-                hook.set_rows([doses] * len(rows))
+                hook.set_rows([acting[s].at(sequences[s], position) for s, position, _, _ in rows])
             context.decode(as_batch(rows, first))
             if hook is not None:
                 hook.take_report().check()

@@ -13,16 +13,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llamacart.cartridge import Cartridge, LayerMap
+    from llamacart.values.mentions import When
 
     Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class Dose:
-    """One cartridge at one strength."""
+    """One cartridge at one strength.
+
+    Attributes:
+        cartridge: It.
+        alpha: α.
+        when: It acts from where one of these texts has been said; None for the cartridge's own
+            condition, the empty tuple for none. See `llamacart.values.mentions`.
+    """
 
     cartridge: Cartridge
     alpha: float
+    when: When | None = None
+
+    @property
+    def condition(self) -> When:
+        """Texts one of which must have been said; the empty tuple means always."""
+        return self.cartridge.when if self.when is None else self.when
 
 
 Steering = tuple[Dose, ...]
@@ -30,8 +44,9 @@ Steering = tuple[Dose, ...]
 
 UNSTEERED: Steering = ()
 
-SteeringKey = tuple[tuple[str, float], ...]
-"""What tells apart activations under different steerings: content hash and α of each dose."""
+SteeringKey = tuple[tuple[str, float, "When"], ...]
+"""What tells apart activations under different steerings: of each dose the content hash, α and what
+it waits for."""
 
 
 def effective(steering: Steering) -> Steering:
@@ -45,7 +60,9 @@ def key_of(steering: Steering) -> SteeringKey:
     Rows of equal tokens and equal keys have equal keys and values in the KV cache. The order of
     the doses counts: they are summed in that order, and floating-point sums depend on it.
     """
-    return tuple((dose.cartridge.content_hash, dose.alpha) for dose in effective(steering))
+    return tuple(
+        (dose.cartridge.content_hash, dose.alpha, dose.condition) for dose in effective(steering)
+    )
 
 
 def affine_step(h: Floats, delta: Floats, bias: Floats) -> Floats:

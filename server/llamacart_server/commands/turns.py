@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llamacart.disk.text import read_text
 from llamacart.errors import InputError
-from llamacart.file.validator import shown
+from llamacart.file.texts import shown
 from llamacart.values.near import did_you_mean
 
 if TYPE_CHECKING:

@@ -160,7 +160,8 @@ class Engine:
         self._runner.check_tokens(request.prompt)
         for placed in request.doses:
             check_alpha(placed.dose.alpha)
-        sequence = Sequence(request, self._scheduler.fit_max_tokens(request))
+        max_tokens = self._scheduler.fit_max_tokens(request)
+        sequence = Sequence(request, max_tokens, self._runner.token_bytes)
         generation = Generation(lambda ending: self._leave(sequence, ending))
         with ExitStack() as undo:
             sampler = self._runner.sampler(request.sampling)

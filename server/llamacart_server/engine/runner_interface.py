@@ -140,3 +140,7 @@ class Runner(Protocol):
     def check_tokens(self, tokens: Sequence[int]) -> None:
         """Raise `InputError` unless every id is in the vocabulary. Thread-safe."""
         ...
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes a token stands for; none for a control token. Thread-safe."""
+        ...

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llamacart.errors import InputError
+from llamacart.values.mentions import RowSteering
 from llamacart.values.steering import UNSTEERED, Steering, SteeringKey, key_of
 from llamacart_server.engine.kv.rows import Rows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llamacart.cartridge import Cartridge
     from llamacart_server.engine.request import ApplyTo, GenerationRequest
 
@@ -38,6 +41,7 @@ class Sequence:
     Attributes:
         request: What was asked for.
         max_tokens: Most tokens to generate, as far as the context allows.
+        token_bytes: The bytes of a token.
         tokens: The prompt, then what was generated.
         n_computed: Leading tokens that are in the KV cache.
         n_seen: Leading tokens whose rows were computed for it before, if not in this slot.
@@ -48,14 +52,15 @@ class Sequence:
         n_resets: Times that its rows were lost with all others.
         state: Changed by the scheduler and by `append`.
         slot: Sequence id in the runner while PREFILL or DECODING.
-        prompt_steering: What acts on rows of prompt tokens.
-        generated_steering: What acts on rows of generated tokens.
+        prompt_steering: What acts on rows of prompt tokens, those apart on which it waits.
+        generated_steering: What acts on rows of generated tokens, likewise.
         prompt_key: Key of `prompt_steering`.
         generated_key: Key of `generated_steering`.
     """
 
     request: GenerationRequest
     max_tokens: int
+    token_bytes: Callable[[int], bytes]
     tokens: array[int] = field(init=False)
     n_computed: int = 0
     n_seen: int = 0
@@ -70,6 +75,8 @@ class Sequence:
     generated_steering: Steering = field(init=False)
     prompt_key: SteeringKey = field(init=False)
     generated_key: SteeringKey = field(init=False)
+    _on_prompt: RowSteering = field(init=False, repr=False)
+    _on_generated: RowSteering = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.request.prompt:
@@ -79,6 +86,8 @@ class Sequence:
         self.generated_steering = self._steering("generated")
         self.prompt_key = key_of(self.prompt_steering)
         self.generated_key = key_of(self.generated_steering)
+        self._on_prompt = RowSteering(self.prompt_steering, self.token_bytes)
+        self._on_generated = RowSteering(self.generated_steering, self.token_bytes)
 
     def _steering(self, rows: ApplyTo) -> Steering:
         doses = tuple(d.dose for d in self.request.doses if d.apply_to in ("all", rows))
@@ -132,7 +141,8 @@ class Sequence:
 
         The last prompt token's row, which yields the first generated token, is a prompt row.
         """
-        return self.prompt_steering if position < self.n_prompt else self.generated_steering
+        acting = self._on_prompt if position < self.n_prompt else self._on_generated
+        return acting.at(self.tokens, position)
 
     def measures(self, position: int) -> bool:
         """Whether the dose of the row at `position` is to be measured; no row's is twice."""

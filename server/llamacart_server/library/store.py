@@ -16,7 +16,7 @@ from llamacart.disk.whole import has_suffix, sync_folder
 from llamacart.errors import CartridgeError, InputError, LlamacartError
 from llamacart.file.format import FILE_SUFFIX
 from llamacart.file.reader import read_cartridge
-from llamacart.file.validator import shown
+from llamacart.file.texts import shown
 from llamacart.file.writer import write_cartridge
 from llamacart_server.errors import ConflictError, StorageError
 from llamacart_server.library.library import Entry

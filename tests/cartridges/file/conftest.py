@@ -49,6 +49,7 @@ def assert_same(left: Cartridge, right: Cartridge) -> None:
     assert left.metadata == right.metadata
     assert left.fingerprint == right.fingerprint
     assert left.site == right.site
+    assert left.when == right.when
     assert left.content_hash == right.content_hash
     assert [m.layer for m in left.layers] == [m.layer for m in right.layers]
     for a, b in zip(left.layers, right.layers, strict=True):
@@ -143,7 +144,7 @@ def raw_of(cartridge: Cartridge) -> Raw:
         ("general.name", about.name),
         ("general.description", about.description),
         ("general.quantization_version", 2),
-        ("llamacart.format_version", 1),
+        ("llamacart.format_version", 3 if cartridge.when else 1),
         ("llamacart.site", "ffn_down.input"),
         ("llamacart.base.architecture", base.architecture),
         ("llamacart.base.n_layer", base.n_layer),
@@ -160,6 +161,8 @@ def raw_of(cartridge: Cartridge) -> Raw:
         ("llamacart.tool_version", about.tool_version),
         ("llamacart.content_hash", cartridge.content_hash),
     ]
+    if cartridge.when:
+        values.append(("llamacart.when", compact({"said": cartridge.when})))
     kinds = {str: 8, int: 4, float: 6}
     tensors = []
     for m in cartridge.layers:

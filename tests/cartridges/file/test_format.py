@@ -23,5 +23,5 @@ def test_constants_are_those_of_gguf_and_of_the_document(packed):
         kind = gguf.GGMLQuantizationType(number)
         assert gguf.GGML_QUANT_SIZES[kind] == fmt.TYPE_BYTES[name]
     document = packed.DOCUMENT
-    for key in fmt.REQUIRED_KEYS:
+    for key in fmt.REQUIRED_KEYS | fmt.VERSION_3_KEYS:
         assert f"`{key}`" in document or f"`.{key.rsplit('.', 1)[1]}`" in document, key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,15 @@ def test_a_file_packed_by_hand_is_read_and_is_what_the_writer_writes(tmp_path, p
     size = write_cartridge(cartridge, tmp_path / "written.gguf")
     assert (tmp_path / "written.gguf").read_bytes() == path.read_bytes()
     assert size == path.stat().st_size
+
+
+def test_what_a_cartridge_waits_for_makes_a_file_of_version_3(tmp_path, packed):
+    cartridge = replace(packed.sample(), when=("Velmora", 'Rom"é', "北京"))
+    assert cartridge.content_hash != packed.sample().content_hash
+    path = packed.put(packed.raw_of(cartridge), tmp_path / "facts.gguf")
+    packed.assert_same(read_cartridge(path), cartridge)
+    write_cartridge(cartridge, tmp_path / "written.gguf")
+    assert (tmp_path / "written.gguf").read_bytes() == path.read_bytes()
 
 
 def test_foreign_keys_are_ignored_and_tensors_may_come_in_any_order(tmp_path, packed):

@@ -21,6 +21,16 @@ def setting(key, value, kind=None):
     return lambda raw: raw.set(key, value, kind)
 
 
+def waiting(text):
+    """A file of version 3 whose condition is some JSON."""
+
+    def change(raw):
+        raw.set("llamacart.format_version", 3)
+        raw.add("llamacart.when", 8, text)
+
+    return change
+
+
 def adding(key, kind, data):
     return lambda raw: raw.add(key, kind, data)
 
@@ -107,7 +117,7 @@ BROKEN = {
     ],
     "alignment": [adding("general.alignment", 4, n) for n in (0, 16, 64)],
     "adapter-type": [setting("general.type", "model"), setting("adapter.type", "lora")],
-    "format-version": [setting("llamacart.format_version", n) for n in (0, 3)],
+    "format-version": [setting("llamacart.format_version", n) for n in (0, 4)],
     "quantization-version": [setting("general.quantization_version", 1)],
     "required-key": [lambda raw, key=key: raw.drop(key) for key in fmt.REQUIRED_KEYS],
     "key-type": [
@@ -117,7 +127,25 @@ BROKEN = {
         setting("general.type", 1, 4),
         adding("general.alignment", 10, struct.pack("<Q", 32)),
     ],
-    "unknown-key": [adding("llamacart.colour", 8, "red")],
+    "unknown-key": [
+        adding("llamacart.colour", 8, "red"),
+        adding("llamacart.when", 8, '{"said":["a"]}'),
+    ],
+    "when": [
+        waiting(text)
+        for text in (
+            "{}",
+            '{"said":[]}',
+            '{"said":"a"}',
+            '{"said":["a"],"unless":["b"]}',
+            '{"said":[""]}',
+            '{"said":[" a"]}',
+            '{"said":[1]}',
+            '{"said":["a","a"]}',
+            '{"said":["a\\tb"]}',
+            '{"said":["' + "é" * 129 + '"]}',
+        )
+    ],
     "text": [
         setting("general.description", "a\x1b[2J"),
         setting("llamacart.created", "2026\n"),

@@ -191,6 +191,10 @@ UNWRITABLE = [
     ("json", to_metadata(settings={"a": {1, 2}})),
     ("json", to_metadata(settings={"1": 1, 1: 2})),
     ("json", to_metadata(diagnostics=[1])),
+    ("when", lambda c: replace(c, when=("a\n",))),
+    ("when", lambda c: replace(c, when=("a", "a"))),
+    ("when", lambda c: replace(c, when=tuple(map(str, range(4097))))),
+    ("utf-8", lambda c: replace(c, when=("\ud800",))),
 ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import log_softmax
@@ -42,6 +44,26 @@ def shift(model: Model, size: float = 2.0) -> Cartridge:
     bias = np.full(len(neurons), size)
     layers = tuple(LayerMap.from_dense(layer, neurons, weight, bias) for layer in (0, 2))
     return Cartridge(Metadata("shift"), model.fingerprint, layers)
+
+
+def test_a_text_is_the_models_own_until_what_a_cartridge_waits_for_is_said(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whatever steps the rows are computed."""
+    monkeypatch.setattr(scoring, "ROWS_PER_DECODE", 7)
+    sequences = [tiny_model.tokenize(text) for text in TEXTS]
+    own = score_texts(tiny_model, sequences).log_likelihoods
+    always = (Dose(shift(tiny_model), 1.0),)
+    waiting = (Dose(replace(shift(tiny_model), when=("longer", "house")), 1.0),)
+    found = score_texts(tiny_model, sequences, steering=waiting).log_likelihoods
+    steered = score_texts(tiny_model, sequences, steering=always).log_likelihoods
+    for tokens, before, now, other in zip(sequences, own, found, steered, strict=True):
+        said = [b"".join(map(tiny_model.token_bytes, tokens[: n + 1])) for n in range(len(tokens))]
+        rows = [n for n, text in enumerate(said) if b"longer" in text or b"house" in text]
+        row = rows[0] if rows else len(tokens)
+        np.testing.assert_array_equal(now[:row], before[:row])
+        assert (now[row:] != before[row:]).all()
+        assert (now != other).any()
 
 
 @pytest.mark.parametrize("outputs", [3, 128])

@@ -271,6 +271,10 @@ class FakeRunner:
             if not 0 <= token < N_VOCAB:
                 raise InputError(f"token {token} is not in the vocabulary")
 
+    @staticmethod
+    def token_bytes(token: int) -> bytes:
+        return f" {token}".encode()
+
     @property
     def empty(self) -> bool:
         """Whether nothing is left of any sequence, idle entries included."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,11 +100,22 @@ class TestApplyTo:
         request = fakes.request(
             3, 3, (cartridge, 1.0, "all"), (cartridge, 2.0, "prompt"), (cartridge, 3.0, "generated")
         )
-        sequence = Sequence(request, 3)
+        sequence = Sequence(request, 3, fakes.Runner.token_bytes)
         assert [d.alpha for d in sequence.steering_at(2)] == [1.0, 2.0]
         assert [d.alpha for d in sequence.steering_at(3)] == [1.0, 3.0]
         assert sequence.steering_at(0) is sequence.steering_at(2)
         assert sequence.steering_at(3) is sequence.steering_at(4)
+
+    def test_a_cartridge_waits_for_its_text(self, engine, runner, fakes):
+        """Prompt and generated tokens count alike, whatever the chunks they are computed in."""
+        cartridge = replace(fakes.cartridge("facts"), when=("3 4",))
+        engine.load(cartridge)
+        engine.submit(fakes.request(6, 3, (cartridge, 1.0, "all"), ignore_eos=True))
+        fakes.drive(engine)
+        tokens = [token for batch in runner.batches for token in batch.tokens]
+        steered = [bool(s) for batch in runner.batches for s in batch.steerings]
+        assert tokens[:6] == list(range(2, 8))
+        assert steered == [False] * 2 + [True] * (len(tokens) - 2)
 
 
 class TestSubmit:

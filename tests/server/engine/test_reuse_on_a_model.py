@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,30 @@ def test_kv_never_crosses_steering_keys(invariant_model: Model, n_cached: int, h
     assert bool(stats.host_bytes) == bool(host)
     # Were a key ignored, one of these would be another's text.
     assert len({tuple(tokens) for tokens in expected}) == 4
+
+
+@pytest.mark.model
+@HOST
+def test_rows_that_waited_are_reused_as_if_cold(
+    invariant_model: Model, n_cached: int, host: int
+) -> None:
+    """What a cartridge waits for is said in one prompt and not in the other, which begins alike."""
+    model = invariant_model
+    cartridge = replace(strong_cartridge(model, 1), when=("needle",))
+    texts = (
+        "To mend a sleeve you need a needle and thread, and",
+        "To mend a sleeve you need a new",
+    )
+    p, q = map(model.tokenize, texts)
+    dose = Dose(cartridge, 0.5)
+    requests = [make_request(tokens, 6, dose) for tokens in (p, q, p, q)]
+    with LlamaRunner(model, n_ctx=512, n_batch=64, n_sequences=1, n_cached=n_cached) as runner:
+        engine = Engine(runner, host_cache_bytes=host)
+        engine.load(cartridge)
+        found = [ask(engine, request) for request in requests]
+    assert [tokens for tokens, _ in found] == [cold(model, [cartridge], r) for r in requests]
+    assert found[1][0] == cold(model, [cartridge], make_request(q, 6))
+    assert all(cached > 3 for _, cached in found[1:])
 
 
 @pytest.mark.model

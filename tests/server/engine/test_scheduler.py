@@ -20,11 +20,16 @@ def make(**fields: int) -> Scheduler:
     return Scheduler(SchedulerConfig(**limits))
 
 
+def token_bytes(token: int) -> bytes:
+    return f" {token}".encode()
+
+
 def sequence(
     n_prompt: int, max_tokens: int = 8, first: int = 1, *, scored: bool = False
 ) -> Sequence:
     prompt = tuple(range(first, first + n_prompt))
-    return Sequence(GenerationRequest(prompt, max_tokens, prompt_logprobs=scored), max_tokens)
+    request = GenerationRequest(prompt, max_tokens, prompt_logprobs=scored)
+    return Sequence(request, max_tokens, token_bytes)
 
 
 def add(scheduler: Scheduler, *sequences: Sequence) -> None:
@@ -355,8 +360,10 @@ class TestAwaiting:
 
     def test_another_key_is_not_waited_for(self, fakes):
         scheduler = make(n_cached=4, n_batch=32)
-        leader = Sequence(fakes.request(100), 8)
-        follower = Sequence(fakes.request(100, 8, (fakes.cartridge("a"), 1.0, "all")), 8)
+        leader = Sequence(fakes.request(100), 8, token_bytes)
+        follower = Sequence(
+            fakes.request(100, 8, (fakes.cartridge("a"), 1.0, "all")), 8, token_bytes
+        )
         add(scheduler, leader, follower)
         assert list(rows_of(planned(scheduler))) == [leader, follower]
 

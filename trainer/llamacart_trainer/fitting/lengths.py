@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llamacart.errors import RecipeError
-from llamacart.file.validator import shown
+from llamacart.file.texts import shown
 from llamacart_trainer.fitting.facts.samples import leads
 from llamacart_trainer.recipe.records import TextPair, where_of
 from llamacart_trainer.recipe.writer import writer_for

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from llamacart.errors import RecipeError
-from llamacart.file.validator import shown
+from llamacart.file.texts import shown
 from llamacart_trainer.recipe.records import Form, check_form, read_records, unreadable
 from llamacart_trainer.recipe.validation import InvalidValue
 from llamacart_trainer.recipe.words import space_behind

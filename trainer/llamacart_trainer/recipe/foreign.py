@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llamacart.errors import RecipeError
-from llamacart.file.validator import shown
+from llamacart.file.texts import shown
 from llamacart.values.near import did_you_mean
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamacart.disk.text import read_text
 from llamacart.errors import InputError, RecipeError
-from llamacart.file.validator import shown
+from llamacart.file.texts import shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -7,7 +7,7 @@ from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Literal, get_args
 
 from llamacart.errors import RecipeError
-from llamacart.file.validator import shown
+from llamacart.file.texts import shown
 from llamacart.values.near import did_you_mean
 from llamacart_trainer.recipe.records import Form, check_form, read_records, text_of
 

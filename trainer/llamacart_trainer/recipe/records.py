@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llamacart.errors import RecipeError
-from llamacart.file.validator import shown
+from llamacart.file.texts import shown
 from llamacart.values.near import did_you_mean
 from llamacart_trainer.recipe.foreign import COLUMNS, kind_of, translated
 from llamacart_trainer.recipe.lines import Records, parse_json, read_file, read_lines

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from llamacart.errors import RecipeError
-from llamacart.file.validator import shown
+from llamacart.file.texts import shown
 from llamacart.values.near import did_you_mean
 from llamacart_trainer.recipe.records import Form, check_form, read_records, text_of
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import BaseModel
 
 from llamacart.errors import NotFoundError
-from llamacart.file.validator import shown
+from llamacart.file.texts import shown
 from llamacart.values.near import did_you_mean
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from llamacart_server.engine.kv.rows import Rows
 from llamacart_server.engine.request import GenerationRequest
 from llamacart_server.engine.sequence import Sequence
 
-A = (("a", 1.0),)
-B = (("b", 1.0),)
+A = (("a", 1.0, ()),)
+B = (("b", 1.0, ()),)
 
 
 def rows(tokens, *segments):
@@ -24,7 +24,7 @@ def rows(tokens, *segments):
 
 
 def sequence(n=10):
-    return Sequence(GenerationRequest(tuple(range(n)), 5), 5)
+    return Sequence(GenerationRequest(tuple(range(n)), 5), 5, lambda _token: b"")
 
 
 def drive(engine, fakes):
