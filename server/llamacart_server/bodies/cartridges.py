@@ -87,6 +87,7 @@ class CartridgeInfo(BaseModel):
         size_bytes: Size of what acts, as files store it.
         active_neurons: Over all layers.
         layers: Layers at which it acts.
+        when: It acts from where one of these texts has been said; empty means always.
         made_for: Its model.
         file: Its path in the cartridges folder; null if it is only in memory.
         created: ISO 8601, UTC.
@@ -108,6 +109,7 @@ class CartridgeInfo(BaseModel):
     size_bytes: int
     active_neurons: int
     layers: list[int]
+    when: list[str]
     made_for: MadeFor
     file: str | None
     created: str
@@ -131,6 +133,7 @@ class CartridgeInfo(BaseModel):
             size_bytes=_n_bytes(cartridge),
             active_neurons=cartridge.n_active,
             layers=[m.layer for m in cartridge.layers],
+            when=list(cartridge.when),
             made_for=MadeFor(
                 name=base.name,
                 architecture=base.architecture,

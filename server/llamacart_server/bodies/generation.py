@@ -49,6 +49,7 @@ class CartridgeField(Body):
     id: str
     alpha: Number | None = None
     apply_to: ApplyTo | None = None
+    when: list[str] | None = None
 
 
 class StreamOptions(Body):
@@ -92,7 +93,13 @@ class SteeredBody(Body):
         choices = None
         if items is not None:
             choices = tuple(
-                Choice(item.id, item.alpha, item.apply_to, f"cartridges[{i}]")
+                Choice(
+                    item.id,
+                    item.alpha,
+                    item.apply_to,
+                    f"cartridges[{i}]",
+                    None if item.when is None else tuple(item.when),
+                )
                 for i, item in enumerate(items)
             )
         return SteeringFields(choices, self.cartridge, self.alpha)

@@ -1,7 +1,7 @@
 """Which cartridges a request asks for: by its model id, by fields of its body, or both.
 
     model id   base[:cartridge[@alpha][+cartridge[@alpha]...]]
-    body       "cartridges": [{"id": ..., "alpha": ..., "apply_to": ...}]
+    body       "cartridges": [{"id": ..., "alpha": ..., "apply_to": ..., "when": [...]}]
                "cartridge": ..., "alpha": ...       the short form, for one
 
 Where both speak they must agree: what one leaves out (an alpha, where to apply) the other
@@ -14,12 +14,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from llamacart.cartridge import Cartridge, check_alpha
-from llamacart.errors import AlphaError, InputError, ModelNotFoundError, NotFoundError
+from llamacart.errors import (
+    AlphaError,
+    CartridgeFormatError,
+    InputError,
+    ModelNotFoundError,
+    NotFoundError,
+)
+from llamacart.file.condition import check_when
+from llamacart.file.format import WHEN
 from llamacart.values.steering import Dose
 from llamacart_server.engine.request import ApplyTo, PlacedDose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+MOST_WHEN = 64
+"""Texts that a request may have a cartridge wait for: each costs a search in every prompt."""
 
 
 class Catalogue(Protocol):
@@ -39,12 +51,14 @@ class Choice:
         alpha: None where not stated.
         apply_to: None where not stated.
         param: The request field that names it.
+        when: What it is to wait for; None where not stated, for what the cartridge itself says.
     """
 
     id: str
     alpha: float | None = None
     apply_to: ApplyTo | None = None
     param: str = "model"
+    when: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +162,7 @@ def _body_choices(fields: SteeringFields) -> tuple[Choice, ...] | None:
     for choice in fields.cartridges or ():
         if choice.alpha is not None:
             check_alpha(choice.alpha, name=f"{choice.param}.alpha")
+        _check_when(choice)
     if fields.cartridges is not None:
         for name in ("cartridge", "alpha"):
             if getattr(fields, name) is not None:
@@ -159,6 +174,19 @@ def _body_choices(fields: SteeringFields) -> tuple[Choice, ...] | None:
     if fields.cartridge is not None:
         return (Choice(fields.cartridge, fields.alpha, param="cartridge"),)
     return None
+
+
+def _check_when(choice: Choice) -> None:
+    texts, param = choice.when or (), f"{choice.param}.when"
+    if len(texts) > MOST_WHEN:
+        raise InputError(
+            f"{param!r} names {len(texts)} texts; at most {MOST_WHEN} are allowed", param=param
+        )
+    try:
+        check_when(texts)
+    except CartridgeFormatError as error:
+        message = error.message.replace(f"key {WHEN!r}", repr(param))
+        raise InputError(message.removesuffix(f" [{error.rule}]"), param=param) from None
 
 
 def _with_alpha(
@@ -197,7 +225,7 @@ def _agree(
                 param=wanted.param,
             )
         alpha = stated.alpha if wanted.alpha is None else wanted.alpha
-        merged.append(Choice(wanted.id, alpha, wanted.apply_to, stated.param))
+        merged.append(Choice(wanted.id, alpha, wanted.apply_to, stated.param, wanted.when))
     return tuple(merged)
 
 
@@ -218,7 +246,7 @@ def _resolve(choice: Choice, catalogue: Catalogue) -> PlacedDose:
         # OpenAI's code for it, by which clients tell it from other 404s.
         raise ModelNotFoundError(error.message, param="model") from None
     alpha = cartridge.metadata.default_alpha if choice.alpha is None else choice.alpha
-    return PlacedDose(Dose(cartridge, alpha), choice.apply_to or "all")
+    return PlacedDose(Dose(cartridge, alpha, choice.when), choice.apply_to or "all")
 
 
 def _full_id(base: str, doses: tuple[PlacedDose, ...]) -> str:

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,6 +72,33 @@ def test_agreement_is_fine_and_gaps_are_filled(resolve):
     assert resolve("fake-1b:french@0.5", alpha=0.5)[1] == french
     both = resolve("fake-1b:french@0.5+formal", item(0, "formal"), item(1, "french", 0.5, "prompt"))
     assert both[1] == [("french", 0.5, "prompt"), ("formal", 1.0, "all")]
+
+
+@pytest.mark.parametrize(
+    ("when", "found"), [(None, None), ((), ()), (("travel", "a hotel"), ("travel", "a hotel"))]
+)
+@pytest.mark.parametrize("model", ["fake-1b", "fake-1b:french"])
+def test_a_request_says_what_a_cartridge_waits_for(library, model, when, found):
+    choice = Choice("french", param="cartridges[0]", when=when)
+    (placed,) = select(model, SteeringFields((choice,)), NAMES, library).doses
+    assert placed.dose.when == found
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        (("a", "a"), "'cartridges[0].when' names 'a'; each text once"),
+        (("",), "'cartridges[0].when' names ''; text without spaces around"),
+        (("x" * 257,), "at most 256 bytes"),
+        (tuple(map(str, range(65))), "'cartridges[0].when' names 65 texts; at most 64"),
+    ],
+)
+def test_what_cannot_be_waited_for(library, when, message):
+    choice = Choice("french", param="cartridges[0]", when=when)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        select("fake-1b", SteeringFields((choice,)), NAMES, library)
+    assert caught.value.param == "cartridges[0].when"
+    assert "[when]" not in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -321,6 +321,15 @@ def test_the_answer_says_what_acted(client, engine, library):
         assert all(c["cartridges"] == [french] for c in chunks)
 
 
+def test_a_request_has_a_cartridge_wait(client, engine):
+    for call in (chat, complete):
+        assert call(client, cartridges=[{"id": "french", "when": ["travel"]}]).status_code == 200
+        (placed,) = engine.requests[-1].doses
+        assert placed.dose.when == ("travel",)
+        wrong = call(client, cartridges=[{"id": "french", "when": [""]}])
+        assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "cartridges[0].when")
+
+
 def test_a_model_id_chooses_a_cartridge(client, engine):
     body = complete(client, model="fake-1b:french+formal@0").json()
     assert [c["id"] for c in body["cartridges"]] == ["french"]

@@ -62,7 +62,7 @@ def test_what_is_shown(admin, folder, make):
         dataset_hash="00112233",
         tool_version="9.9",
     )
-    rich = Cartridge(metadata, french.fingerprint, (*french.layers, layer))
+    rich = Cartridge(metadata, french.fingerprint, (*french.layers, layer), when=("Paris",))
     write_cartridge(rich, folder / "other name.gguf")
     assert admin.post(URL, json={"path": "other name.gguf"}).status_code == 201
     shown = admin.get(f"{URL}/rich").json()
@@ -78,6 +78,7 @@ def test_what_is_shown(admin, folder, make):
         "size_bytes": 4 + 4 + 2 * 4 + 2 * 4 + 2 * 34,
         "active_neurons": 3,
         "layers": [0, 1],
+        "when": ["Paris"],
         "made_for": {
             "name": "Fake 1B",
             "architecture": "gemma3",
