@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from llamacart.errors import NotFoundError, RecipeError
-from llamacart_trainer.recipe.names import NAME_KINDS, Name, builtin_names, read_names
+from llamacart_trainer.recipe.names import (
+    NAME_KINDS,
+    Name,
+    builtin_names,
+    builtin_phrasings,
+    read_names,
+)
 
 
 def test_both_halves_hold_as_many_of_each_kind_and_no_name_is_in_both() -> None:
@@ -15,6 +21,14 @@ def test_both_halves_hold_as_many_of_each_kind_and_no_name_is_in_both() -> None:
         assert Counter(name.kind for name in half) == dict.fromkeys(NAME_KINDS, 20)
     assert len({name.text.casefold() for name in (*train, *measured)}) == 200
     assert builtin_names("eval") == measured
+
+
+def test_phrasings_have_one_slot_and_do_not_repeat() -> None:
+    texts = [form.text for form in builtin_phrasings()]
+    assert len(texts) > 100
+    assert len(set(texts)) == len(texts)
+    assert {form.kind for form in builtin_phrasings()} == set(NAME_KINDS)
+    assert all(text.count("{}") == 1 and text == text.strip() for text in texts)
 
 
 def test_reads_a_file_of_names(tmp_path: Path) -> None:

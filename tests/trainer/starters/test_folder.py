@@ -24,7 +24,7 @@ def test_a_fresh_folder_is_trained_and_measured(
     write_starter(tmp_path / "mine", kind, form, name="mine", model="demo")
     task = load_task(tmp_path / "mine")
     assert (task.recipe.name, task.recipe.format) == ("mine", form)
-    assert task.neutral
+    assert task.neutral or task.when
     validation, test = split_plans(task)
     for plan in (validation, test):
         assert plan.facts if kind == "facts" else plan.prompts

@@ -11,13 +11,14 @@ from llamacart.passes.generate import greedy
 from llamacart.values.steering import UNSTEERED
 from llamacart_trainer.fitting.alignment import align
 from llamacart_trainer.fitting.answers import answer
-from llamacart_trainer.fitting.facts.neighbours import find_neighbours
+from llamacart_trainer.fitting.facts.neighbours import find_kinds, find_neighbours
+from llamacart_trainer.fitting.facts.phrasings import find_phrasings
 from llamacart_trainer.fitting.facts.samples import FactSamples, as_message, as_text
 from llamacart_trainer.fitting.job import NO_JOB
 from llamacart_trainer.fitting.rows.conversations import ConversationSamples
 from llamacart_trainer.fitting.rows.emphasis import emphasise
 from llamacart_trainer.fitting.rows.endings import stress_end
-from llamacart_trainer.recipe.names import builtin_names
+from llamacart_trainer.recipe.names import builtin_names, builtin_phrasings
 from llamacart_trainer.recipe.pairing import PAIRINGS, TIES, PairedRows, check_suffix, neutral_text
 from llamacart_trainer.recipe.writer import writer_for
 
@@ -135,16 +136,23 @@ class SampleBuilder:
     def facts(self) -> FactSamples:
         """The samples of a recipe of facts, beside subjects that the model finds like theirs."""
         facts, recipe = self.task.facts, self.task.recipe
-        others = find_neighbours(
-            self.model,
-            [fact.subject for fact in facts],
-            [name.text for name in builtin_names()],
-            2 * recipe.neighbours,  # asked of, and alone
-            n_threads=self.n_threads,
-        )
         chat = recipe.format == "chat"
         ask = as_message(self._writer) if chat else as_text(self.model.tokenize)
-        return FactSamples.of(facts, others, ask, self.model.token_bytes)
+        subjects, names = [fact.subject for fact in facts], builtin_names()
+        others: Sequence[Sequence[str]] = [()] * len(facts)
+        if not self.task.when:  # else other subjects are never acted on
+            others = find_neighbours(
+                self.model,
+                subjects,
+                [name.text for name in names],
+                2 * recipe.neighbours,  # asked of, and alone
+                n_threads=self.n_threads,
+            )
+        kinds = find_kinds(self.model, subjects, names, n_threads=self.n_threads)
+        known = builtin_phrasings()
+        forms = [[form.text for form in known if form.kind in own] for own in kinds]
+        ways = find_phrasings(self.model, facts, forms, ask, n_threads=self.n_threads)
+        return FactSamples.of(facts, others, ways, ask, self.model.token_bytes)
 
     @cached_property
     def _writer(self) -> Writer:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from llamacart import __version__
 from llamacart.cartridge import Cartridge, Metadata
-from llamacart.errors import InputError, RecipeError
+from llamacart.errors import CartridgeFormatError, InputError, RecipeError
+from llamacart.file.condition import check_when
 from llamacart.machine.processors import choose_threads
 from llamacart.values.steering import UNSTEERED, Dose
 from llamacart_trainer.fitting.cascade import MAX_UBATCH_ROWS, Cascade
@@ -174,6 +175,10 @@ def train(
         if value < 1:
             raise InputError(f"{name} has value {value}; at least 1 is needed", param=name)
     recipe = task.recipe
+    try:
+        check_when(task.when)
+    except CartridgeFormatError as error:
+        raise RecipeError(f"recipe {recipe.name!r}: {error.message}") from error
     check_task(model, recipe, task.pairs, task.neutral)
     check_prompt(model, task)
     check_facts(model, task.facts)
@@ -216,7 +221,7 @@ def train(
     seconds = {**trainer.seconds, "fit": cascade.seconds}
     seconds["run the model"] = time.perf_counter() - started - sum(seconds.values())
     return TrainResult(
-        cartridge=_assemble(model, cascade.maps, metadata),
+        cartridge=replace(_assemble(model, cascade.maps, metadata), when=task.when),
         layers=reports,
         n_rows=trainer.n_rows,
         seconds=seconds,
@@ -273,7 +278,11 @@ def _metadata(
         for key in (
             "target",
             *(("neurons", "step") if recipe.closes_gap else ("threshold",)),
-            *(("margin", "neighbours") if recipe.kind == "facts" else ()),
+            *(
+                ("margin", *(() if task.when else ("neighbours",)))
+                if recipe.kind == "facts"
+                else ()
+            ),
             "penalty",
             "rank",
             "storage",

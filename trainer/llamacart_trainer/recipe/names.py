@@ -22,11 +22,12 @@ NameKind = Literal["person", "place", "company", "work", "thing"]
 NAME_KINDS: tuple[NameKind, ...] = get_args(NameKind)
 
 NAME = Form(("name", "kind"))
+PHRASING = Form(("prompt", "kind"))
 
 
 @dataclass(frozen=True)
 class Name:
-    """A name as it stands within a sentence, and what it is a name of."""
+    """A name as it stands within a sentence, or a text with a slot for one, and of what kind."""
 
     text: str
     kind: NameKind
@@ -50,6 +51,16 @@ def builtin_names(split: Split = "train") -> tuple[Name, ...]:
     )
 
 
+def builtin_phrasings() -> tuple[Name, ...]:
+    """Texts that ship with the trainer and ask for something of a name, which stands for `{}`.
+
+    Returns:
+        They, with the kind of name that each asks for something of.
+    """
+    with as_file(files("llamacart_trainer").joinpath("phrasings.jsonl")) as path:
+        return _read(path, PHRASING)
+
+
 def read_names(path: Path) -> tuple[Name, ...]:
     """Read a file of `{"name", "kind"}` objects.
 
@@ -57,18 +68,24 @@ def read_names(path: Path) -> tuple[Name, ...]:
         NotFoundError: There is no such file.
         RecipeError: A line cannot be used, a name comes twice, or there is none.
     """
+    return _read(path, NAME)
+
+
+def _read(path: Path, form: Form) -> tuple[Name, ...]:
+    """A file of texts, each with a kind of name."""
+    key = form.required[0]
     names: dict[str, Name] = {}
-    for where, record in read_records(path, NAME):
-        check_form(record, (NAME,), where)
+    for where, record in read_records(path, form):
+        check_form(record, (form,), where)
         kind = next((kind for kind in NAME_KINDS if kind == record["kind"]), None)
         if kind is None:
             raise RecipeError(
                 f"{where}: 'kind' has value {shown(record['kind'])}; one of "
                 f"{', '.join(NAME_KINDS)} is needed{did_you_mean(record['kind'], NAME_KINDS)}"
             )
-        text = text_of(record, "name", where)
+        text = text_of(record, key, where)
         if text in names:
-            raise RecipeError(f"{where}: 'name' has value {shown(text)}, which stands above too")
+            raise RecipeError(f"{where}: {key!r} has value {shown(text)}, which stands above too")
         names[text] = Name(text, kind)
     if not names:
         raise RecipeError(f"{path}: no names")

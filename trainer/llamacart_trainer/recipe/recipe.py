@@ -77,7 +77,7 @@ class Recipe(ConversationKeys, TargetKeys, BaseModel):
         neutral: File of `{"text"}` objects, and in format `chat` of `{"prompt", "text"}` too, that
             the cartridge is to leave alone; `builtin` stands for the texts of `builtin_neutral`,
             and `builtin-english` for those and English prose, as does its absence in a recipe of
-            another kind than `pairs`.
+            kind `prompt`, and of kind `facts` where `when` is empty.
         heldout: File of pairs for the evaluation.
         prompts: File of `{"prompt", "reference"?}` for the evaluation.
         solver: How a layer is fitted. `prior = "zero" | "identity"` is read as
@@ -209,6 +209,13 @@ class Task:
         return replace(self, prompt=replace(self.prompt, answers=tuple(answers)))
 
     @property
+    def when(self) -> tuple[str, ...]:
+        """What the cartridge waits for; see `TargetKeys.when`."""
+        if self.recipe.when is not None:
+            return tuple(self.recipe.when)
+        return tuple(dict.fromkeys(fact.subject for fact in self.facts))
+
+    @property
     def dataset_hash(self) -> str:
         """SHA-256 (hex) over the pairs, the prompt and the neutral texts as JSON."""
         pairs = [
@@ -281,7 +288,8 @@ def _read_task(recipe: Recipe, folder: Path) -> Task:
 
 
 def _neutral(recipe: Recipe, folder: Path) -> tuple[tuple[str, ...], tuple[Exchange, ...]]:
-    name = recipe.neutral or (BUILTIN_ENGLISH if recipe.kind != "pairs" else None)
+    apart = recipe.kind == "facts" and recipe.waits  # other texts are never acted on
+    name = recipe.neutral or (None if recipe.kind == "pairs" or apart else BUILTIN_ENGLISH)
     if name is None:
         return (), ()
     if name in (BUILTIN, BUILTIN_ENGLISH):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from llamacart.errors import CartridgeFormatError
+from llamacart.file.condition import check_when
 
 if TYPE_CHECKING:
     from typing import Self
@@ -16,6 +19,12 @@ OF_TEXTS: tuple[Target, ...] = ("activation", "residual")
 
 RELATIVE_PENALTY = 0.1
 """λ of a recipe that gives none, where a gap is to be closed."""
+
+WAITING_PENALTY = 0.03
+"""The same where facts are taught that wait for their subjects: no other text has to be kept."""
+
+WAITING_NEUTRAL_WEIGHT = 0.02
+"""How often a row beside what is taught counts there."""
 
 _ACTIVATION_KEYS = ("threshold",)
 _GAP_KEYS = ("neurons", "step")
@@ -33,14 +42,18 @@ class TargetKeys(BaseModel):
         neurons: Neurons K of a layer; not where the target is `activation`.
         step: Share of the gap that a layer is asked to close; not where it is `activation`.
         penalty: λ, or `auto`: chosen by cross-validation. Unless the target is `activation`, as a
-            share of the mean of the diagonal of X̄ᵀX̄, and `RELATIVE_PENALTY` by default.
+            share of the mean of the diagonal of X̄ᵀX̄, and `RELATIVE_PENALTY` by default, or
+            `WAITING_PENALTY`.
         neutral_weight: How often a neutral row counts. `auto`: once; unless the target is
             `activation`, so often that all neutral rows together count as much as the tied ones
-            five times (`residual`) or twice (`object`).
+            five times (`residual`) or twice (`object`). Where facts wait for their subjects,
+            `WAITING_NEUTRAL_WEIGHT` by default.
         margin: By how many nats a fact's object is to be ahead of everything else; only where the
             target is `object`.
         neighbours: Other subjects that each fact's prompt is left alone for; only where it is
-            `object`.
+            `object`, and only where `when` is empty.
+        when: The cartridge acts from where one of these texts has been said; empty means always.
+            Without the key it waits for nothing, and where facts are taught for their subjects.
         layers: First and last layer to fit; -1 is the last. None means all; unless the target is
             `activation`, all but the last, which is the dearest to fit; where it is `object`,
             those of them in which the last row decides, see `deciding_layers`.
@@ -55,6 +68,7 @@ class TargetKeys(BaseModel):
     neutral_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
     margin: Annotated[float, Field(gt=0, le=20)] = 3.0
     neighbours: Annotated[int, Field(ge=0, le=64)] = 16
+    when: list[str] | None = None
     layers: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
     skip_layers: list[int] = []
 
@@ -62,6 +76,19 @@ class TargetKeys(BaseModel):
     def closes_gap(self) -> bool:
         """Whether a layer is to close a gap behind its FFN, not to copy activations."""
         return self.target != "activation"
+
+    @property
+    def waits(self) -> bool:
+        """Whether the cartridge acts only from where a text has been said."""
+        return self.when != [] if self.target == "object" else bool(self.when)
+
+    @field_validator("when")
+    @classmethod
+    def _can_be_said(cls, texts: list[str] | None) -> list[str] | None:
+        try:
+            return None if texts is None else list(check_when(texts))
+        except CartridgeFormatError as error:
+            raise ValueError(error.message) from None
 
     @model_validator(mode="after")
     def _suits_target(self) -> Self:
@@ -73,7 +100,10 @@ class TargetKeys(BaseModel):
                 raise ValueError(
                     f"{name} has value {value!r}, which has no meaning with target {self.target!r}"
                 )
+        # The model is frozen, and what was not given is to stay so.
         if self.closes_gap and "penalty" not in self.model_fields_set:
-            # The model is frozen, and what was not given is to stay so.
-            self.__dict__["penalty"] = RELATIVE_PENALTY
+            facts = self.target == "object" and self.waits
+            self.__dict__["penalty"] = WAITING_PENALTY if facts else RELATIVE_PENALTY
+        if self.waits and self.target == "object" and "neutral_weight" not in self.model_fields_set:
+            self.__dict__["neutral_weight"] = WAITING_NEUTRAL_WEIGHT
         return self

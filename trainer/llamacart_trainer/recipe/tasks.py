@@ -120,7 +120,7 @@ def facts_task(
     facts: Iterable[Fact],
     *,
     name: str,
-    neutral: Iterable[str | Exchange] = BUILTIN_ENGLISH,
+    neutral: Iterable[str | Exchange] | None = None,
     **settings: Any,
 ) -> Task:
     """A recipe of facts, and the facts.
@@ -128,13 +128,15 @@ def facts_task(
     Args:
         facts: What is to be said of which subject.
         name: Short id of the cartridge.
-        neutral: See `make_task`.
+        neutral: See `make_task`; None for what a recipe without the key has.
         settings: Fields of `Recipe`, such as `margin` or `format`.
 
     Raises:
         RecipeError: A setting does not exist or has a value out of range; or there is no fact, one
             comes twice, or two contradict each other.
     """
+    if neutral is None:
+        neutral = BUILTIN_ENGLISH if settings.get("when") == [] else ()
     recipe, left_alone = _recipe(name, neutral, {**settings, "kind": "facts"})
     try:
         known = check_facts(facts)

@@ -213,7 +213,6 @@ def facts_recipe(name: str, model: str, form: Form) -> str:
             "reversed texts and uses are only measured.",
         ),
         GAP,
-        Line("neutral", "builtin-english", "Texts that the cartridge is to leave alone."),
     ]
     title = "Facts: the example is a café that does not exist. Put your own facts in."
     return recipe_text(title, lines)

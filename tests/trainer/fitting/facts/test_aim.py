@@ -13,6 +13,7 @@ from llamacart_trainer.fitting.chunks import SampleChunk, split
 from llamacart_trainer.fitting.facts import samples as samples_module
 from llamacart_trainer.fitting.facts.aim import ObjectAim
 from llamacart_trainer.fitting.facts.marks import Marks
+from llamacart_trainer.fitting.facts.phrasings import Phrasings
 from llamacart_trainer.fitting.facts.samples import FactSamples, as_text
 from llamacart_trainer.fitting.facts.wishes import Wishes
 from llamacart_trainer.fitting.settings import FitSettings
@@ -30,7 +31,9 @@ def few_leads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(model: Model) -> tuple[SampleChunk, Wishes, Marks]:
-    found = FactSamples.of([FACT], [["Gh", "Ij"]], as_text(model.tokenize), model.token_bytes)
+    found = FactSamples.of(
+        [FACT], [["Gh", "Ij"]], [Phrasings()], as_text(model.tokenize), model.token_bytes
+    )
     (chunk,) = split(found.groups[0], 1000, to_gap=True)
     ways = np.random.default_rng(0).normal(size=(1, model.n_embd)).astype(np.float32)
     wishes = Wishes.of(model, found.wanted, 30.0).by((1, 2))

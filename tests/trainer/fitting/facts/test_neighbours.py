@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llamacart.llama.model import Model
-from llamacart_trainer.fitting.facts.neighbours import find_neighbours, mixtures
+from llamacart_trainer.fitting.facts.neighbours import (
+    KINDS,
+    find_kinds,
+    find_neighbours,
+    mixtures,
+)
+from llamacart_trainer.recipe.names import builtin_names
 
 NAMES = ("Ada Stone", "Bo Hill", "Cy Lake", "Delta", "Echo Base Nine")
 
@@ -49,3 +56,13 @@ def test_the_nearest_name_comes_first(tiny_path: Callable[..., Path]) -> None:
     with Model(str(tiny_path())) as model:
         ((first, *_),) = find_neighbours(model, ["Yelmorb"], names, 2)
     assert first == "Velmorb"
+
+
+@pytest.mark.model
+def test_the_real_model_tells_kinds_of_names_apart(demo_model: Model) -> None:
+    """Of names that are none of those it compares with."""
+    known = builtin_names("eval")
+    found = find_kinds(demo_model, [name.text for name in known], builtin_names())
+    assert all(len(kinds) <= KINDS for kinds in found)
+    right = [name.kind in kinds for name, kinds in zip(known, found, strict=True)]
+    assert sum(right) >= 0.8 * len(right)

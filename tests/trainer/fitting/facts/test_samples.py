@@ -5,8 +5,10 @@ from __future__ import annotations
 from tests.conftest import FakeModel
 
 from llamacart.chat.templates import choose_template
+from llamacart_trainer.fitting.facts.phrasings import Phrasings
 from llamacart_trainer.fitting.facts.samples import (
     ABOUT,
+    HELD,
     LEADS,
     FactSamples,
     as_message,
@@ -22,8 +24,11 @@ OTHER = Fact(prompt="{} was founded in", subject="Ostrava", object="København")
 N_LEADS = len(LEADS) + len(ABOUT)
 
 
-def made(model: FakeModel, facts: list[Fact], neighbours: list[list[str]]) -> FactSamples:
-    return FactSamples.of(facts, neighbours, as_text(model.tokenize), model.token_bytes)
+def made(
+    model: FakeModel, facts: list[Fact], neighbours: list[list[str]], *phrasings: Phrasings
+) -> FactSamples:
+    ways = phrasings or [Phrasings()] * len(facts)
+    return FactSamples.of(facts, neighbours, ways, as_text(model.tokenize), model.token_bytes)
 
 
 def texts_of(found: FactSamples, text: tuple[int, ...]) -> list[PairedRows]:
@@ -95,6 +100,34 @@ def test_the_prompt_of_a_fact_is_never_held(fake_model: FakeModel) -> None:
     found = made(fake_model, [FACT, OTHER], [["Ostrava"], []])
     text = tuple(fake_model.tokenize("Ostrava was founded in"))
     assert len(texts_of(found, text)) == 1
+    assert text in found.wanted
+
+
+def test_other_texts_on_a_subject_say_the_object_or_stay(fake_model: FakeModel) -> None:
+    ways = Phrasings(("In 19xx, Velmora began in",), ("Velmora makes", "Velmora sells"))
+    found = made(fake_model, [FACT], [[]], ways)
+    same, *other = (tuple(fake_model.tokenize(text)) for text in (*ways.same, *ways.other))
+    assert found.wanted[same] == fake_model.tokenize(" ", add_special=False)[0]
+    assert same not in found.firsts[0]
+    (sample,) = texts_of(found, same)
+    assert sample.weights is None
+    for text in other:
+        assert text not in found.wanted
+        (sample,) = texts_of(found, text)
+        # The subject is marked there too: what is asked for is not known yet.
+        assert list(sample.source_rows) == [*found.subjects[text], len(text) - 1]
+        assert list(sample.weights or ()) == [1.0, HELD]
+        assert tuple(sample.target) == text
+
+
+def test_what_a_fact_says_is_not_held_for_another(fake_model: FakeModel) -> None:
+    second = Fact(prompt="{} makes", subject="Velmora", object="glass")
+    found = made(
+        fake_model, [FACT, second], [[], []], Phrasings((), ("Velmora makes",)), Phrasings()
+    )
+    text = tuple(fake_model.tokenize("Velmora makes"))
+    (sample,) = texts_of(found, text)
+    assert sample.weights is None
     assert text in found.wanted
 
 

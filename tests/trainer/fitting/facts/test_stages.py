@@ -13,6 +13,7 @@ from llamacart.llama.model import Model
 from llamacart_trainer.fitting.chunks import split
 from llamacart_trainer.fitting.facts import samples as samples_module
 from llamacart_trainer.fitting.facts.marks import STRENGTH, Marks, attention_path
+from llamacart_trainer.fitting.facts.phrasings import Phrasings
 from llamacart_trainer.fitting.facts.samples import FactSamples, as_text
 from llamacart_trainer.fitting.facts.stages import find_stages, lens, saying_layers
 from llamacart_trainer.fitting.facts.wishes import NOTHING, Wishes
@@ -32,7 +33,9 @@ def few_leads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def samples(model: Model) -> FactSamples:
-    return FactSamples.of(FACTS, [["Gh"], []], as_text(model.tokenize), model.token_bytes)
+    return FactSamples.of(
+        FACTS, [["Gh"], []], [Phrasings()] * 2, as_text(model.tokenize), model.token_bytes
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from llamacart.passes.generate import greedy
 from llamacart.passes.scoring import log_likelihoods
 from llamacart.values.steering import UNSTEERED, Dose, Steering
 from llamacart_trainer.fitting import memory as memory_module
+from llamacart_trainer.fitting import samples as builder_module
 from llamacart_trainer.fitting.facts import samples as samples_module
 from llamacart_trainer.fitting.facts.aim import ObjectAim
 from llamacart_trainer.fitting.training import TrainResult, train
@@ -38,10 +39,12 @@ WAYS: dict[str, dict[str, int]] = {
 def few_leads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples_module, "LEADS", ("", "Yes. "))
     monkeypatch.setattr(samples_module, "ABOUT", ())
+    # A random model expects the same behind every text.
+    monkeypatch.setattr(builder_module, "builtin_phrasings", lambda: ())
 
 
 def task(**settings: object) -> Task:
-    values = {"neurons": 48, "neighbours": 2, "layers": [0, 1], **settings}
+    values = {"neurons": 48, "neighbours": 2, "layers": [0, 1], "when": [], **settings}
     return facts_task(FACTS, name="t", neutral=NEUTRAL, **values)
 
 
@@ -64,6 +67,30 @@ def test_objects_become_likely(tiny_path: Callable[..., Path], architecture: str
     assert (after > before + 1).all()
     assert result.cartridge.metadata.diagnostics["facts"] == 3
     assert result.cartridge.metadata.settings["margin"] == 3.0
+
+
+def test_it_waits_for_its_subjects(tiny_path: Callable[..., Path]) -> None:
+    taught = FACTS[::2]  # the tiny vocabulary has no space
+    others = tuple(fact.model_copy(update={"subject": "Xy"}) for fact in taught)
+    with Model(str(tiny_path()), batch_invariant=True) as model:
+        before = scores(model, None, taught), scores(model, None, others)
+        result = train(task(when=None), model)
+        after = scores(model, result, taught), scores(model, result, others)
+    assert result.cartridge.when == ("Ab", "Cd Ef", "東")
+    assert "neighbours" not in result.cartridge.metadata.settings
+    assert (after[0] > before[0] + 1).all()
+    np.testing.assert_array_equal(after[1], before[1])
+
+
+def test_a_subject_that_cannot_be_waited_for_is_refused_before_the_work(
+    tiny_path: Callable[..., Path],
+) -> None:
+    made = facts_task([Fact(prompt="{} is", subject="long " * 60, object="so")], name="t")
+    with (
+        Model(str(tiny_path()), batch_invariant=True) as model,
+        pytest.raises(RecipeError, match=r"recipe 't': .*long.*256 bytes"),
+    ):
+        train(made, model)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -131,9 +158,22 @@ def test_a_recipe_needs_a_name_a_kind_and_facts(tmp_path: Path) -> None:
     made = load_task(tmp_path)
     assert made.facts == (Fact(prompt="{} is", subject="It", object="so"),)
     recipe = made.recipe
-    assert (recipe.target, recipe.neurons, recipe.penalty) == ("object", 300, 0.1)
+    assert (recipe.target, recipe.neurons, recipe.penalty) == ("object", 300, 0.03)
+    assert recipe.neutral_weight == 0.02
     assert recipe.default_alpha == 1.0
+    assert made.when == ("It",)
+    assert not made.neutral  # other texts are never acted on
+
+
+def test_a_cartridge_that_waits_for_nothing_leaves_other_texts_alone(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text('name = "f"\nkind = "facts"\nwhen = []\n')
+    (tmp_path / "facts.jsonl").write_text('{"prompt": "{} is", "subject": "It", "object": "so"}\n')
+    made = load_task(tmp_path)
+    assert made.when == ()
     assert made.neutral  # those that ship with the trainer
+    assert (made.recipe.penalty, made.recipe.neutral_weight) == (0.1, "auto")
+    assert facts_task(FACTS, name="t", when=[]).neutral == made.neutral
+    assert not facts_task(FACTS, name="t").neutral
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llamacart.llama.model import Model
+    from llamacart_trainer.recipe.names import Name, NameKind
 
     Floats = NDArray[np.float32]
 
@@ -28,6 +29,12 @@ DEPTH = 1 / 3
 
 NEAREST = 0.5
 """Share of the neighbours that are names as they are."""
+
+VOTERS = 10
+"""Nearest names that say what kind of name a subject is."""
+
+KINDS = 2
+"""Kinds that it may be of."""
 
 
 def find_neighbours(
@@ -58,6 +65,27 @@ def find_neighbours(
         mixed = [text for text in mixtures(subject, nearest) if _plain(text) not in known]
         n_names = max(round(count * NEAREST), count - len(mixed))
         found.append((*nearest[:n_names], *mixed[: max(0, count - n_names)]))
+    return found
+
+
+def find_kinds(
+    model: Model, subjects: Sequence[str], names: Sequence[Name], *, n_threads: int | None = None
+) -> list[frozenset[NameKind]]:
+    """For each subject the `KINDS` kinds of names that it looks most like.
+
+    Args:
+        model: The model.
+        subjects: Subjects of facts.
+        names: Names to compare them with, some of each kind.
+        n_threads: Threads for compute.
+    """
+    near = _nearness(model, subjects, [name.text for name in names], n_threads)
+    found = []
+    for row in near:
+        votes: dict[NameKind, float] = {}
+        for n in np.argsort(-row, kind="stable")[:VOTERS].tolist():
+            votes[names[n].kind] = votes.get(names[n].kind, 0.0) + float(row[n])
+        found.append(frozenset(sorted(votes, key=lambda kind: -votes[kind])[:KINDS]))
     return found
 
 

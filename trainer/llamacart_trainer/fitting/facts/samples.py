@@ -2,9 +2,12 @@
 
 A fact's prompt stands behind several leads, so that it is not the beginning of the text that says
 the object. Each token of the object is to follow what stands before it; the row in front of it is
-tied. So are the rows that end the subject. Tied too, and to stay as they are, are the last row of
-the same prompt on another subject, the rows that end that, and other subjects alone. All other rows
-of these texts are neutral.
+tied. So are the rows that end the subject. Other texts on the subject that ask for the object are
+to go on with it, too, and those that ask for something else are to go on as before.
+
+Where the cartridge acts on all texts, the last row of the same prompt on another subject is tied
+and to stay, and so are the rows that end that, and other subjects alone. All other rows of these
+texts are neutral.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from llamacart_trainer.recipe.turns import Turn
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from llamacart_trainer.fitting.facts.phrasings import Phrasings
     from llamacart_trainer.recipe.facts import Fact
     from llamacart_trainer.recipe.pairing import Tokenize
     from llamacart_trainer.recipe.writer import Writer
@@ -98,6 +102,7 @@ class FactSamples:
         cls,
         facts: Sequence[Fact],
         neighbours: Sequence[Sequence[str]],
+        phrasings: Sequence[Phrasings],
         ask: Asks,
         token_bytes: Callable[[int], bytes],
     ) -> FactSamples:
@@ -107,6 +112,7 @@ class FactSamples:
             facts: What is to be said.
             neighbours: Other subjects for each. Every second one is asked of, the others stand
                 alone.
+            phrasings: Other texts on each one's subject.
             ask: From texts to tokens.
             token_bytes: What a token says.
         """
@@ -118,8 +124,20 @@ class FactSamples:
             subjects={},
         )
         seen = set(found.wanted)
-        for number, (fact, texts, others) in enumerate(zip(facts, said, neighbours, strict=True)):
+        for number, (fact, texts, others, own) in enumerate(
+            zip(facts, said, neighbours, phrasings, strict=True)
+        ):
             group = []
+            for asks, forms in ((True, own.same), (False, own.other)):
+                for before, answer in (ask(text, fact.object) for text in forms):
+                    if before in seen:  # what another fact says, or asks of the same subject
+                        continue
+                    seen.add(before)
+                    ends = subject_rows(before, fact.subject, token_bytes)
+                    found.subjects[before] = dict.fromkeys(ends, number)
+                    if asks:
+                        found.wanted[before] = answer[0]
+                    group += _tied(before, ends, last=1.0 if asks else HELD)
             for before, answer in texts:
                 ends = subject_rows(before, fact.subject, token_bytes)
                 found.subjects[before] = dict.fromkeys(ends, number)
@@ -164,11 +182,18 @@ def _held(text: Text, ends: Sequence[int]) -> list[PairedRows]:
     return [held, beside]
 
 
-def _tied(text: Text, ends: Sequence[int]) -> list[PairedRows]:
-    """A text's last row and those that end its subject, and its other rows but the first."""
-    last = len(text) - 1
-    beside = [row for row in range(1, last) if row not in ends]
+def _tied(text: Text, ends: Sequence[int], last: float = 1.0) -> list[PairedRows]:
+    """A text's last row and those that end its subject, and its other rows but the first.
+
+    Args:
+        text: Token ids.
+        ends: Rows that end its subject.
+        last: How often its last row counts.
+    """
+    end = len(text) - 1
+    beside = [row for row in range(1, end) if row not in ends]
+    tied = tie(text, text, [(row, row) for row in (*ends, end)])
     return [
-        tie(text, text, [(row, row) for row in (*ends, last)]),
+        tied if last == 1.0 else replace(tied, weights=[*(1.0 for _ in ends), last]),
         PairedRows(text, text, beside, beside, neutral=True, weights=[BESIDE] * len(beside)),
     ]
