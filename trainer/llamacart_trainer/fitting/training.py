@@ -101,6 +101,7 @@ class _Trainer:
             self.builder.facts,
             self.task.recipe.margin,
             cascade.layers if self.task.recipe.layers or self.task.recipe.skip_layers else None,
+            waits=bool(self.task.when),
             n_threads=cascade.n_threads,
         )
         cascade.layers = sorted(layer for stage in cascade.stages for layer in stage.layers)

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 STRENGTH = 0.4
 """Length of a mark, in lengths of the stream that it is added to."""
 
+WAITING_STRENGTH = 0.8
+"""The same where no other subject is ever acted on, and so none can be marked by mistake."""
+
 
 @dataclass(frozen=True)
 class Marks:
@@ -46,11 +49,13 @@ class Marks:
         layers: Layers that make them, ascending.
         rows_of: For each text its rows that end a subject, and the number of the subject's fact.
         ways: Directions in the residual stream, by fact [F, E].
+        strength: Length of a mark, in lengths of the stream that it is added to.
     """
 
     layers: tuple[int, ...]
     rows_of: Mapping[Text, Mapping[int, int]]
     ways: Floats
+    strength: float = STRENGTH
 
     @property
     def lengthens(self) -> bool:
@@ -82,7 +87,7 @@ class Marks:
         lengths, sizes = (
             np.sqrt(np.einsum("ne,ne,e->n", rows, rows, metric))[:, None] for rows in (ways, before)
         )
-        mark = ways * (STRENGTH * sizes / np.maximum(lengths, 1e-20))
+        mark = ways * (np.float32(self.strength) * sizes / np.maximum(lengths, 1e-20))
         return np.asarray(mark - moved, np.float32)
 
 

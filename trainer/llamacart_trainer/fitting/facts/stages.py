@@ -17,7 +17,12 @@ from llamacart.errors import RecipeError
 from llamacart.llama.sites import RESIDUAL_OUTPUT
 from llamacart.passes.capture import capture, row_offsets
 from llamacart.passes.residual import residual_sizes
-from llamacart_trainer.fitting.facts.marks import Marks, attention_path
+from llamacart_trainer.fitting.facts.marks import (
+    STRENGTH,
+    WAITING_STRENGTH,
+    Marks,
+    attention_path,
+)
 from llamacart_trainer.fitting.facts.wishes import Wishes
 
 if TYPE_CHECKING:
@@ -51,6 +56,7 @@ def find_stages(
     margin: float,
     allowed: Sequence[int] | None = None,
     *,
+    waits: bool = False,
     n_threads: int | None = None,
 ) -> list[Stage]:
     """Say what layers do, on what facts are fitted on.
@@ -60,6 +66,7 @@ def find_stages(
         samples: Those.
         margin: The lead of objects that is wanted, in nats.
         allowed: Layers that may be fitted; None for all but the last.
+        waits: Whether the cartridge acts only behind a subject.
         n_threads: Threads for compute.
 
     Raises:
@@ -82,7 +89,8 @@ def find_stages(
         reading = range(marking[-1] + 1, min(end + 1, model.n_layer))
         sizes = stream_sizes(model, samples, n_threads=n_threads)
         ways = attention_path(model, _pulls(wishes, samples), sizes, reading)
-        stages.append(Marks(tuple(marking), samples.subjects, ways))
+        strength = WAITING_STRENGTH if waits else STRENGTH
+        stages.append(Marks(tuple(marking), samples.subjects, ways, strength))
     if not stages:
         raise RecipeError("no layer that may be fitted marks a subject or says an object")
     return stages
