@@ -15,7 +15,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from llamacart.values.steering import Steering
 
@@ -37,8 +37,8 @@ class Mentions:
     """
 
     def __init__(self, texts: When) -> None:
-        self._texts = [text.encode() for text in texts]
-        self._longest = max(map(len, self._texts))
+        self._texts = frozenset(text.encode() for text in texts)
+        self._lengths = sorted({len(text) for text in self._texts})
         self._since: int | None = None
         self._alone: set[int] = set()
 
@@ -53,11 +53,23 @@ class Mentions:
         if self._since is not None:
             return
         known = ends[n_known - 1] if n_known else 0
-        begin = max(0, known - self._longest)
+        for start, stop in sorted(self._places(said, known)):
+            self._take(said, ends, start, stop)
+
+    def _places(self, said: bytearray, known: int) -> Iterator[tuple[int, int]]:
+        """Where texts stand that end behind `known` bytes, or with them: it can be told now."""
+        if (len(said) - known + 1) * len(self._lengths) < len(self._texts):
+            # A few bytes, as of a token, are sooner looked up than many names are searched for.
+            for stop in range(known, len(said) + 1):
+                for length in self._lengths:
+                    if length <= stop and bytes(said[stop - length : stop]) in self._texts:
+                        yield stop - length, stop
+            return
+        begin = max(0, known - self._lengths[-1])
         for text in self._texts:
             place = said.find(text, begin)
             while place >= 0:
-                self._take(said, ends, place, place + len(text))
+                yield place, place + len(text)
                 place = said.find(text, place + 1)
 
     def _take(self, said: bytearray, ends: Sequence[int], start: int, stop: int) -> None:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llamacart.cartridge import Cartridge, Fingerprint, Metadata
+from llamacart.values import mentions
 from llamacart.values.mentions import RowSteering
 from llamacart.values.steering import Dose, key_of
 
@@ -83,14 +85,21 @@ def reference(pieces, row, when):
     st.lists(st.sampled_from(PIECES), min_size=1, max_size=12),
     st.lists(st.sampled_from(["Velmora", "Rom", "é", "Velmora Rom", "1"]), min_size=1, unique=True),
     st.randoms(use_true_random=False),
+    st.sampled_from([0, 300]),
 )
-def test_only_the_tokens_up_to_a_row_count(pieces, when, random):
-    """However many are known, and in whatever order rows are asked for: caches rest on it."""
+def test_only_the_tokens_up_to_a_row_count(pieces, when, random, n_more):
+    """However many are known, whatever the order of questions, however many texts are waited for.
+
+    Caches rest on it.
+    """
+    when += [f"Another {n}" for n in range(n_more)]
     expected = [reference(pieces, row, when) for row in range(len(pieces))]
     order = list(range(len(pieces)))
     random.shuffle(order)
     assert acting(pieces, *when) == expected
     assert acting(pieces, *when, ask=order) == expected
+    with mock.patch.object(mentions, "AHEAD", 0):
+        assert acting(pieces, *when) == expected
     for n in range(1, len(pieces) + 1):
         assert acting(pieces[:n], *when) == expected[:n]
 
