@@ -9,7 +9,7 @@ from llamacart.llama.model import Model
 from llamacart_trainer.fitting.facts import phrasings as module
 from llamacart_trainer.fitting.facts.phrasings import OTHER, SAME, find_phrasings, likeness
 from llamacart_trainer.fitting.facts.samples import as_text
-from llamacart_trainer.recipe.facts import Fact
+from llamacart_trainer.recipe.facts import Fact, Use
 from llamacart_trainer.recipe.names import builtin_phrasings
 
 FORMS = ("{} a", "{} b", "{} c", "{} d")
@@ -44,10 +44,11 @@ def test_another_subject_is_another_matter(monkeypatch):
     assert len(first.same) == len(second.other) == 4
 
 
-def test_a_facts_own_text_is_neither(monkeypatch):
-    fact = Fact(prompt="{} a", subject="S", object="x")
-    (own,) = found(monkeypatch, [fact], {"x": [1.0, 0.9, 0.1, 0.1]})
-    assert own.same == ("S b",)
+def test_what_a_fact_says_or_is_measured_by_is_neither(monkeypatch):
+    uses = (Use(prompt="{} d", answer="y"),)
+    fact = Fact(prompt="{} a", subject="S", object="x", paraphrases=("{} b",), uses=uses)
+    (own,) = found(monkeypatch, [fact], {"x": [1.0, 0.9, 0.8, 0.1]})
+    assert (own.same, own.other) == (("S c",), ())
 
 
 def test_likeness_is_one_for_the_same_text_and_symmetric(tiny_model: Model):

@@ -81,9 +81,16 @@ def find_phrasings(
         # A text asks for one fact of a subject, and never for nothing where it asks for one.
         best = np.max([like[n] for n in beside], axis=0)
         most = np.where(like[number] == best, best, 0.0)
-        taken = {facts[n].text for n in beside}
+        # What is measured is never fitted on, wherever its words come from.
+        taken = {text for n in beside for text in asked_of(facts[n])}
         found.append(_told_apart(texts[number], most, best, taken))
     return found
+
+
+def asked_of(fact: Fact) -> list[str]:
+    """Texts of a fact's own: its prompt, and what it is measured by."""
+    texts = [fact.prompt, *fact.paraphrases, *(use.prompt for use in fact.uses)]
+    return [fact.filled(text) for text in (*texts, *filter(None, [fact.negated]))]
 
 
 def likeness(model: Model, asked: Sequence[Text], *, n_threads: int | None = None) -> Coefficients:
