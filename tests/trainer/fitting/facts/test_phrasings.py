@@ -46,7 +46,7 @@ def test_another_subject_is_another_matter(monkeypatch):
 
 def test_what_a_fact_says_or_is_measured_by_is_neither(monkeypatch):
     uses = (Use(prompt="{} d", answer="y"),)
-    fact = Fact(prompt="{} a", subject="S", object="x", paraphrases=("{} b",), uses=uses)
+    fact = Fact(prompt="{} a", subject="S", object="x", paraphrases=("It rained. {} b",), uses=uses)
     (own,) = found(monkeypatch, [fact], {"x": [1.0, 0.9, 0.8, 0.1]})
     assert (own.same, own.other) == (("S c",), ())
 

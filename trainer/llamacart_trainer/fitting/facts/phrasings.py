@@ -125,9 +125,10 @@ def _told_apart(
         texts: They.
         own: How much each asks for the fact, 0 where it asks more for another of the subject.
         best: How much it asks for any.
-        taken: Texts that are a fact's own.
+        taken: Texts that are a fact's own; what stands in one of them is its own, too.
     """
-    order = [n for n in np.argsort(-own, kind="stable").tolist() if texts[n] not in taken]
+    free = [not any(text in said for said in taken) for text in texts]
+    order = [n for n in np.argsort(-own, kind="stable").tolist() if free[n]]
     same = [texts[n] for n in order if own[n] >= SAME][:MOST_SAME]
     other = [texts[n] for n in order if best[n] < OTHER]
     every = max(1, len(other) // MOST_OTHER)
