@@ -18,7 +18,8 @@ In brackets: the module of the server that defines the class; the others are def
     │   └── UnsupportedMediaTypeError     415  not the route's Content-Type [errors]
     ├── AuthenticationError               401  no valid key [errors]
     ├── PermissionDeniedError             403  not the admin key [middleware.admin_auth]
-    │   └── AdminOffError                 403  there is no admin key [middleware.admin_auth]
+    │   ├── AdminOffError                 403  there is no admin key [middleware.admin_auth]
+    │   └── TrainingOffError              403  no cartridges are made here [middleware.admin_auth]
     ├── NotFoundError                     404  no such cartridge, model or file
     │   └── ModelNotFoundError            404  a model id names what is not there
     ├── RateLimitError                    429  the key has been used too often [errors]

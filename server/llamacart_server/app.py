@@ -29,8 +29,10 @@ from llamacart_server.routes import (
     models,
     page,
     tokens,
+    training,
 )
 from llamacart_server.service import Service
+from llamacart_server.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -73,6 +75,8 @@ def create_app(
         lifecycle.start()
         yield
         lifecycle.close()
+        if settings.train_jobs:
+            await in_thread(service.training.close)
 
     app = FastAPI(
         title="llamacart",
@@ -83,7 +87,17 @@ def create_app(
         lifespan=lifespan,
         responses=failures(EngineError),
     )
-    for module in (chat, completions, responses_api, models, cartridges, tokens, health, metrics):
+    for module in (
+        chat,
+        completions,
+        responses_api,
+        models,
+        cartridges,
+        tokens,
+        training,
+        health,
+        metrics,
+    ):
         app.include_router(module.router(service))
     if embedder is not None:
         lane = embeddings.EmbeddingLane(embedder, engine, settings.max_queued)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry
 
 from llamacart.errors import InputError, NotFoundError, OverloadedError
+from llamacart.machine.processors import choose_threads
 from llamacart.values.sampling import SEED_LIMIT
 from llamacart_server.answers.answer import Answer
 from llamacart_server.answers.logprobs import Echo
@@ -22,10 +23,13 @@ from llamacart_server.constraints.json_format import grammar_of
 from llamacart_server.constraints.tools import tool_use
 from llamacart_server.engine.request import GenerationRequest
 from llamacart_server.library.selection import Selection, select
+from llamacart_server.library.store import CartridgeStore
 from llamacart_server.logs import fields
 from llamacart_server.middleware.lifecycle import Lifecycle
 from llamacart_server.middleware.request_metrics import ObservedEngine, RequestMetrics
 from llamacart_server.prompts.chat import chat_tokens
+from llamacart_server.training.commands import Means
+from llamacart_server.training.jobs import TrainingJobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -109,6 +113,18 @@ class Service:
     settings: ServeSettings
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    @cached_property
+    def store(self) -> CartridgeStore:
+        """What adds and removes cartridges."""
+        return CartridgeStore(self.engine, self.library, self.settings.cartridges)
+
+    @cached_property
+    def training(self) -> TrainingJobs:
+        """Cartridges that are being made."""
+        settings = self.settings
+        threads = max(1, choose_threads(settings.threads) // 2)
+        return TrainingJobs(self.store, Means(settings.model, threads, settings.gpu_layers))
 
     @cached_property
     def metrics(self) -> RequestMetrics:

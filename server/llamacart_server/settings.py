@@ -134,6 +134,9 @@ class ServeSettings(BaseSettings):
             "Without it nobody can add or remove.",
         ),
     ] = None
+    train_jobs: Annotated[
+        bool, Option(ACCESS, "Let the admin key train cartridges here, in processes that give way.")
+    ] = False
     rate_limit: Annotated[Count, Option(ACCESS, "Requests per minute and key; 0: no limit.")] = 0
     cors_origin: Annotated[
         Origins, Option(ACCESS, "Origin whose pages may call the server, or *; repeatable.")

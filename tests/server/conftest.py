@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -20,6 +21,7 @@ import uvicorn
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata, check_fits
 from llamacart.chat.templates import choose_template
 from llamacart.errors import LlamacartError, NotFoundError
+from llamacart.file.writer import write_cartridge
 from llamacart_server.app import create_app
 from llamacart_server.commands import serve as cli
 from llamacart_server.engine.request import GenerationReport, GenerationRequest, TokenEvent
@@ -28,9 +30,11 @@ from llamacart_server.library.library import CartridgeLibrary
 from llamacart_server.middleware import auth
 from llamacart_server.served import LoadedModel, ServedModel
 from llamacart_server.settings import ServeSettings
+from llamacart_server.training import commands
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from pathlib import Path
 
     from llamacart.values.steering import Steering
 
@@ -306,3 +310,40 @@ def impatient(until) -> Iterator[Callable[..., httpx.Client]]:
 def still_clock(monkeypatch) -> None:
     """No time passes for rate limits."""
     monkeypatch.setattr(auth, "RateLimit", partial(auth.RateLimit, clock=lambda: 0.0))
+
+
+# --- a trainer -----------------------------------------------------------------------------------
+
+FAKE_TRAINER = """
+import pathlib, shutil, sys, time
+command, *rest = sys.argv[1:]
+given = dict(word.removeprefix("--").split("=", 1) for word in rest)
+said = pathlib.Path(given.get("prompt") or given["pairs"]).read_text("utf-8")
+folder = pathlib.Path(MADE).parent
+(folder / "called.txt").write_text("\\n".join(sys.argv[1:]), "utf-8")
+print("load the model: 0:01 so far", flush=True)
+print("train: layer 1 of 4, 25 %, 0:09 left", flush=True)
+if "fail" in said:
+    print("error: pairs.jsonl line 1: no 'target'", file=sys.stderr)
+    sys.exit(2)
+(folder / "running").touch()
+while "wait" in said and not (folder / "go").exists():
+    time.sleep(0.01)
+shutil.copyfile(MADE, given["output"])
+"""
+
+
+@pytest.fixture
+def trainer(tmp_path, cartridge_named, monkeypatch) -> Path:
+    """The folder by which a test talks to the trainer, another process that does as it is told.
+
+    It fails where it is to learn a text with `fail`, and behind `wait` waits for a file `go`.
+    """
+    folder = tmp_path / "trainer"
+    folder.mkdir()
+    made = folder / "made.gguf"
+    write_cartridge(cartridge_named("made", 0.5), made)
+    script = folder / "trainer.py"
+    script.write_text(f"MADE = {str(made)!r}\n{FAKE_TRAINER}", "utf-8")
+    monkeypatch.setattr(commands, "PROGRAM", (sys.executable, str(script)))
+    return folder

@@ -253,7 +253,7 @@ def test_unknown_routes(client):
 
 def test_a_slash_at_the_end_changes_nothing(client, engine):
     for path, route in client.get("/openapi.json").json()["paths"].items():
-        if "get" in route:
+        if "get" in route and "403" not in route["get"]["responses"]:
             path = path.replace("{model_id}", "demo").replace("{cartridge_id}", "french")
             plain, slashed = client.get(path), client.get(f"{path}/")
             assert plain.status_code == slashed.status_code == 200, path

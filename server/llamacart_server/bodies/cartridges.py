@@ -165,11 +165,18 @@ class LeftOutFile(BaseModel):
 
 
 class CartridgeList(BaseModel):
-    """Answer of `GET /v1/cartridges`."""
+    """Answer of `GET /v1/cartridges`.
+
+    Attributes:
+        data: The cartridges.
+        left_out: Files of the folder that are none.
+        train_jobs: Whether the server makes cartridges too.
+    """
 
     object: Literal["list"] = "list"
     data: list[CartridgeInfo]
     left_out: list[LeftOutFile]
+    train_jobs: bool
 
 
 class CartridgeDeleted(BaseModel):

@@ -67,6 +67,12 @@ class CartridgeStore:
             with suppress(OSError):
                 path.unlink()
 
+    def check_free(self, cartridge_id: str) -> None:
+        """Raise `ConflictError` where no upload could be kept under an id."""
+        if self._folder is not None:
+            with self._lock:
+                self._file_for(cartridge_id, self._folder)
+
     def add_upload(self, upload: Path, cartridge_id: str | None = None) -> tuple[Entry, bool]:
         """Check an uploaded file, move it into the folder and offer it.
 

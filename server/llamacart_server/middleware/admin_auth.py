@@ -25,6 +25,12 @@ class AdminOffError(PermissionDeniedError):
     code = "admin_off"
 
 
+class TrainingOffError(PermissionDeniedError):
+    """The server makes no cartridges."""
+
+    code = "training_off"
+
+
 def admin_guard(key: SecretStr | None) -> Callable[[Request], Awaitable[None]]:
     """A dependency that lets only the admin key pass; compared in constant time.
 

@@ -28,7 +28,7 @@ def read_keys(settings: ServeSettings) -> tuple[str, ...]:
 
     Raises:
         InputError: The file cannot be read or holds no key, one of them is the admin key, or
-            there is a rate limit and no key to count by.
+            there is a rate limit and no key to count by, or training and no admin key.
     """
     keys = [key.get_secret_value() for key in settings.api_key]
     path = settings.api_key_file
@@ -47,6 +47,11 @@ def read_keys(settings: ServeSettings) -> tuple[str, ...]:
         keys += found
     if settings.admin_key is not None and settings.admin_key.get_secret_value() in keys:
         raise InputError("setting admin_key: must differ from every api_key", param="admin_key")
+    if settings.train_jobs and settings.admin_key is None:
+        raise InputError(
+            "setting train_jobs is on, but there is no admin_key, and nobody else may train",
+            param="train_jobs",
+        )
     if settings.rate_limit and not keys:
         raise InputError(
             f"setting rate_limit has value {settings.rate_limit}, but there is no api_key to "

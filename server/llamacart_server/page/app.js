@@ -6,11 +6,12 @@ import { addColumn, drawColumns } from "./columns.js";
 import { copy } from "./copy.js";
 import { byId, say } from "./dom.js";
 import { closeInspector } from "./inspector.js";
+import { bindMake, watch } from "./make.js";
 import { NUMBERS, cartridgeOf, fromFragment, newColumn, placed, state, toFragment, world } from "./state.js";
 import { bindSweep } from "./sweep.js";
 import { bindTalk, drawTalk } from "./talk.js";
 
-const VIEWS = { chat: "talk", complete: "talk", sweep: "sweep", cartridges: "cartridges" };
+const VIEWS = { chat: "talk", complete: "talk", sweep: "sweep", cartridges: "cartridges", make: "make" };
 
 /** Asks the server for its model and its cartridges. */
 async function load() {
@@ -20,6 +21,8 @@ async function load() {
   world.hasTemplate = !base.chat_template.startsWith("builtin");
   world.cartridges = cartridges.data;
   world.leftOut = cartridges.left_out;
+  world.trains = cartridges.train_jobs;
+  byId("make-tab").hidden = !world.trains;
   byId("model").textContent = base.id;
 }
 
@@ -43,6 +46,7 @@ function begin() {
     state.tab = "complete";
     state.sweep.kind = "complete";
   }
+  if (state.tab === "make" && !world.trains) state.tab = "chat";
   if (!state.columns.length) {
     state.columns = [newColumn(), ...world.cartridges.slice(0, 1).map((one) => newColumn([placed(one)]))];
   }
@@ -79,6 +83,7 @@ function show(tab) {
     else button.removeAttribute("aria-current");
   }
   drawTalk();
+  if (tab === "make") watch();
 }
 
 async function share() {
@@ -104,6 +109,7 @@ byId("tabs").addEventListener("click", (event) => {
 byId("add-column").addEventListener("click", () => addColumn([]));
 byId("share").addEventListener("click", share);
 bindTalk();
+bindMake(reload);
 bindCards(reload, () => show(world.hasTemplate ? "chat" : "complete"));
 
 let begun = await start();

@@ -3,10 +3,10 @@
 export const MOST_COLUMNS = 4;
 export const PLACES = ["all", "prompt", "generated"];
 export const NUMBERS = ["temperature", "top_p", "top_k", "min_p", "max_tokens", "seed"];
-const TABS = ["chat", "complete", "sweep", "cartridges"];
+const TABS = ["chat", "complete", "sweep", "cartridges", "make"];
 
 /** What the server offers; filled once it has been asked. */
-export const world = { base: "", hasTemplate: true, cartridges: [], leftOut: [] };
+export const world = { base: "", hasTemplate: true, cartridges: [], leftOut: [], trains: false };
 
 /** What the user has set up. */
 export const state = {

@@ -31,7 +31,6 @@ from llamacart_server.errors import (
     StorageError,
     UnsupportedMediaTypeError,
 )
-from llamacart_server.library.store import CartridgeStore
 from llamacart_server.middleware.admin_auth import PermissionDeniedError, admin_guard
 from llamacart_server.openapi import failures
 from llamacart_server.refusals import from_validation, unreadable
@@ -55,7 +54,6 @@ _POST_BODY = {
 def router(service: Service) -> APIRouter:
     """The routes, bound to what they work with."""
     routes = APIRouter()
-    store = CartridgeStore(service.engine, service.library, service.settings.cartridges)
     base_id = service.model.id
 
     @routes.get(PATH)
@@ -65,17 +63,19 @@ def router(service: Service) -> APIRouter:
         return CartridgeList(
             data=[CartridgeInfo.of(entry, base_id) for entry in entries],
             left_out=[LeftOutFile(file=left.file, reason=left.reason) for left in left_out],
+            train_jobs=service.settings.train_jobs,
         )
 
     @routes.get(f"{PATH}/{{cartridge_id}}", responses=failures(NotFoundError))
     async def retrieve_cartridge(cartridge_id: str) -> CartridgeInfo:
         return CartridgeInfo.of(service.library.snapshot.entry(cartridge_id), base_id)
 
-    routes.include_router(_admin_routes(service, store))
+    routes.include_router(_admin_routes(service))
     return routes
 
 
-def _admin_routes(service: Service, store: CartridgeStore) -> APIRouter:
+def _admin_routes(service: Service) -> APIRouter:
+    store = service.store
     # The guard is a dependency of the whole router, so that no route can go without it.
     routes = APIRouter(
         dependencies=[Depends(admin_guard(service.settings.admin_key))],

@@ -16,6 +16,7 @@ from llamacart.cartridge import Cartridge, LayerMap, Metadata
 from llamacart.file.writer import write_cartridge
 from llamacart_server.app import create_app
 from llamacart_server.commands import serve as cli
+from llamacart_server.library.library import CartridgeLibrary
 from llamacart_server.settings import ServeSettings, load_settings
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ def fake_url(engine, library, served, live) -> Iterator[Callable[..., str]]:
     with ExitStack() as stack:
 
         def start(**settings: object) -> str:
-            app = create_app(engine, library, served, ServeSettings(**settings))
+            own = CartridgeLibrary(library)  # a test may change it
+            app = create_app(engine, own, served, ServeSettings(**settings))
             return stack.enter_context(live(app))
 
         yield start

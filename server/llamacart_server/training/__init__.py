@@ -1,0 +1,1 @@
+"""Cartridges that the server has made: jobs in processes of their own."""
