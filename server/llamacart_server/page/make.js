@@ -62,7 +62,7 @@ async function preview() {
   const answers = asked.map(([, messages]) => new Answer("chat", [], messages, seed));
   const texts = asked.map(() => h("div", { class: "text", dir: "auto" }));
   byId("make-preview").replaceChildren(
-    ...asked.map(([name], i) => h("article", { class: "answer", "aria-label": name }, h("h3", {}, name), texts[i])),
+    ...asked.map(([name], i) => h("article", { class: "answer", "aria-label": name }, h("h2", {}, name), texts[i])),
   );
   const paint = (answer, i) => () => {
     texts[i].textContent = answer.error || answer.text;
@@ -105,7 +105,7 @@ function card(id) {
     await call(`v1/train_jobs/${id}`, undefined, { method: "DELETE" });
     await watch();
   });
-  const title = h("h3", {});
+  const title = h("h2", {});
   const bar = h("progress", { max: 1, "aria-label": "Progress" });
   const line = h("p", { class: "quiet" });
   const error = h("p", { class: "error" });

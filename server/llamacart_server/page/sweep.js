@@ -112,7 +112,7 @@ function row(answer, alpha) {
   const element = h(
     "article",
     { class: "answer", "aria-label": `Text at α ${alpha}`, "data-alpha": alpha },
-    h("h3", {}, `α ${alpha}`),
+    h("h2", {}, `α ${alpha}`),
     text.element,
     error,
   );
