@@ -47,7 +47,8 @@ def inspect(
     facts = Table.grid(padding=(0, 2))
     for key, value in summary.items():
         if key not in ("layers", "diagnostics"):
-            facts.add_row(key, value if isinstance(value, str) else json.dumps(value))
+            shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            facts.add_row(key, shown)
     console.print(facts)
     console.print(layer_table(summary["layers"]))
 
@@ -72,6 +73,7 @@ def _summary(file: Path) -> dict[str, Any]:
         "base model": str(base),
         "site": cartridge.site,
         "default alpha": metadata.default_alpha,
+        "waits for": list(cartridge.when),
         "solver": metadata.solver,
         "settings": dict(metadata.settings),
         "data set": metadata.dataset_hash,

@@ -6,6 +6,7 @@ import json
 import runpy
 import sys
 import tomllib
+from dataclasses import replace
 from importlib.metadata import Distribution, EntryPoint
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from llamacart import __version__, cli
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
+from llamacart.file.reader import read_cartridge
 from llamacart.file.writer import write_cartridge
 
 
@@ -64,11 +66,20 @@ def test_inspect(
     assert summary["default alpha"] == 0.5
     assert summary["active neurons"] == 2
     assert summary["layers"] == [{"layer": 1, "kept": 2}]
+    assert summary["waits for"] == []
     assert summary["file bytes"] == file.stat().st_size
     assert run(monkeypatch, "inspect", str(file)) == 0
     text = capsys.readouterr().out
     assert "A small one." in text
     assert "tiny: llama, 2 layers" in text
+
+
+def test_inspect_shows_what_a_cartridge_waits_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: Path
+) -> None:
+    write_cartridge(replace(read_cartridge(file), when=("Velmora", "Tromsø")), file)
+    assert run(monkeypatch, "inspect", str(file)) == 0
+    assert '["Velmora", "Tromsø"]' in capsys.readouterr().out
 
 
 def test_errors_are_one_line(
