@@ -315,7 +315,7 @@ def still_clock(monkeypatch) -> None:
 # --- a trainer -----------------------------------------------------------------------------------
 
 FAKE_TRAINER = """
-import pathlib, shutil, sys, time
+import os, pathlib, shutil, signal, sys, time
 command, *rest = sys.argv[1:]
 given = dict(word.removeprefix("--").split("=", 1) for word in rest)
 said = pathlib.Path(given.get("prompt") or given["pairs"]).read_text("utf-8")
@@ -326,6 +326,8 @@ print("train: layer 1 of 4, 25 %, 0:09 left", flush=True)
 if "fail" in said:
     print("error: pairs.jsonl line 1: no 'target'", file=sys.stderr)
     sys.exit(2)
+if "die" in said:
+    os.kill(os.getpid(), signal.SIGKILL)
 (folder / "running").touch()
 while "wait" in said and not (folder / "go").exists():
     time.sleep(0.01)
@@ -337,7 +339,8 @@ shutil.copyfile(MADE, given["output"])
 def trainer(tmp_path, cartridge_named, monkeypatch) -> Path:
     """The folder by which a test talks to the trainer, another process that does as it is told.
 
-    It fails where it is to learn a text with `fail`, and behind `wait` waits for a file `go`.
+    It fails where it is to learn a text with `fail`, is killed by one with `die`, and behind `wait`
+    waits for a file `go`.
     """
     folder = tmp_path / "trainer"
     folder.mkdir()

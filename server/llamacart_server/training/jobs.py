@@ -35,6 +35,7 @@ LOG_LINES = 400
 LINE_LENGTH = 2000
 _ENDING_SECONDS = 10.0
 """For a process that is asked to end, before it is killed."""
+_COMPLAINT = "error: "
 _SHARE = re.compile(r"\b(\d{1,3}) %")
 
 
@@ -238,9 +239,13 @@ class TrainingJobs:
 
 
 def _reason(job: Job, code: int) -> str:
-    """Why a process has failed, in its own last words."""
-    last = job.log[-1] if job.log else ""
-    return last.removeprefix("error: ") or f"the training ended with exit code {code}"
+    """Why a process has failed: what it says itself, or how it ended and its last words."""
+    said = [line for line in job.log if line.startswith(_COMPLAINT)]
+    if said:
+        return said[-1].removeprefix(_COMPLAINT)
+    how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    last = f"; its last line: {job.log[-1]}" if job.log else ""
+    return f"the training {how}{last}"
 
 
 def _ask_to_end(process: subprocess.Popen[str]) -> None:

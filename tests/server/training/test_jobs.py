@@ -86,6 +86,9 @@ def test_a_job_that_fails_says_why(training, trainer, over):
     client = training()
     failed = over(client, add(client, prompt=None, pairs="fail"))
     assert (failed["status"], failed["error"]) == ("failed", "pairs.jsonl line 1: no 'target'")
+    killed = over(client, add(client, prompt="die"))
+    assert killed["status"] == "failed"
+    assert killed["error"].startswith("the training was ended by signal 9; its last line: train: ")
     (trainer / "made.gguf").write_bytes(b"GGUF")
     broken = over(client, add(client))
     assert broken["status"] == "failed"
