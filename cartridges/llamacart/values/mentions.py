@@ -12,6 +12,7 @@ acted on before it is known how the text goes on.
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -88,6 +89,23 @@ class Mentions:
     def at(self, row: int) -> bool:
         """Whether the row of a token that was read is acted on."""
         return (self._since is not None and row >= self._since) or row in self._alone
+
+
+def acting_rows(
+    tokens: Sequence[int], when: When, token_bytes: Callable[[int], bytes]
+) -> list[bool]:
+    """Whether each row of a sequence is acted on.
+
+    Args:
+        tokens: The sequence.
+        when: What is waited for; not empty.
+        token_bytes: The bytes of a token.
+    """
+    pieces = [token_bytes(token) for token in tokens]
+    ends = list(accumulate(map(len, pieces)))
+    mentions = Mentions(when)
+    mentions.read(bytearray(b"".join(pieces)), ends, 0)
+    return [mentions.at(row) for row in range(len(tokens))]
 
 
 class RowSteering:

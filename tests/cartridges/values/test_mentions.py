@@ -97,6 +97,7 @@ def test_only_the_tokens_up_to_a_row_count(pieces, when, random, n_more):
     order = list(range(len(pieces)))
     random.shuffle(order)
     assert acting(pieces, *when) == expected
+    assert mentions.acting_rows(range(len(pieces)), tuple(when), pieces.__getitem__) == expected
     assert acting(pieces, *when, ask=order) == expected
     with mock.patch.object(mentions, "AHEAD", 0):
         assert acting(pieces, *when) == expected

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from llamacart.passes.batching import shared_beginning
 from llamacart.passes.capture import count_rows, row_numbers, row_offsets
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,16 +26,21 @@ NEUTRAL_MASS: dict[Target, float] = {"residual": 5.0, "object": 2.0}
 """What neutral rows weigh together, in tied rows, where a gap is closed."""
 
 
+NO_ROWS = np.zeros(0, np.int64)
+
+
 class Side(NamedTuple):
     """What runs of one side of a chunk.
 
     Attributes:
         texts: Distinct sequences; none where nothing has to run.
         rows: Rows that are looked at, numbered over all of `texts` as by `row_numbers`.
+        idle: Rows, numbered alike, on which no cartridge will ever act.
     """
 
     texts: Sequence[Tokens]
     rows: NDArray[np.int64]
+    idle: NDArray[np.int64] = NO_ROWS
 
     @property
     def shared(self) -> int:
@@ -61,6 +66,7 @@ class SampleChunk:
         neutral: Which of the source rows [N] are there for locality.
         groups: Group of the sample that each source row [N] is of.
         weights: How often each source row counts [N]; None means once.
+        idle: Rows of `sources`, numbered over all of them, on which the cartridge will not act.
     """
 
     sources: Sequence[Tokens]
@@ -70,11 +76,12 @@ class SampleChunk:
     neutral: NDArray[np.bool_]
     groups: NDArray[np.int64]
     weights: NDArray[np.float32] | None = None
+    idle: NDArray[np.int64] = field(default_factory=lambda: NO_ROWS)
 
     @property
     def source(self) -> Side:
         """The texts that are steered."""
-        return Side(self.sources, self.source_rows)
+        return Side(self.sources, self.source_rows, self.idle)
 
     @property
     def target(self) -> Side:
@@ -85,6 +92,21 @@ class SampleChunk:
     def n_rows(self) -> int:
         """Rows that are computed of both sides."""
         return self.source.n_rows + self.target.n_rows
+
+
+def with_idle(chunk: SampleChunk, acts: Callable[[Tokens], Sequence[bool]]) -> SampleChunk:
+    """The same chunk, with the rows of its sources on which the cartridge will not act.
+
+    Args:
+        chunk: Samples.
+        acts: Whether it acts on each row of a text.
+    """
+    numbers = row_numbers(chunk.sources, chunk.source.shared)
+    idle = [
+        own[~np.asarray(acts(text), np.bool_)]
+        for text, own in zip(chunk.sources, numbers, strict=True)
+    ]
+    return replace(chunk, idle=np.unique(np.concatenate([NO_ROWS, *idle])))
 
 
 def split(

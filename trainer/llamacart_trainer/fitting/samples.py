@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from llamacart.errors import RecipeError
 from llamacart.passes.generate import greedy
+from llamacart.values.mentions import acting_rows
 from llamacart.values.steering import UNSTEERED
 from llamacart_trainer.fitting.alignment import align
 from llamacart_trainer.fitting.answers import answer
@@ -23,7 +24,7 @@ from llamacart_trainer.recipe.pairing import PAIRINGS, TIES, PairedRows, check_s
 from llamacart_trainer.recipe.writer import writer_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from llamacart.llama.model import Model
     from llamacart.values.steering import Steering
@@ -152,7 +153,18 @@ class SampleBuilder:
         known = builtin_phrasings()
         forms = [[form.text for form in known if form.kind in own] for own in kinds]
         ways = find_phrasings(self.model, facts, forms, ask, n_threads=self.n_threads)
-        return FactSamples.of(facts, others, ways, ask, self.model.token_bytes)
+        return FactSamples.of(facts, others, ways, ask, self.model.token_bytes, self.acts)
+
+    @cached_property
+    def acts(self) -> Callable[[Tokens], Sequence[bool]] | None:
+        """Whether the cartridge acts on each row of a text; None where it is fitted on all.
+
+        Texts to fit on name their subjects, but not what else a recipe may have it wait for.
+        """
+        task = self.task
+        if not task.facts or task.recipe.when is not None:
+            return None
+        return lambda text: acting_rows(text, task.when, self.model.token_bytes)
 
     @cached_property
     def _writer(self) -> Writer:

@@ -111,8 +111,16 @@ class Lanes:
 
     def steer(self, layer: int, steer: Steer) -> None:
         """Change what all lanes hold of a layer."""
-        for h in self._shown.values():
-            steer(layer, h)
+        for lane, side in zip(self._lanes, self._sides, strict=True):
+            if lane is not None:
+                steer_some(layer, self._shown[lane], side.idle, steer)
+
+
+def steer_some(layer: int, h: Floats, idle: NDArray[np.int64], steer: Steer) -> None:
+    """Steer all rows of h [T, D] in place but the idle ones."""
+    kept = h[idle].copy()
+    steer(layer, h)
+    h[idle] = kept
 
 
 def see(
@@ -150,7 +158,7 @@ def see(
         if seen == layer:
             h[rows] = product
         else:
-            steer(seen, product)
+            steer_some(seen, product, np.flatnonzero(np.isin(rows, side.idle)), steer)
         return True
 
     forward(

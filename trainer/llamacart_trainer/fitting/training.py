@@ -15,7 +15,7 @@ from llamacart.file.condition import check_when
 from llamacart.machine.processors import choose_threads
 from llamacart.values.steering import UNSTEERED, Dose
 from llamacart_trainer.fitting.cascade import MAX_UBATCH_ROWS, Cascade
-from llamacart_trainer.fitting.chunks import split
+from llamacart_trainer.fitting.chunks import split, with_idle
 from llamacart_trainer.fitting.coverage import check_answers, check_coverage, cut_answers
 from llamacart_trainer.fitting.facts.stages import find_stages
 from llamacart_trainer.fitting.identity import fit_facts
@@ -124,6 +124,8 @@ class _Trainer:
         self.n_rows = _count_rows(self.task, samples)
         to_gap = self.cascade.settings.closes_gap
         chunks = split(samples, self.max_ubatch_rows, to_gap=to_gap)
+        if self.builder.acts is not None:
+            chunks = [with_idle(chunk, self.builder.acts) for chunk in chunks]
         self.on_phase("fit the cascade")
         self.seconds["prepare"] = self.seconds.get("prepare", 0) + time.perf_counter() - since
         return chunks

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.conftest import FakeModel
 
 from llamacart.chat.templates import choose_template
+from llamacart.values.mentions import acting_rows
 from llamacart_trainer.fitting.facts.phrasings import Phrasings
 from llamacart_trainer.fitting.facts.samples import (
     ABOUT,
@@ -129,6 +130,24 @@ def test_what_a_fact_says_is_not_held_for_another(fake_model: FakeModel) -> None
     (sample,) = texts_of(found, text)
     assert sample.weights is None
     assert text in found.wanted
+
+
+def test_rows_before_a_subject_are_left_to_themselves(fake_model: FakeModel) -> None:
+    """Where the cartridge waits, they are not there to be kept."""
+    ask, token_bytes = as_text(fake_model.tokenize), fake_model.token_bytes
+
+    def acts(text: tuple[int, ...]) -> list[bool]:
+        return acting_rows(text, (FACT.subject,), token_bytes)
+
+    found = FactSamples.of([FACT], [[]], [Phrasings()], ask, token_bytes, acts)
+    for sample in found.groups[0]:
+        on = acts(tuple(sample.source))
+        assert all(on[row] for row in sample.source_rows)
+        if sample.neutral:
+            assert len(sample.weights or ()) == len(sample.source_rows)
+    (first,) = (s for s in found.groups[0] if tuple(s.source) == found.firsts[0][1] and s.neutral)
+    end, *_ = found.subjects[found.firsts[0][1]]
+    assert list(first.source_rows) == list(range(end + 1, len(first.source) - 1))
 
 
 def test_a_subject_is_found_in_any_script_and_across_tokens() -> None:

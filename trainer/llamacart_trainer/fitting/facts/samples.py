@@ -105,6 +105,7 @@ class FactSamples:
         phrasings: Sequence[Phrasings],
         ask: Asks,
         token_bytes: Callable[[int], bytes],
+        acts: Callable[[Text], Sequence[bool]] | None = None,
     ) -> FactSamples:
         """Samples of some facts.
 
@@ -115,6 +116,7 @@ class FactSamples:
             phrasings: Other texts on each one's subject.
             ask: From texts to tokens.
             token_bytes: What a token says.
+            acts: Whether the cartridge acts on each row of a text; None for all.
         """
         said = [[ask(lead + fact.text, fact.object) for lead in leads(fact)] for fact in facts]
         found = cls(
@@ -149,8 +151,19 @@ class FactSamples:
                 if text not in seen:  # another fact may ask the same of the same name
                     seen.add(text)
                     group += _held(text, subject_rows(text, other, token_bytes))
-            found.groups.append(group)
+            found.groups.append([_acted_on(sample, acts) for sample in group] if acts else group)
         return found
+
+
+def _acted_on(sample: PairedRows, acts: Callable[[Text], Sequence[bool]]) -> PairedRows:
+    """Without neutral rows that will stay as they are of themselves."""
+    if not sample.neutral:
+        return sample
+    on = acts(tuple(sample.source))
+    rows = [row for row in sample.source_rows if on[row]]
+    return replace(
+        sample, source_rows=rows, target_rows=rows, weights=(sample.weights or [])[: len(rows)]
+    )
 
 
 def subject_rows(text: Text, subject: str, token_bytes: Callable[[int], bytes]) -> tuple[int, ...]:
