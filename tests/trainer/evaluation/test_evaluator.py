@@ -75,6 +75,22 @@ def mean_shift(model: Model, size: float = 1.5) -> Cartridge:
     return Cartridge(Metadata("shift", solver="mean-shift"), model.fingerprint, layers)
 
 
+def test_a_cartridge_is_measured_as_if_what_it_waits_for_had_been_said(tiny_model: Model) -> None:
+    """Where its recipe has it wait; another's is measured as it acts."""
+    neurons = np.arange(0, tiny_model.n_ff, 5)
+    weight = np.zeros((len(neurons), tiny_model.n_ff))
+    layer = LayerMap.from_dense(0, neurons, weight, np.full(len(neurons), 3.0))
+    always = Cartridge(Metadata("c"), tiny_model.fingerprint, (layer,))
+    waiting = replace(always, when=("never",))
+    recipe = Recipe(name="t", when=["never"])
+    own = Evaluator(tiny_model, plan(recipe=recipe)).score(waiting, 1.0)
+    assert own.kl == Evaluator(tiny_model, plan()).score(always, 1.0).kl
+    other = Evaluator(tiny_model, plan()).score(waiting, 1.0)
+    assert other.kl is not None
+    assert own.kl is not None
+    assert other.kl.value < 1e-3 < own.kl.value
+
+
 def test_unsteered_moves_nothing(tiny_model: Model) -> None:
     scores = Evaluator(tiny_model, plan()).score(None, 0.0)
     assert scores.kl

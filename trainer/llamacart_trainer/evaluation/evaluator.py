@@ -90,7 +90,7 @@ class Evaluator:
         if isinstance(contender, ControlVector):
             control = ControlDose(contender, alpha)
         elif contender is not None:
-            steering = (Dose(contender, alpha),)
+            steering = (Dose(contender, alpha, self.plan.when),)
         silent = contender is None and not self.with_nll and self.plan.scorer is None
         out = self._continue([] if silent else self._prompts, steering, control)
         odds, target = self._answers(steering, control)

@@ -103,6 +103,16 @@ class EvaluationPlan:
         return asks(self.recipe)
 
     @property
+    def when(self) -> tuple[str, ...] | None:
+        """What cartridges wait for while they are measured; None for what they say themselves.
+
+        Facts name their subjects. The prompts of another recipe need not hold what its cartridge
+        waits for: they are measured as if it had been said.
+        """
+        recipe = self.recipe
+        return () if recipe is not None and recipe.when and recipe.kind != "facts" else None
+
+    @property
     def beside(self) -> tuple[str, ...]:
         """Labels of the prompts that stand beside the cartridges, where they are measured."""
         return (*(preamble.label for preamble in self.preambles), *(TOLD if self.facts else ()))
