@@ -178,13 +178,13 @@ def train(
         if value < 1:
             raise InputError(f"{name} has value {value}; at least 1 is needed", param=name)
     recipe = task.recipe
+    check_task(model, recipe, task.pairs, task.neutral)
+    check_prompt(model, task)
+    check_facts(model, task.facts)
     try:
         check_when(task.when)
     except CartridgeFormatError as error:
         raise RecipeError(f"recipe {recipe.name!r}: {error.message}") from error
-    check_task(model, recipe, task.pairs, task.neutral)
-    check_prompt(model, task)
-    check_facts(model, task.facts)
     started = time.perf_counter()
     threads = choose_threads(n_threads)
     limits = {"rows": max_ubatch_rows, "bytes": max_memory, "threads": threads}

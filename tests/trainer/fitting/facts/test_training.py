@@ -85,7 +85,7 @@ def test_it_waits_for_its_subjects(tiny_path: Callable[..., Path]) -> None:
 def test_a_subject_that_cannot_be_waited_for_is_refused_before_the_work(
     tiny_path: Callable[..., Path],
 ) -> None:
-    made = facts_task([Fact(prompt="{} is", subject="long " * 60, object="so")], name="t")
+    made = facts_task([Fact(prompt="{} is", subject="long " * 52, object="so")], name="t")
     with (
         Model(str(tiny_path()), batch_invariant=True) as model,
         pytest.raises(RecipeError, match=r"recipe 't': .*long.*256 bytes"),
