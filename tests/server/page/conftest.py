@@ -28,7 +28,7 @@ PATIENCE_MS = 30_000
 """A busy machine is no failure."""
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium; not for the whole run, for what drives it has an event loop in this thread."""
     found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
