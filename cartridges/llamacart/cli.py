@@ -6,7 +6,7 @@ import functools
 import json
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -15,6 +15,9 @@ from llamacart import __version__
 from llamacart.commands.terminal import plain_console, run
 from llamacart.errors import LlamacartError
 from llamacart.file.reader import read_cartridge
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def _print_version(wanted: bool) -> None:
@@ -51,6 +54,9 @@ def inspect(
             facts.add_row(key, shown)
     console.print(facts)
     console.print(layer_table(summary["layers"]))
+    measured = summary["diagnostics"].get("evaluation")
+    if isinstance(measured, dict):
+        console.print(evaluation_table(measured))
 
 
 def layer_table(rows: list[dict[str, Any]]) -> Table:
@@ -62,6 +68,36 @@ def layer_table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
     return table
+
+
+def evaluation_table(measured: Mapping[str, Any]) -> Table:
+    """What an evaluation has found; FORMAT.md lists the keys, any of which may be otherwise."""
+    told = [f"{key.replace('_', ' ')}: {measured[key]}" for key in _TOLD if measured.get(key)]
+    table = Table(title="evaluation", caption="\n".join(told))
+    sides = {
+        f"α {measured.get('alpha')}": measured.get("test"),
+        "unsteered": measured.get("unsteered"),
+    }
+    there = {name: side for name, side in sides.items() if isinstance(side, dict)}
+    for heading in ("figure", *there):
+        table.add_column(heading)
+    for name in dict.fromkeys(name for side in there.values() for name in side):
+        table.add_row(name, *(_estimate(side.get(name)) for side in there.values()))
+    return table
+
+
+_TOLD = ("recipe", "behaviour", "objective", "tested_on", "chosen_on", "created")
+
+
+def _estimate(value: object) -> str:
+    """A figure with its interval; anything else as it is."""
+    if (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(isinstance(v, int | float) for v in value)
+    ):
+        return "{:.3f} [{:.3f}, {:.3f}]".format(*value)
+    return "" if value is None else str(value)
 
 
 def _summary(file: Path) -> dict[str, Any]:

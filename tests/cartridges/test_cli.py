@@ -15,6 +15,7 @@ import pytest
 
 from llamacart import __version__, cli
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
+from llamacart.file.figures import write_diagnostics
 from llamacart.file.reader import read_cartridge
 from llamacart.file.writer import write_cartridge
 
@@ -174,3 +175,28 @@ def test_every_command_outside_the_core_names_an_extra_that_brings_its_needs() -
         assert point.extras == named, f"{name} names {point.extras}"
         assert set(point.extras) <= set(extras)
         assert callable(point.load())
+
+
+def test_inspect_shows_the_evaluation_that_the_file_holds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    cartridge = read_cartridge(file)
+    for evaluation, shown in (
+        (
+            {
+                "alpha": 0.8,
+                "tested_on": "15 prompts",
+                "test": {"behaviour": [0.75, 0.5, 0.9]},
+                "unsteered": {"behaviour": [0, 0, 0.2], "nll": "?"},
+            },
+            ("behaviour", "0.750 [0.500, 0.900]", "0.000 [0.000, 0.200]", "nll", "15 prompts"),
+        ),
+        ({"test": [1], "alpha": None, "recipe": {"a": 1}}, ("small",)),
+        ("none", ("small",)),
+    ):
+        write_diagnostics(file, cartridge, {"evaluation": evaluation})
+        assert run(monkeypatch, "inspect", str(file)) == 0
+        out = capsys.readouterr().out
+        for text in shown:
+            assert text in out

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -21,6 +20,7 @@ from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata, Quan
 from llamacart.errors import CartridgeError, CartridgeFormatError, NotFoundError
 from llamacart.file import format as fmt
 from llamacart.file.condition import parse_when
+from llamacart.file.cursor import Cursor, read_value
 from llamacart.file.storage import STORAGES, unpack
 from llamacart.file.texts import parse_json, shown
 from llamacart.file.validator import (
@@ -90,51 +90,8 @@ class _Header:
     tensors: Mapping[str, Tensor]
 
 
-class _Cursor:
-    """Reads one field after another and never past the end of the file."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self.file = file
-        self.size = size
-        self.position = 0
-
-    def take(self, n_bytes: int, what: str) -> bytes:
-        data = self.file.read(n_bytes) if n_bytes <= self.size - self.position else b""
-        if len(data) != n_bytes:
-            raise CartridgeFormatError(
-                "truncated",
-                f"{what} takes {n_bytes} bytes at byte {self.position}, "
-                f"but the file ends at byte {self.size}",
-            )
-        self.position += n_bytes
-        return data
-
-    def uint(self, n_bytes: int, what: str) -> int:
-        return int.from_bytes(self.take(n_bytes, what), "little")
-
-    def count(self, rule: str, what: str, limit: int) -> int:
-        value = self.uint(8, what)
-        if value > limit:
-            raise CartridgeFormatError(rule, f"{what} is {value}; at most {limit} is allowed")
-        return value
-
-    def text(self, what: str, limit: int) -> str:
-        data = self.take(self.count("string-length", f"length of {what}", limit), what)
-        try:
-            return data.decode()
-        except UnicodeDecodeError as error:
-            raise CartridgeFormatError("utf-8", f"{what} is not UTF-8: {error.reason}") from None
-
-    def jump(self, position: int) -> None:
-        self.position = self.file.seek(position)
-
-    def pad(self, what: str) -> None:
-        if any(self.take(-self.position % fmt.ALIGNMENT, f"padding after {what}")):
-            raise CartridgeFormatError("padding", f"the padding after {what} is not all zero")
-
-
 def _read(file: BinaryIO, size: int) -> Cartridge:
-    cursor = _Cursor(file, size)
+    cursor = Cursor(file, size)
     header = _read_header(cursor)
     numbers = sorted({int(name.split(".")[1]) for name in header.tensors})
     cartridge = Cartridge(
@@ -154,7 +111,7 @@ def _read(file: BinaryIO, size: int) -> Cartridge:
     return cartridge
 
 
-def _read_header(cursor: _Cursor) -> _Header:
+def _read_header(cursor: Cursor) -> _Header:
     if cursor.size > fmt.MAX_FILE_BYTES:
         raise CartridgeFormatError(
             "file-size",
@@ -186,7 +143,7 @@ def _read_header(cursor: _Cursor) -> _Header:
     return _Header(metadata, fingerprint, site, content_hash, when, tensors)
 
 
-def _read_keys(cursor: _Cursor, n_keys: int) -> dict[str, Any]:
+def _read_keys(cursor: Cursor, n_keys: int) -> dict[str, Any]:
     """The values of all keys; those that are not text, uint32 or float32 are None."""
     kinds: dict[str, int] = {}
     values: dict[str, Any] = {}
@@ -195,37 +152,13 @@ def _read_keys(cursor: _Cursor, n_keys: int) -> dict[str, Any]:
         if key in kinds:
             raise CartridgeFormatError("duplicate-key", f"key {key!r} occurs twice")
         kinds[key] = cursor.uint(4, f"the type of key {key!r}")
-        values[key] = _read_value(cursor, kinds[key], f"the value of key {key!r}")
+        values[key] = read_value(cursor, kinds[key], f"the value of key {key!r}")
         check_fixed(key, kinds[key], values[key])
     check_keys(kinds, values.get(fmt.VERSION))
     return values
 
 
-def _read_value(cursor: _Cursor, kind: int, what: str) -> str | int | float | None:
-    if kind == fmt.STRING:
-        return cursor.text(what, fmt.MAX_STRING_BYTES)
-    if kind == fmt.ARRAY:
-        item = cursor.uint(4, f"the item type of {what}")
-        n_items = cursor.count("array-length", f"the length of {what}", fmt.MAX_ARRAY_LENGTH)
-        if item == fmt.STRING:
-            for _ in range(n_items):
-                cursor.text(what, fmt.MAX_STRING_BYTES)
-        else:
-            cursor.take(n_items * _value_bytes(item, what), what)
-        return None
-    data = cursor.take(_value_bytes(kind, what), what)
-    if kind == fmt.FLOAT32:
-        return float(struct.unpack("<f", data)[0])
-    return int.from_bytes(data, "little") if kind == fmt.UINT32 else None
-
-
-def _value_bytes(kind: int, what: str) -> int:
-    if kind not in fmt.VALUE_BYTES:
-        raise CartridgeFormatError("value-type", f"{what} has unknown or nested GGUF type {kind}")
-    return fmt.VALUE_BYTES[kind]
-
-
-def _read_tensor_infos(cursor: _Cursor, n_tensors: int) -> dict[str, Tensor]:
+def _read_tensor_infos(cursor: Cursor, n_tensors: int) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for index in range(n_tensors):
         name = cursor.text(f"the name of tensor {index}", fmt.MAX_TENSOR_NAME_BYTES)
@@ -275,7 +208,7 @@ def _metadata(values: Mapping[str, Any]) -> Metadata:
     )
 
 
-def _read_layer(cursor: _Cursor, tensors: Mapping[str, Tensor], number: int) -> LayerMap:
+def _read_layer(cursor: Cursor, tensors: Mapping[str, Tensor], number: int) -> LayerMap:
     def array(part: str, dtype: np.dtype[Any]) -> NDArray[Any]:
         name = f"blk.{number}.{part}"
         cursor.jump(tensors[name].start)

@@ -64,6 +64,9 @@ def test_from_a_wish_to_a_cartridge(
     assert [turn.content for turn in task.prompt.turns] == ["Be a pirate.", "Hi", "Arr!"]
     assert task.prompt.answers
     assert cartridge.metadata.dataset_hash == task.dataset_hash
+    evaluation = cartridge.metadata.diagnostics["evaluation"]
+    assert evaluation["alpha"] == cartridge.metadata.default_alpha
+    assert len(evaluation["points"]) == 3
     assert sorted(p.name for p in (folder / "out").iterdir()) == ["pirate-recipe", "pirate.gguf"]
     assert not list(recipe.glob("*partial*"))
     out = capsys.readouterr().out

@@ -102,6 +102,45 @@ def test_eval_writes_json_and_html_and_prints(
         assert word in text
 
 
+def test_eval_stores_its_figures_in_the_files(
+    tiny_path: Callable[..., Path],
+    recipe: Path,
+    tmp_path: Path,
+) -> None:
+    model, mine = tiny_path(), tmp_path / "mine.gguf"
+    run("train", recipe, "--model", model, "-o", mine)
+    before = read_cartridge(mine)
+    other = tmp_path / "other.gguf"
+    other.write_bytes(mine.read_bytes())
+    given = ("--recipe", recipe, "--model", model, "--alphas", "0.5,1", "--prompts", 2)
+    run("eval", mine, other, *given, "--store", "--json", tmp_path / "e.json")
+    found = Evaluation.from_json((tmp_path / "e.json").read_text(encoding="utf-8"))
+    for path, label in ((mine, "mine"), (other, "mine (2)")):
+        now = read_cartridge(path)
+        stored = dict(now.metadata.diagnostics)
+        evaluation = stored.pop("evaluation")
+        assert stored == before.metadata.diagnostics
+        assert now.content_hash == before.content_hash
+        assert evaluation["alpha"] == found.best[label]
+        assert [point["alpha"] for point in evaluation["points"]] == [0.5, 1.0]
+        assert {p["alpha"] for p in evaluation["points"] if p["frontier"]} == {
+            alpha for name, alpha in found.frontier if name == label
+        }
+        (test,) = (point for point in found.tests if point.label == label)
+        assert test.scores.distinct is not None
+        assert evaluation["test"]["distinct"][0] == round(test.scores.distinct.value, 6)
+        assert "distinct" in evaluation["unsteered"]
+        assert evaluation["tested_on"] == str(found.tested_on)
+    run("eval", mine, *given, "--store")  # again: it takes the place of the first
+    assert set(read_cartridge(mine).metadata.diagnostics) == {*stored, "evaluation"}
+    with pytest.raises(LlamacartError, match="--store needs a cartridge file"):
+        run("eval", *given, "--baselines", "ridge", "--store")
+    with pytest.raises(LlamacartError, match="both name"):
+        run("eval", mine, *given, "--store", "--json", mine)
+    with pytest.raises(LlamacartError, match="both name"):
+        run("eval", mine, mine, *given, "--store")
+
+
 def test_eval_at_one_strength_chooses_nothing_and_tests_on_everything(
     tiny_path: Callable[..., Path], recipe: Path, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from llamacart.cartridge import Cartridge
     from llamacart.llama.model import Model
+    from llamacart_trainer.evaluation.prompts.quick import QuickEvaluation
     from llamacart_trainer.recipe.recipe import Task
     from llamacart_trainer.recipe.turns import Exchange, Turn
 
@@ -155,7 +156,7 @@ def distill(
             n_threads=threads,
         )
     finish_wish(made, folder, found.alpha)
-    size = save_cartridge(_with_alpha(result.cartridge, found.alpha), output)
+    size = save_cartridge(_measured(result.cartridge, found), output)
     remove_job(_job(output))
     console.print(found.sentence, soft_wrap=True, highlight=False)
     console.print(
@@ -236,5 +237,11 @@ def _answers(
     return answers
 
 
-def _with_alpha(cartridge: Cartridge, alpha: float) -> Cartridge:
-    return replace(cartridge, metadata=replace(cartridge.metadata, default_alpha=alpha))
+def _measured(cartridge: Cartridge, found: QuickEvaluation) -> Cartridge:
+    """The cartridge at the α that was chosen, with the figures that it was chosen by."""
+    from llamacart_trainer.report.stored import with_evaluation
+
+    (facts,) = found.evaluation.cartridges
+    figures = with_evaluation(cartridge, found.evaluation, facts.name)
+    metadata = replace(cartridge.metadata, default_alpha=found.alpha, diagnostics=figures)
+    return replace(cartridge, metadata=metadata)

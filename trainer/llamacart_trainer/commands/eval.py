@@ -54,6 +54,14 @@ def evaluate_cartridges(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report to this HTML file.")] = None,
+    store: Annotated[
+        bool,
+        typer.Option(
+            "--store",
+            help="Keep each cartridge's figures in its file, where `inspect` and the server's "
+            "page show them.",
+        ),
+    ] = False,
     prompts: Annotated[
         int | None,
         typer.Option(
@@ -75,7 +83,9 @@ def evaluate_cartridges(
     strengths = None if alphas is None else parse_alphas(alphas)
     if not cartridges and baselines is None:
         raise InputError("eval needs a cartridge file, or --baselines")
-    check_outputs({"--json": json_file, "--html": html})
+    if store and not cartridges:
+        raise InputError("--store needs a cartridge file to keep figures in")
+    check_outputs({"--json": json_file, "--html": html, **_stores(cartridges or [], store)})
     if html is not None:
         # Missing drawing libraries are told now.
         from llamacart_trainer.report.page import render
@@ -101,6 +111,8 @@ def evaluate_cartridges(
         write_text(json_file, evaluation.to_json())
     if html is not None:
         write_text(html, render(evaluation))
+    if store:
+        _store(evaluation, cartridges or [], files)
 
 
 def parse_alphas(text: str) -> list[float]:
@@ -138,6 +150,21 @@ def show(evaluation: Evaluation, console: Console) -> None:
             console.print(table)
     for sentence in closing_sentences(evaluation):
         console.print(sentence, highlight=False)
+
+
+def _stores(paths: Sequence[Path], store: bool) -> dict[str, Path | None]:
+    """The files that are to be written, by what an error calls them."""
+    return {f"--store of file {n}": path for n, path in enumerate(paths, 1)} if store else {}
+
+
+def _store(evaluation: Evaluation, paths: Sequence[Path], files: Sequence[Cartridge]) -> None:
+    """Keep the figures of each file in it; files come first among the contenders."""
+    from llamacart.file.figures import write_diagnostics
+    from llamacart_trainer.report.stored import with_evaluation
+
+    measured = evaluation.cartridges[: len(files)]
+    for path, cartridge, facts in zip(paths, files, measured, strict=True):
+        write_diagnostics(path, cartridge, with_evaluation(cartridge, evaluation, facts.name))
 
 
 def _read(files: Sequence[Path]) -> list[Cartridge]:
