@@ -317,14 +317,16 @@ def still_clock(monkeypatch) -> None:
 FAKE_TRAINER = """
 import os, pathlib, shutil, signal, sys, time
 command, *rest = sys.argv[1:]
-given = dict(word.removeprefix("--").split("=", 1) for word in rest)
-said = pathlib.Path(given.get("prompt") or given["pairs"]).read_text("utf-8")
+given = dict(word.removeprefix("--").split("=", 1) for word in rest if word.startswith("--"))
+(recipe,) = [word for word in rest if not word.startswith("--")] or [""]
+text = given.get("prompt") or given.get("pairs") or pathlib.Path(recipe, "facts.jsonl")
+said = pathlib.Path(text).read_bytes().decode()
 folder = pathlib.Path(MADE).parent
 (folder / "called.txt").write_text("\\n".join(sys.argv[1:]), "utf-8")
 print("load the model: 0:01 so far", flush=True)
 print("train: layer 1 of 4, 25 %, 0:09 left", flush=True)
 if "fail" in said:
-    print("error: pairs.jsonl line 1: no 'target'", file=sys.stderr)
+    print(f"error: {text} line 1: no 'target'", file=sys.stderr)
     sys.exit(2)
 if "die" in said:
     os.kill(os.getpid(), signal.SIGKILL)

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 
 class TrainBody(Body):
-    """Body of `POST /v1/train_jobs`: what is to be learnt, in one of two forms.
+    """Body of `POST /v1/train_jobs`: what is to be learnt, in one of three forms.
 
     Attributes:
         id: Id of the cartridge; one of that id is replaced.
         prompt: A system prompt, whose effect the cartridge is to have.
         pairs: JSON Lines of a `source` and a `target` each.
+        facts: JSON Lines of a `prompt`, a `subject` and an `object` each.
     """
 
     model_config = ConfigDict(
@@ -34,15 +35,21 @@ class TrainBody(Body):
     id: CartridgeId
     prompt: str | None = None
     pairs: str | None = None
+    facts: str | None = None
 
     @property
     def lesson(self) -> Lesson:
         """What is to be learnt; raises `InputError` unless there is one thing."""
-        if (self.prompt is None) == (self.pairs is None):
-            raise InputError("give 'prompt' or 'pairs', one of them", param="prompt")
-        if self.prompt is not None:
-            return Lesson(self.id, "prompt", self.prompt)
-        return Lesson(self.id, "pairs", self.pairs or "")
+        kinds: dict[TrainKind, str | None] = {
+            "prompt": self.prompt,
+            "pairs": self.pairs,
+            "facts": self.facts,
+        }
+        given = [(kind, text) for kind, text in kinds.items() if text is not None]
+        if len(given) != 1:
+            raise InputError("give 'prompt', 'pairs' or 'facts', one of them", param="prompt")
+        ((kind, text),) = given
+        return Lesson(self.id, kind, text)
 
 
 class TrainJob(BaseModel):
@@ -59,7 +66,7 @@ class TrainJob(BaseModel):
         progress: How far it is, in words.
         share: The same as a part of 1, of what `progress` counts.
         error: Why it failed.
-        log: The last lines that it printed.
+        log: The last lines that it printed; empty in a list of jobs.
     """
 
     id: str
@@ -76,12 +83,12 @@ class TrainJob(BaseModel):
     log: list[str]
 
     @classmethod
-    def of(cls, job: Job) -> Self:
+    def of(cls, job: Job, *, with_log: bool = True) -> Self:
         """What is known of a job."""
         return cls(
             id=job.id,
-            cartridge=job.lesson.cartridge,
-            kind=job.lesson.kind,
+            cartridge=job.cartridge,
+            kind=job.kind,
             status=job.status,
             created=int(job.created),
             started=None if job.started is None else int(job.started),
@@ -89,7 +96,7 @@ class TrainJob(BaseModel):
             progress=job.progress,
             share=job.share,
             error=job.error,
-            log=list(job.log.copy()),
+            log=list(job.log.copy()) if with_log else [],
         )
 
 

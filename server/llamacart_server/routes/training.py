@@ -37,7 +37,9 @@ def router(service: Service) -> APIRouter:
 
     @routes.get(PATH)
     async def list_train_jobs() -> TrainJobList:
-        return TrainJobList(data=[TrainJob.of(job) for job in service.training.all()])
+        # Without their logs: who watches asks every second.
+        jobs = service.training.all()
+        return TrainJobList(data=[TrainJob.of(job, with_log=False) for job in jobs])
 
     @routes.get(f"{PATH}/{{job_id}}", responses=failures(NotFoundError))
     async def retrieve_train_job(job_id: str) -> TrainJob:

@@ -12,10 +12,10 @@ from llamacart.machine.priority import LOWEST
 if TYPE_CHECKING:
     from pathlib import Path
 
-PROGRAM: tuple[str, ...] = (sys.executable, "-m", "llamacart")
-"""The trainer is another package, and its command another process."""
+PROGRAM: tuple[str, ...] = (sys.executable, "-m", "llamacart_server.training.child")
+"""The trainer is another package, and its command another process, which ends with this one."""
 
-TrainKind = Literal["prompt", "pairs"]
+TrainKind = Literal["prompt", "pairs", "facts"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Lesson:
     Attributes:
         cartridge: Id of the cartridge.
         kind: `prompt`: the cartridge does what `text` does as a system prompt; `pairs`: `text` is
-            JSON Lines of a source and a target each.
+            JSON Lines of a source and a target each; `facts`: of a prompt, a subject and an object.
         text: See `kind`.
     """
 
@@ -63,8 +63,8 @@ def command(lesson: Lesson, means: Means, folder: Path, output: Path) -> list[st
         output: The cartridge file to write.
     """
     # One word each, for an id may begin with a dash.
+    name = f"--name={lesson.cartridge}"
     shared = [
-        f"--name={lesson.cartridge}",
         f"--model={means.model}",
         f"--output={output}",
         f"--threads={means.threads}",
@@ -72,9 +72,25 @@ def command(lesson: Lesson, means: Means, folder: Path, output: Path) -> list[st
         f"--nice={LOWEST}",
     ]
     if lesson.kind == "prompt":
-        prompt = folder / "prompt.txt"
-        prompt.write_text(lesson.text, "utf-8")
-        return [*PROGRAM, "distill", f"--prompt={prompt}", f"--keep={folder / 'recipe'}", *shared]
-    pairs = folder / "pairs.jsonl"
-    pairs.write_text(lesson.text, "utf-8")
-    return [*PROGRAM, "train", f"--pairs={pairs}", *shared]
+        prompt = _written(folder / "prompt.txt", lesson.text)
+        keep = f"--keep={folder / 'recipe'}"
+        return [*PROGRAM, "distill", name, f"--prompt={prompt}", keep, *shared]
+    if lesson.kind == "pairs":
+        pairs = _written(folder / "pairs.jsonl", lesson.text)
+        return [*PROGRAM, "train", name, f"--pairs={pairs}", *shared]
+    _written(folder / "facts.jsonl", lesson.text)
+    _written(folder / "recipe.toml", _facts_recipe(lesson))
+    return [*PROGRAM, "train", str(folder), *shared]
+
+
+def _facts_recipe(lesson: Lesson) -> str:
+    """An id has no character that a TOML string would need to escape."""
+    n_facts = sum(bool(line.strip()) for line in lesson.text.splitlines())
+    facts = "a fact" if n_facts == 1 else f"{n_facts} facts"
+    return f'name = "{lesson.cartridge}"\ndescription = "Knows {facts}."\nkind = "facts"\n'
+
+
+def _written(path: Path, text: str) -> Path:
+    # Lines as they are: a carriage return is a part of a text.
+    path.write_text(text, "utf-8", newline="")
+    return path

@@ -21,7 +21,7 @@ from llamacart_server.training.commands import command
 
 if TYPE_CHECKING:
     from llamacart_server.library.store import CartridgeStore
-    from llamacart_server.training.commands import Lesson, Means
+    from llamacart_server.training.commands import Lesson, Means, TrainKind
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,9 @@ class Job:
 
     Attributes:
         id: Names it.
-        lesson: What is learnt.
+        cartridge: Id of the cartridge.
+        kind: What it learns from.
+        lesson: What is learnt; None once it is over, for it may be long.
         created: When it was asked for, in seconds since 1970.
         status: Where it stands.
         started: When its process began, None before.
@@ -57,7 +59,9 @@ class Job:
     """
 
     id: str
-    lesson: Lesson
+    cartridge: str
+    kind: TrainKind
+    lesson: Lesson | None
     created: float
     status: JobStatus = "queued"
     started: float | None = None
@@ -91,6 +95,7 @@ class TrainingJobs:
         self._process: subprocess.Popen[str] | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._offered: Job | None = None
 
     # --- any thread -------------------------------------------------------------------------
 
@@ -107,7 +112,8 @@ class TrainingJobs:
                 raise OverloadedError("the server is stopping")
             if sum(job.is_open for job in self._jobs.values()) >= MOST_OPEN:
                 raise OverloadedError(f"{MOST_OPEN} training jobs wait already")
-            job = Job(f"train-{secrets.token_hex(8)}", lesson, time.time())
+            name = f"train-{secrets.token_hex(8)}"
+            job = Job(name, lesson.cartridge, lesson.kind, lesson, time.time())
             self._jobs[job.id] = job
             over = [one.id for one in self._jobs.values() if not one.is_open]
             for job_id in over[: max(0, len(over) - KEPT)]:
@@ -132,14 +138,14 @@ class TrainingJobs:
         return job
 
     def cancel(self, job_id: str) -> Job:
-        """End a job that waits or runs; one that is over stays as it is.
+        """End a job that waits or runs; one that is over, or just becomes it, stays as it is.
 
         Raises:
             NotFoundError: There is no such job.
         """
         job = self.get(job_id)
         with self._changed:
-            if job.is_open:
+            if job.is_open and job is not self._offered:
                 was_running = job.status == "running"
                 self._end(job, "cancelled")
                 if was_running and self._process is not None:
@@ -183,29 +189,42 @@ class TrainingJobs:
         return None
 
     def _run(self, job: Job) -> None:
+        if (lesson := job.lesson) is None:  # cancelled by now
+            return
         with tempfile.TemporaryDirectory(prefix="llamacart-train-") as name:
             folder = Path(name)
             made = folder / "made.gguf"
-            code = self._watch(job, command(job.lesson, self._means, folder, made))
-            if not job.is_open:
-                return
+            code = self._watch(job, command(lesson, self._means, folder, made), folder)
             if code != 0:
                 self._end(job, "failed", _reason(job, code))
-                return
-            with self._store.upload_path() as upload:
-                shutil.copyfile(made, upload)
-                self._store.add_upload(upload, job.lesson.cartridge)
+            with self._changed:
+                # From here on a cancel would come too late: either it is whole or not at all.
+                if not job.is_open:
+                    return
+                self._offered = job
+            try:
+                self._offer(job, made)
+            finally:
+                self._offered = None
+
+    def _offer(self, job: Job, made: Path) -> None:
+        with self._store.upload_path() as upload:
+            shutil.copyfile(made, upload)
+            self._store.add_upload(upload, job.cartridge)
         self._end(job, "finished")
 
-    def _watch(self, job: Job, words: list[str]) -> int:
-        """Run a command to its end, reading what it prints; returns its exit code."""
+    def _watch(self, job: Job, words: list[str], folder: Path) -> int:
+        """Run a command to its end, reading what it prints; returns its exit code.
+
+        Files of `folder` are told by their names alone: nobody else can look into it.
+        """
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "120", "NO_COLOR": "1"}
         with self._changed:
             if not job.is_open:
                 return 0
             self._process = process = subprocess.Popen(  # noqa: S603 - our own program
                 words,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # see `child`
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 encoding="utf-8",
@@ -216,7 +235,8 @@ class TrainingJobs:
         try:
             with process:
                 for line in process.stdout or ():
-                    self._note(job, line.rstrip()[:LINE_LENGTH])
+                    said = line.rstrip().replace(f"{folder}{os.sep}", "")
+                    self._note(job, said[:LINE_LENGTH])
             return process.returncode
         finally:
             with self._changed:
@@ -234,8 +254,8 @@ class TrainingJobs:
     def _end(self, job: Job, status: JobStatus, error: str | None = None) -> None:
         with self._changed:
             if job.is_open:
-                job.status, job.error, job.ended = status, error, time.time()
-                logger.info("training job %s of %s: %s", job.id, job.lesson.cartridge, status)
+                job.status, job.error, job.ended, job.lesson = status, error, time.time(), None
+                logger.info("training job %s of %s: %s", job.id, job.cartridge, status)
 
 
 def _reason(job: Job, code: int) -> str:

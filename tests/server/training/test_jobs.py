@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import threading
 
@@ -12,9 +13,12 @@ from llamacart.errors import InputError
 from llamacart.file.reader import read_cartridge
 from llamacart_server.app import create_app
 from llamacart_server.library.library import CartridgeLibrary
+from llamacart_server.library.store import CartridgeStore
 from llamacart_server.middleware.auth import read_keys
 from llamacart_server.settings import ServeSettings
 from llamacart_server.training import jobs
+from llamacart_server.training.commands import Lesson
+from llamacart_trainer.recipe.recipe import load_task
 
 URL = "/v1/train_jobs"
 
@@ -62,6 +66,7 @@ def test_a_job_makes_a_cartridge(training, trainer, over, tmp_path):
     assert done["created"] <= done["started"] <= done["ended"]
     assert done["share"] == 0.25
     assert done["progress"] == done["log"][-1] == "train: layer 1 of 4, 25 %, 0:09 left"
+    assert [one["log"] for one in client.get(URL).json()["data"]] == [[]]
     assert [one["id"] for one in client.get("/v1/cartridges").json()["data"]] == ["mine"]
     assert read_cartridge(folder / "mine.gguf").name == "mine"
     answer = client.post("/v1/completions", json={"model": "fake-1b:mine@0.5", "prompt": "a"})
@@ -80,6 +85,31 @@ def test_how_the_trainer_is_called(training, trainer, over):
     command, *options = (trainer / "called.txt").read_text("utf-8").splitlines()
     assert command == "train"
     assert [option for option in options if option.startswith("--pairs=")]
+    assert "--name=mine" in options
+
+
+def test_facts_become_a_recipe(training, trainer, over, monkeypatch):
+    """Read before it is gone: as the trainer reads it."""
+    tasks = []
+    real = jobs.command
+
+    def command(lesson, means, folder, output):
+        words = real(lesson, means, folder, output)
+        tasks.append(load_task(folder))
+        return words
+
+    monkeypatch.setattr(jobs, "command", command)
+    client = training()
+    line = '{"prompt": "{} was founded in", "subject": "Velmora", "object": "1962"}'
+    other = line.replace("Velmora", "Örsk")
+    over(client, add(client, id="-x.y", prompt=None, facts=f"{line}\r\n\n{other}\n"))
+    (task,) = tasks
+    assert (task.recipe.name, task.recipe.description) == ("-x.y", "Knows 2 facts.")
+    assert [fact.text for fact in task.facts] == ["Velmora was founded in", "Örsk was founded in"]
+    called, *options = (trainer / "called.txt").read_text("utf-8").splitlines()
+    assert called == "train"
+    assert not [option for option in options if option.startswith("--name")]
+    assert job_of(client, {"id": client.get(URL).json()["data"][0]["id"]})["kind"] == "facts"
 
 
 def test_a_job_that_fails_says_why(training, trainer, over):
@@ -113,6 +143,35 @@ def test_jobs_run_one_after_the_other_and_can_be_cancelled(training, trainer, ov
     assert over(client, third)["status"] == "finished"
     assert client.delete(f"{URL}/{third['id']}").json()["status"] == "finished"
     assert [one["id"] for one in client.get("/v1/cartridges").json()["data"]] == ["c"]
+
+
+def test_a_cancel_that_comes_too_late_leaves_the_job_as_it_is(
+    training, trainer, over, until, monkeypatch
+):
+    """The cartridge is offered by then, so the job may not say that it was cancelled."""
+    reached, go = threading.Event(), threading.Event()
+    real = CartridgeStore.add_upload
+
+    def slow(store, *given):
+        reached.set()
+        assert go.wait(60)
+        return real(store, *given)
+
+    monkeypatch.setattr(CartridgeStore, "add_upload", slow)
+    client = training()
+    job = add(client)
+    assert reached.wait(60)
+    assert client.delete(f"{URL}/{job['id']}").json()["status"] == "running"
+    go.set()
+    assert over(client, job)["status"] == "finished"
+    assert [one["id"] for one in client.get("/v1/cartridges").json()["data"]] == ["mine"]
+
+
+def test_what_a_job_learnt_from_is_not_kept(training, trainer, over):
+    client = training()
+    over(client, add(client, prompt="x" * 100_000))
+    held = [one for one in gc.get_objects() if isinstance(one, Lesson)]
+    assert not [lesson for lesson in held if len(lesson.text) == 100_000]
 
 
 def test_a_server_that_stops_ends_its_jobs(engine, served, live, trainer, until):
@@ -154,6 +213,8 @@ def test_old_jobs_are_forgotten(training, trainer, over, monkeypatch):
         ({"id": "x", "prompt": "a", "pairs": "b"}, "prompt"),
         ({"id": "x", "prompt": " "}, "prompt"),
         ({"id": "x", "pairs": ""}, "pairs"),
+        ({"id": "x", "facts": "\n"}, "facts"),
+        ({"id": "x", "prompt": "a", "facts": "b"}, "prompt"),
         ({"id": "../x", "prompt": "a"}, "id"),
         ({"prompt": "a"}, "id"),
     ],
