@@ -174,9 +174,11 @@ def test_targets_of_neutral_rows_do_not_run_and_first_rows_count_nowhere(
 ) -> None:
     samples = SampleBuilder(task(pairing=["suffix", "identity"]), tiny_model).build()
     copied, closed = split(samples, 100), split(samples, 100, to_gap=True)
-    targets = {text for chunk in closed for text in chunk.targets}
-    assert targets == {tuple(tiny_model.tokenize(pair.target)) for pair in PAIRS}
-    assert len(targets) < len({text for chunk in copied for text in chunk.targets})
+    for chunks in (copied, closed):
+        targets = {text for chunk in chunks for text in chunk.targets}
+        assert targets == {tuple(tiny_model.tokenize(pair.target)) for pair in PAIRS}
+    for chunk in copied:
+        assert len(chunk.target_rows) == (~chunk.neutral).sum()
     for chunk in closed:
         firsts = [rows[0] for rows in row_numbers(chunk.sources, chunk.source.shared)]
         assert not np.isin(chunk.source_rows, firsts).any()

@@ -76,7 +76,7 @@ def test_summed_up_rows_give_the_same_map(
     monkeypatch.setattr(memory_module, "ROW_COPIES", 10**3)  # or the few rows would be held
     with Model(str(tiny_path(architecture="gemma3")), batch_invariant=True) as model:
         one = train(task(), model).cartridge
-        summed = train(task(), model, max_memory=1 << 20, max_ubatch_rows=1).cartridge
+        summed = train(task(), model, max_memory=1 << 18, max_ubatch_rows=1).cartridge
     width = one.fingerprint.n_ff
     for tolerance, a, b in zip((4e-3, 2e-2, 4e-2), one.layers, summed.layers, strict=True):
         np.testing.assert_array_equal(a.neurons, b.neurons)
@@ -268,7 +268,9 @@ def test_neutral_rows_reach_the_fit_as_such(
     assert result.n_rows == len(neutral)
     x, y = calls[0]["x"], calls[0]["y"]
     assert isinstance(x, np.ndarray)
-    np.testing.assert_allclose(x[neutral], np.asarray(y)[neutral], rtol=1e-4, atol=1e-4)
+    assert isinstance(y, np.ndarray)
+    assert len(x) == len(neutral)
+    assert len(y) == (~neutral).sum()
     assert with_neutral.dataset_hash != base.dataset_hash
 
 

@@ -42,8 +42,8 @@ class Part(NamedTuple):
 
     Attributes:
         x: Source activations [N, D].
-        aims: What they are fitted to: target activations [M, D], or gaps [n, E] of the rows that
-            are not neutral.
+        aims: What those of them are fitted to that are not neutral: target activations [n, D]
+            ([M, D] where rows are not paired), or gaps [n, E].
         neutral: Which of the source rows [N] are there for locality.
         weights: How often each source row counts [N]; None means once.
     """

@@ -61,8 +61,7 @@ class SampleChunk:
         sources: Distinct source sequences.
         targets: Distinct target sequences.
         source_rows: Rows [N] of the samples, numbered over all of `sources`; see `Side`.
-        target_rows: Rows [M] of the samples, numbered over all of `targets`; of those alone that
-            are not neutral, where a gap is to be closed.
+        target_rows: Rows [M] of the samples that are not neutral, numbered over all of `targets`.
         neutral: Which of the source rows [N] are there for locality.
         groups: Group of the sample that each source row [N] is of.
         weights: How often each source row counts [N]; None means once.
@@ -114,22 +113,24 @@ def split(
 ) -> list[SampleChunk]:
     """Group samples, in order, into chunks that one ubatch a side can hold.
 
+    Neutral rows are to stay as the layers before have left them, so that their targets do not run.
+
     Args:
         samples: Those without rows are left out.
         max_rows: Most rows of a side, of which those are one that its texts begin with; a longer
             text is a chunk of its own.
-        to_gap: Gaps are to be closed: neutral rows have none, so that their targets do not run,
-            and the first row of a text, whose activations are huge, is left out everywhere.
+        to_gap: Gaps are to be closed: the first row of a text, whose activations are huge, is left
+            out everywhere.
     """
     if to_gap:
-        samples = [_to_gap(sample) for sample in samples]
+        samples = [_without_first(sample) for sample in samples]
     chunks = []
     group: list[PairedRows] = []
     sides: tuple[set[Tokens], set[Tokens]] = (set(), set())
     for sample in samples:
         if not len(sample.source_rows):
             continue
-        own = {tuple(sample.source)}, {tuple(sample.target)} - {()}
+        own = {tuple(sample.source)}, set() if sample.neutral else {tuple(sample.target)}
         grown = sides[0] | own[0], sides[1] | own[1]
         if group and any(_is_too_much(side, max_rows) for side in grown):
             chunks.append(_chunk(group))
@@ -141,7 +142,7 @@ def split(
 
 def _chunk(samples: Sequence[PairedRows]) -> SampleChunk:
     sources, source_rows = _place([(s.source, s.source_rows) for s in samples])
-    targets, target_rows = _place([(s.target, s.target_rows) for s in samples if len(s.target)])
+    targets, target_rows = _place([(s.target, s.target_rows) for s in samples if not s.neutral])
     counts = [len(s.source_rows) for s in samples]
     neutral = np.repeat([s.neutral for s in samples], counts)
     groups = np.repeat([s.group for s in samples], counts)
@@ -171,15 +172,12 @@ def _place(
     return distinct, np.concatenate([np.zeros(0, np.int64), *placed])
 
 
-def _to_gap(sample: PairedRows) -> PairedRows:
-    """A sample without first rows; without its target, too, where it is neutral."""
-    if sample.neutral:
-        sample = replace(sample, target=(), target_rows=sample.source_rows)
+def _without_first(sample: PairedRows) -> PairedRows:
     kept = [n for n, (i, j) in enumerate(sample.rows) if i and j]
     return replace(
         sample,
         source_rows=[sample.source_rows[n] for n in kept],
-        target_rows=[] if sample.neutral else [sample.target_rows[n] for n in kept],
+        target_rows=[sample.target_rows[n] for n in kept],
         weights=None if sample.weights is None else [sample.weights[n] for n in kept],
     )
 

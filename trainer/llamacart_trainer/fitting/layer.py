@@ -53,10 +53,11 @@ def fit_layer(
     Args:
         layer: Index.
         x: Source activations [N, D].
-        y: Target activations [N, D], paired by row; [M, D] where they are not.
+        y: Target activations of the rows that are not neutral [n, D], paired by row; [M, D] where
+            they are not.
         settings: Solver, δ, λ, and so on.
-        neutral: Rows [N] with x = y that are there for locality: they count in regressions, not
-            in the choice of S nor in the means of constant maps.
+        neutral: Rows [N] that are to stay as they are: they count in regressions, not in the
+            choice of S nor in the means of constant maps.
         paired: Whether row i of `x` belongs to row i of `y`.
         groups: Number of the text that each row [N] is of: cross-validation keeps those
             together. None means that consecutive rows are kept together.
@@ -70,18 +71,25 @@ def fit_layer(
             has no such value.
     """
     check_finite(layer, source=x, target=y)
-    if paired and len(x) != len(y):
+    tied = np.ones(len(x), np.bool_) if neutral is None else ~neutral
+    n_tied = int(tied.sum())
+    if paired and n_tied != len(y):
         raise RecipeError(
-            f"layer {layer}: {len(x)} source rows cannot be paired with {len(y)} target rows"
+            f"layer {layer}: {n_tied} source rows cannot be paired with {len(y)} target rows"
         )
-    everything = ActivationRows(x, y, weights)
-    pairs = everything
-    if neutral is not None and neutral.any():
-        if not paired:
-            raise RecipeError(f"layer {layer}: neutral rows need rows that are paired")
-        own = None if weights is None else weights[~neutral]
-        pairs = ActivationRows(x[~neutral], y[~neutral], own)
-    return LayerFit(layer, settings, pairs, everything, paired, groups).run()
+    if n_tied == len(x):
+        everything = ActivationRows(x, y, weights)
+        return LayerFit(layer, settings, everything, everything, paired, groups).run()
+    if not paired:
+        raise RecipeError(f"layer {layer}: neutral rows need rows that are paired")
+    if not n_tied:
+        return None, LayerReport(layer, 0, 0)
+    pairs = ActivationRows(x[tied], y, None if weights is None else weights[tied])
+    neurons = select_neurons(pairs, settings.threshold)
+    steps = np.zeros((len(x), len(neurons)), x.dtype)
+    steps[tied] = pairs.ideal(neurons)
+    everything = ActivationRows(x, steps, weights, neurons)
+    return LayerFit(layer, settings, pairs, everything, paired, groups, neurons).run()
 
 
 def check_finite(layer: int, **rows: NDArray[np.floating[Any]]) -> None:

@@ -82,21 +82,27 @@ class Scatter:
             paired: Whether row i of `x` belongs to row i of `y`.
         """
         n_x, n_y = (len(x), len(y)) if weights is None else (_total(weights), _total(weights))
-        mean_x, mean_y = _mean(x, weights), _mean(y, weights)
-        centred_x, centred_y = x - mean_x.astype(x.dtype), y - mean_y.astype(y.dtype)
-        if weights is not None:
-            roots = np.sqrt(weights)[:, None].astype(x.dtype)
-            centred_x, centred_y = centred_x * roots, centred_y * roots
-        cross = centred_x.T @ centred_y if paired else np.zeros((x.shape[1], y.shape[1]))
+        mean_x = _mean(x, weights)
+        mean_y = mean_x if y is x else _mean(y, weights)
+        roots = None if weights is None else np.sqrt(weights)[:, None].astype(x.dtype)
+        centred_x = _centred(x, mean_x, roots)
+        xx = np.asarray(centred_x.T @ centred_x, np.float64)
+        if y is x and paired:
+            xy = yy = xx
+        else:
+            centred_y = _centred(y, mean_y, roots)
+            cross = centred_x.T @ centred_y if paired else np.zeros((x.shape[1], y.shape[1]))
+            xy = np.asarray(cross, np.float64)
+            yy = np.asarray(centred_y.T @ centred_y, np.float64)
         return cls(
             n_x=n_x,
             n_y=n_y,
             mean_x=mean_x,
             mean_y=mean_y,
             size_x=_mean(np.abs(x), weights),
-            xx=np.asarray(centred_x.T @ centred_x, np.float64),
-            xy=np.asarray(cross, np.float64),
-            yy=np.asarray(centred_y.T @ centred_y, np.float64),
+            xx=xx,
+            xy=xy,
+            yy=yy,
             paired=paired,
         )
 
@@ -202,24 +208,25 @@ class Moments:
 
         Args:
             x: Source activations.
-            y: Target activations, M = N where rows are paired; or gaps of the rows that are not
-                neutral.
+            y: Target activations, or gaps, of the rows that are not neutral; their number M is
+                that of those rows where rows are paired.
             neutral: Rows [N] that are to stay; only where rows are paired.
             weights: How often each row counts [N]; None means once. Only where rows are paired.
         """
         if weights is not None and not self.paired:
             raise ValueError("rows that count differently must be paired")
         stays = np.zeros(len(x), np.bool_) if neutral is None else neutral
-        left = len(x) if self.gaps is None else int((~stays).sum())
+        left = int((~stays).sum())
         if self.paired and left != len(y):
             raise ValueError(f"{left} source rows cannot be paired with {len(y)} target rows")
         if stays.any():
             if not self.paired:
                 raise ValueError("neutral rows must be paired")
-            aims = np.zeros((int(stays.sum()), self.gaps), x.dtype) if self.gaps else y[stays]
-            found = Scatter.of(x[stays], aims, None if weights is None else weights[stays])
+            still = x[stays]
+            aims = np.zeros((len(still), self.gaps), x.dtype) if self.gaps else still
+            found = Scatter.of(still, aims, None if weights is None else weights[stays])
             self.neutral = found if self.neutral is None else self.neutral.joined(found)
-            x, y = x[~stays], y if self.gaps else y[~stays]
+            x = x[~stays]
             weights = None if weights is None else weights[~stays]
         if len(x) or len(y):
             self.pairs = self.pairs.joined(Scatter.of(x, y, weights, paired=self.paired))
@@ -269,6 +276,14 @@ class Moments:
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise RecipeError(f"moments {str(path)!r} cannot be read: {error}") from error
         return moments
+
+
+def _centred(rows: Floats, mean: Doubles, roots: Floats | None) -> Floats:
+    """Rows less their mean, each times its root."""
+    out = rows - mean.astype(rows.dtype)
+    if roots is not None:
+        out *= roots
+    return out
 
 
 def _mean(rows: Floats, weights: Floats | None) -> Doubles:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     Doubles = NDArray[np.float64]
     Neurons = NDArray[np.integer[Any]]
 
+MEAN_ROWS = 256
+"""Rows whose sum is taken in their own precision."""
+
 
 class Activations(Protocol):
     """What a fit needs to know of a set of source and target activations."""
@@ -141,7 +144,10 @@ class ActivationRows:
     @cached_property
     def centred_x(self) -> Floats:
         """X̄ [N, D], in the precision of the rows, each times the root of its weight."""
-        return self._rooted(self.x - self.mean_x.astype(self.x.dtype))
+        rows = self.x - self.mean_x.astype(self.x.dtype)
+        if self.roots is not None:
+            rows *= self.roots
+        return rows
 
     def centred_y(self, neurons: Neurons) -> Floats:
         """Ȳ_S [M, K], as `centred_x`."""
@@ -175,7 +181,11 @@ class ActivationRows:
 
     def scatter_x(self, neurons: Neurons | None = None) -> Doubles:
         """X̄ᵀX̄ at S [K, K], or [D, D] where `neurons` is None."""
-        return _gram(self.centred_x if neurons is None else self.centred_x[:, neurons])
+        return self._scatter_x if neurons is None else _gram(self.centred_x[:, neurons])
+
+    @cached_property
+    def _scatter_x(self) -> Doubles:
+        return _gram(self.centred_x)
 
     def scatter_y(self, neurons: Neurons) -> Doubles:
         """ȲᵀȲ at S [K, K]."""
@@ -207,10 +217,13 @@ class ActivationRows:
         return rows if self.roots is None else rows * self.roots
 
     def _mean(self, rows: Floats) -> Doubles:
-        if self.weights is None:
-            return np.asarray(rows.mean(axis=0, dtype=np.float64))
-        total = np.einsum("n,nd->d", self.weights, rows, dtype=np.float64)
-        return np.asarray(total / self.weights.sum(dtype=np.float64))
+        """Of a block in the rows' precision, of all blocks in float64."""
+        total = np.zeros(rows.shape[1])
+        counts = np.ones(len(rows), rows.dtype) if self.weights is None else self.weights
+        for start in range(0, len(rows), MEAN_ROWS):
+            some = slice(start, start + MEAN_ROWS)
+            total += counts[some] @ rows[some]
+        return total / max(float(counts.sum(dtype=np.float64)), 1e-300)
 
 
 def _gram(rows: Floats) -> Doubles:

@@ -51,9 +51,12 @@ def ridge_identity(problem: Problem, penalty: float) -> AffineMap:
 def _fit(problem: Problem, penalty: float, prior: Prior) -> AffineMap:
     activations, neurons = problem.everything, problem.neurons
     if isinstance(activations, ActivationRows):
-        weights = solve_rows(
-            activations.centred_x, residual_rows(activations, neurons, prior), penalty
-        )
+        x, left = activations.centred_x, residual_rows(activations, neurons, prior)
+        if len(x) < x.shape[1]:
+            weights = solve_rows(x, left, penalty)
+        else:  # the storage asks for the same scatter again
+            cross = np.asarray(x.T @ left, np.float64)
+            weights = solve_scatter(activations.scatter_x().copy(), cross, penalty)
     else:
         scatter = activations.scatter_x()
         cross = residual_cross(scatter, activations.cross(neurons), neurons, prior)
