@@ -16,9 +16,8 @@ class Model(Weights):
         gpu_layers: Layers to offload; -1 means all where llama.cpp was built with a device.
         batch_invariant: Where the CPU computes, use only kernels whose result for a row does not
             depend on how many rows run beside it: no repacked weights, no tiled products, and
-            (in `Context`) no tiled attention. Reading a long prompt is slower for it. The
-            default of every command too, so that a recipe gives one file. Without effect on a
-            device.
+            (in `Context`) no tiled attention. Reading a long prompt is slower for it, so that
+            `llamacart train` and `distill` do without. Without effect on a device.
 
     Raises:
         InputError: `gpu_layers` is less than -1.

@@ -123,7 +123,10 @@ def distill(
     console = plain_console()
     take_turns(console, nice)
     started = time.perf_counter()
-    with Progress(console) as progress, load_model(model, gpu_layers, progress) as loaded:
+    with (
+        Progress(console) as progress,
+        load_model(model, gpu_layers, progress, batch_invariant=False) as loaded,
+    ):
         made = Wish(
             name=cartridge,
             model=absolute(model),

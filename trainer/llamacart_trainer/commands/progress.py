@@ -125,13 +125,22 @@ def clock_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def load_model(name: str, gpu_layers: int, progress: Progress) -> Model:
-    """The model under a name, which may have to be fetched first."""
+def load_model(
+    name: str, gpu_layers: int, progress: Progress, *, batch_invariant: bool = True
+) -> Model:
+    """The model under a name, which may have to be fetched first.
+
+    Args:
+        name: See `Model`.
+        gpu_layers: See `Model`.
+        progress: Is told.
+        batch_invariant: See `Model`. A fit does without: it is as exact and takes less time.
+    """
     # Every `llamacart` command imports this module; few need llama.cpp.
     from llamacart.llama.model import Model
 
     progress.stage("load the model")
-    return Model(name, gpu_layers=gpu_layers)
+    return Model(name, gpu_layers=gpu_layers, batch_invariant=batch_invariant)
 
 
 class Progress:

@@ -119,7 +119,9 @@ def train(
     started = time.perf_counter()
     with (
         Progress(console) as progress,
-        load_model(model or task.recipe.model, gpu_layers, progress) as loaded,
+        load_model(
+            model or task.recipe.model, gpu_layers, progress, batch_invariant=False
+        ) as loaded,
     ):
         told = f"{loaded.name}: {loaded.fingerprint.architecture}, {loaded.n_layer} layers"
         progress.tell(told)
