@@ -206,6 +206,11 @@ def examine_model(spec: str, gpu_layers: int = ALL_LAYERS) -> Iterator[Finding]:
             "hook",
             f"reaches {model.site_node} in all {model.n_layer} layers, {model.n_ff} neurons each",
         )
+        yield Finding(
+            "rows",
+            f"ffn_down reads {model.site_node} in every layer; rows of two sequences in one batch "
+            f"are those of each alone (largest difference {model.row_error:.1e} of a row's length)",
+        )
         yield _hook_speed(model)
         if model.uses_device:
             yield Finding(

@@ -1,8 +1,8 @@
 """The few functions of libggml that reach a tensor, as seen from Python and from numba.
 
 Only exported accessors are used, never a known layout of `ggml_tensor`, so a move of the
-llama.cpp pin needs no change here unless a name disappears. The one field without an accessor,
-the tensor's buffer, is searched for (`buffer_offset`).
+llama.cpp pin needs no change here unless a name disappears. The two fields without an accessor,
+a tensor's buffer and what it is computed from, are searched for (`buffer_offset`, `sources`).
 """
 
 from __future__ import annotations
@@ -77,29 +77,66 @@ def buffer_offset() -> int:
     Raises:
         EngineError: It is not there; the hook could not tell a device's memory from the host's.
     """
-    lib = library()
-    for name, restype, argtypes in (
-        ("ggml_init", _P, [_InitParams]),
-        ("ggml_free", None, [_P]),
-        ("ggml_new_tensor_1d", _P, [_P, ctypes.c_int, ctypes.c_int64]),
-        ("ggml_backend_cpu_buffer_type", _P, []),
-        ("ggml_backend_alloc_ctx_tensors_from_buft", _P, [_P, _P]),
-        ("ggml_backend_buffer_free", None, [_P]),
-    ):
-        function = getattr(lib, name)
-        function.restype, function.argtypes = restype, argtypes
+    lib = _building()
     context = lib.ggml_init(_InitParams(16384, None, True))
     tensor = lib.ggml_new_tensor_1d(context, llama_cpp.GGML_TYPE_F32, 8)
     buffer = lib.ggml_backend_alloc_ctx_tensors_from_buft(
         context, lib.ggml_backend_cpu_buffer_type()
     )
-    words = list((ctypes.c_size_t * _WORDS_SEARCHED).from_address(tensor))
+    words = _words(tensor)
     lib.ggml_backend_buffer_free(buffer)
     lib.ggml_free(context)
     places = [i for i, word in enumerate(words) if word == buffer]
     if len(places) != 1:
         raise EngineError("the buffer of a ggml tensor cannot be found")
     return places[0] * _WORD
+
+
+@cache
+def source_offset() -> int:
+    """Bytes from a `ggml_tensor`'s start to the address of the first tensor it is computed from.
+
+    The second one's comes behind it. Found with a product of two tensors that are known.
+
+    Raises:
+        EngineError: They are not there.
+    """
+    lib = _building()
+    context = lib.ggml_init(_InitParams(16384, None, True))
+    a, b = (lib.ggml_new_tensor_1d(context, llama_cpp.GGML_TYPE_F32, 8) for _ in range(2))
+    words = _words(lib.ggml_mul_mat(context, a, b))
+    lib.ggml_free(context)
+    places = [i for i in range(len(words) - 1) if words[i : i + 2] == [a, b]]
+    if len(places) != 1:
+        raise EngineError("what a ggml tensor is computed from cannot be found")
+    return places[0] * _WORD
+
+
+def sources(tensor: int) -> tuple[int | None, int | None]:
+    """The first two tensors that one is computed from; None where there are fewer."""
+    first, second = (ctypes.c_size_t * 2).from_address(tensor + source_offset())
+    return first or None, second or None
+
+
+def _building() -> ctypes.CDLL:
+    """The library, with what makes tensors declared too."""
+    lib = library()
+    for name, restype, argtypes in (
+        ("ggml_init", _P, [_InitParams]),
+        ("ggml_free", None, [_P]),
+        ("ggml_new_tensor_1d", _P, [_P, ctypes.c_int, ctypes.c_int64]),
+        ("ggml_mul_mat", _P, [_P, _P, _P]),
+        ("ggml_backend_cpu_buffer_type", _P, []),
+        ("ggml_backend_alloc_ctx_tensors_from_buft", _P, [_P, _P]),
+        ("ggml_backend_buffer_free", None, [_P]),
+    ):
+        function = getattr(lib, name)
+        function.restype, function.argtypes = restype, argtypes
+    return lib
+
+
+def _words(tensor: int) -> list[int]:
+    return list((ctypes.c_size_t * _WORDS_SEARCHED).from_address(tensor))
 
 
 def on_host(tensor: int) -> bool:

@@ -19,6 +19,10 @@ class Model(Weights):
             (in `Context`) no tiled attention. Reading a long prompt is slower for it, so that
             `llamacart train` and `distill` do without. Without effect on a device.
 
+    Attributes:
+        row_error: How far a row of a batch of two sequences lay from the same row alone, as a share
+            of its length: rounding. Far above it the model would have been refused.
+
     Raises:
         InputError: `gpu_layers` is less than -1.
         ModelError: The file is missing or llama.cpp cannot load it.
@@ -31,7 +35,7 @@ class Model(Weights):
     ) -> None:
         super().__init__(spec, gpu_layers=gpu_layers, batch_invariant=batch_invariant)
         try:
-            check_rows(self)
+            self.row_error = check_rows(self)
         except ModelError:
             self.close()
             raise

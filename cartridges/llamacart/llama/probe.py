@@ -8,6 +8,7 @@ loaded, with a few tokens.
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import TYPE_CHECKING
 
 import llama_cpp
@@ -42,8 +43,11 @@ _TOGETHER = ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2))
 _OUTPUTS = (1, 3)
 
 
-def check_rows(model: Weights) -> None:
+def check_rows(model: Weights) -> float:
     """Compare the rows of two interleaved sequences with those of each sequence alone.
+
+    Returns:
+        The largest difference between a row there and alone, as a share of its length.
 
     Raises:
         UnsupportedModelError: They differ, so that steering would reach other rows than it should.
@@ -52,18 +56,23 @@ def check_rows(model: Weights) -> None:
         first, alone, together = _runs(model)
     except EngineError as error:
         raise refusal(model.architecture, error.message) from error
+    worst = 0.0
     for layer in range(model.n_layer):
-        if not _close(alone[0].get((layer, 0)), first[layer, 0]):
-            raise refusal(model.architecture, f"tokens behind a token change it, at layer {layer}")
+        node = f"{model.site_node}-{layer}"
+        if not _distance(alone[0].get((layer, 0)), first[layer, 0]) <= TOLERANCE:
+            raise refusal(model.architecture, f"tokens behind a token change it, in {node}")
         rows = _OUTPUTS if layer == model.n_layer - 1 else range(len(_TOGETHER))
         for row in rows:
             sequence, position = _TOGETHER[row]
-            if not _close(together.get((layer, row)), alone[sequence][layer, position]):
+            distance = _distance(together.get((layer, row)), alone[sequence][layer, position])
+            if not distance <= TOLERANCE:
                 raise refusal(
                     model.architecture,
-                    f"with two sequences in a batch, row {row} of layer {layer} is not what token "
+                    f"with two sequences in a batch, row {row} of {node} is not what token "
                     f"{position} of sequence {sequence} is alone",
                 )
+            worst = max(worst, distance)
+    return worst
 
 
 def _runs(model: Weights) -> tuple[Shown, list[Shown], Shown]:
@@ -132,8 +141,9 @@ def _texts(model: Weights) -> list[list[int]]:
     return [tokens[: _LENGTHS[0]], tokens[_LENGTHS[0] : sum(_LENGTHS)]]
 
 
-def _close(h: NDArray[np.float32] | None, expected: NDArray[np.float32]) -> bool:
+def _distance(h: NDArray[np.float32] | None, expected: NDArray[np.float32]) -> float:
+    """‖h − h'‖ / ‖h'‖; NaN, which is no distance, where there is no h or a NaN in it."""
     if h is None:
-        return False
-    distance = float(np.linalg.norm(h - expected))
-    return distance <= TOLERANCE * float(np.linalg.norm(expected))
+        return math.nan
+    distance, length = float(np.linalg.norm(h - expected)), float(np.linalg.norm(expected))
+    return distance / length if length else distance

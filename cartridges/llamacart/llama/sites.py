@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from llamacart.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 GATED_PRODUCTS = (
     "ffn_geglu",
@@ -30,6 +30,8 @@ RESIDUAL_INPUTS = ("ffn_inp", "sa_out")
 RESIDUAL_OUTPUT = "l_out"
 """Name of the residual stream behind a layer."""
 
+_DOWN = re.compile(r"blk\.(?P<layer>\d+)\.ffn_down\.weight")
+_COPY = re.compile(r"^[^#]+#(?P<name>.+)#\d+$")  # on another device
 _NODE = re.compile(r"^(?P<name>[a-zA-Z_]+)-(?P<layer>\d+)$")
 
 
@@ -59,6 +61,35 @@ def find_site(nodes: Iterable[tuple[str, int]], architecture: str, n_layer: int)
         f"architecture {architecture!r} cannot be steered: none of {', '.join(GATED_PRODUCTS)} "
         f"appears with one width in all {n_layer} layers (found: {found})"
     )
+
+
+def layer_of_down(weight: str) -> int | None:
+    """The layer whose FFN a weight leads out of; None of any other weight."""
+    match = _DOWN.search(weight)
+    return int(match["layer"]) if match else None
+
+
+def check_down(inputs: Mapping[int, str], site: str, architecture: str, n_layer: int) -> None:
+    """Refuse a model whose `ffn_down` reads something else than the site.
+
+    Args:
+        inputs: By layer, the node that `ffn_down` is multiplied with.
+        site: The node to steer, without its layer.
+        architecture: For the error's text.
+        n_layer: L.
+
+    Raises:
+        UnsupportedModelError: In some layer it reads another node, or nothing.
+    """
+    for layer in range(n_layer):
+        found = inputs.get(layer)
+        copy = _COPY.match(found or "")
+        if (copy["name"] if copy else found) != f"{site}-{layer}":
+            raise UnsupportedModelError(
+                f"architecture {architecture!r} cannot be steered: ffn_down of layer {layer} reads "
+                f"{found or 'nothing'} and not {site}-{layer}",
+                param="model",
+            )
 
 
 def find_residual(nodes: Iterable[tuple[str, int]], n_layer: int, n_embd: int) -> str | None:

@@ -21,7 +21,14 @@ from llamacart.llama.fingerprint import weights_hash
 from llamacart.llama.kinds import check_kind
 from llamacart.llama.model_file import what_it_is
 from llamacart.llama.resolve import resolve_model
-from llamacart.llama.sites import RESIDUAL_INPUTS, RESIDUAL_OUTPUT, find_residual, find_site
+from llamacart.llama.sites import (
+    RESIDUAL_INPUTS,
+    RESIDUAL_OUTPUT,
+    check_down,
+    find_residual,
+    find_site,
+    layer_of_down,
+)
 from llamacart.llama.tensors import Tensors
 from llamacart.machine.processors import ALL_LAYERS, check_gpu_layers
 
@@ -66,8 +73,9 @@ class Weights(Closing):
         self._vocab = llama_cpp.llama_model_get_vocab(self._handle)
         try:
             check_kind(self._handle, self.architecture)
-            nodes = self._probe_nodes()
+            nodes, down_inputs = self._probe_nodes()
             self.site_node, self.n_ff = find_site(nodes, self.architecture, self.n_layer)
+            check_down(down_inputs, self.site_node, self.architecture, self.n_layer)
             self._residual_input = find_residual(nodes, self.n_layer, self.n_embd)
         except ModelError:
             self.close()
@@ -167,13 +175,19 @@ class Weights(Closing):
         """The tensors of its file."""
         return Tensors(self.path)
 
-    def _probe_nodes(self) -> list[tuple[str, int]]:
-        """Run one token and read every node's name and width."""
+    def _probe_nodes(self) -> tuple[list[tuple[str, int]], dict[int, str]]:
+        """Run one token; every node's name and width, and by layer what `ffn_down` reads."""
         nodes: list[tuple[str, int]] = []
+        down_inputs: dict[int, str] = {}
+        ggml.source_offset()  # an error in the callback would be lost
 
         @llama_cpp.ggml_backend_sched_eval_callback
         def look(tensor: int, _ask: bool, _data: int) -> bool:
             nodes.append((ggml.tensor_name(tensor), ggml.tensor_shape(tensor)[1]))
+            weight, read = ggml.sources(tensor)
+            layer = layer_of_down(ggml.tensor_name(weight)) if weight else None
+            if layer is not None and read:
+                down_inputs[layer] = ggml.tensor_name(read)
             return False
 
         params = llama_cpp.llama_context_default_params()
@@ -194,7 +208,7 @@ class Weights(Closing):
             llama_cpp.llama_free(context)
         if status != 0:
             raise ModelError(f"model {str(self.path)!r} fails to decode one token ({status})")
-        return nodes
+        return nodes, down_inputs
 
     # --- tokens -----------------------------------------------------------------------------
 

@@ -28,6 +28,9 @@ def test_a_model_that_the_hook_reaches(tiny_path):
     code, found = findings("--model", tiny_path())
     assert code == 0
     assert ("hook", "reaches ffn_swiglu in all 3 layers, 96 neurons each", "ok") in found
+    ((_, rows, verdict),) = [finding for finding in found if finding[0] == "rows"]
+    assert rows.startswith("ffn_down reads ffn_swiglu in every layer; rows of two sequences")
+    assert verdict == "ok"
     topics = {topic for topic, _, _ in found}
     assert {"versions", "llama.cpp", "device", "OpenMP", "numba cache", "model", "load"} <= topics
     assert not [f for f in found if f[2] == "bad"]

@@ -150,7 +150,9 @@ def test_the_probe_finds_by_itself_that_rows_are_reordered(
 ) -> None:
     """As it would where llama.cpp calls a model neither recurrent nor hybrid that is."""
     monkeypatch.setattr(weights_module, "check_kind", lambda *_: None)
-    with pytest.raises(UnsupportedModelError, match=r"two sequences in a batch, row \d of layer 0"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"two sequences in a batch, row \d of ffn_swiglu-0 "
+    ):
         Model(str(write_lfm2(tmp_path / "lfm2.gguf")))
 
 
@@ -192,23 +194,23 @@ def test_parallel_residuals_can_be_steered(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda first, alone, together: first.update({(1, 0): -first[1, 0]}), "at layer 1"),
+        (lambda first, alone, together: first.update({(1, 0): -first[1, 0]}), "in ffn_swiglu-1"),
         (
             lambda first, alone, together: together.update({(0, 4): together[0, 3]}),
-            "row 4 of layer 0 is not what token 2 of sequence 0",
+            "row 4 of ffn_swiglu-0 is not what token 2 of sequence 0",
         ),
         (
             lambda first, alone, together: together.update(
                 {(2, 1): together[2, 3], (2, 3): together[2, 1]}
             ),
-            "row 1 of layer 2",
+            "row 1 of ffn_swiglu-2",
         ),
-        (lambda first, alone, together: together.pop((2, 3)), "row 3 of layer 2"),
+        (lambda first, alone, together: together.pop((2, 3)), "row 3 of ffn_swiglu-2"),
         (
             lambda first, alone, together: together.update(
                 {(1, 2): np.full_like(together[1, 2], np.nan)}
             ),
-            "row 2 of layer 1",
+            "row 2 of ffn_swiglu-1",
         ),
     ],
 )
@@ -220,10 +222,18 @@ def test_one_row_out_of_place_is_enough(
 ) -> None:
     first, alone, together = probe._runs(tiny_model)
     monkeypatch.setattr(probe, "_runs", lambda _model: (first, alone, together))
-    probe.check_rows(tiny_model)
+    assert probe.check_rows(tiny_model) == tiny_model.row_error
     change(first, alone, together)
     with pytest.raises(UnsupportedModelError, match=message):
         probe.check_rows(tiny_model)
+
+
+def test_the_largest_difference_is_told(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, alone, together = probe._runs(tiny_model)
+    assert 0 <= tiny_model.row_error < 1e-2
+    together[0, 4] = 1.05 * alone[0][0, 2]
+    monkeypatch.setattr(probe, "_runs", lambda _model: (first, alone, together))
+    assert probe.check_rows(tiny_model) == pytest.approx(0.05, rel=1e-3)
 
 
 def test_a_layer_with_more_rows_than_it_should_have(
