@@ -73,14 +73,14 @@ export class Answer {
   /** The tokens that it was made from. */
   promptIds() {
     const body = this.kind === "chat" ? { messages: this.content } : { prompt: this.content };
-    this.prompt ??= call("tokenize", body).then((answer) => answer.tokens);
+    this.prompt ??= keptOnce(this, "prompt", call("tokenize", body).then((answer) => answer.tokens));
     return this.prompt;
   }
 
   /** What the base model would have said in place of token `index`, in the form of `scores`. */
   async baseScore(index) {
     const token = this.tokens[index];
-    token.base ??= this.#askBase(index);
+    token.base ??= keptOnce(token, "base", this.#askBase(index));
     return token.base;
   }
 
@@ -111,4 +111,12 @@ function scoresOf(kind, logprobs) {
     const top = pairs.map(([token, value]) => ({ token, logprob: value }));
     return { logprob, top: top.sort((a, b) => b.logprob - a.logprob).slice(0, 8) };
   });
+}
+
+/** A promise that `where` is to forget should it fail, so that it is asked for again. */
+function keptOnce(where, name, promise) {
+  promise.catch(() => {
+    where[name] = undefined;
+  });
+  return promise;
 }

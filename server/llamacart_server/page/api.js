@@ -118,10 +118,15 @@ export async function* stream(path, body, signal) {
 
 async function* texts(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    yield value;
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      yield value;
+    }
+  } finally {
+    // Nobody reads on: the server is to stop as well.
+    await reader.cancel().catch(() => {});
   }
 }
 

@@ -6,7 +6,7 @@ import { addColumn, drawColumns } from "./columns.js";
 import { copy } from "./copy.js";
 import { byId, say } from "./dom.js";
 import { closeInspector } from "./inspector.js";
-import { bindMake, watch } from "./make.js";
+import { bindMake, watch, watchOn } from "./make.js";
 import { NUMBERS, cartridgeOf, fromFragment, newColumn, placed, state, toFragment, world } from "./state.js";
 import { bindSweep } from "./sweep.js";
 import { bindTalk, drawTalk } from "./talk.js";
@@ -28,7 +28,10 @@ async function load() {
 
 /** After a change of the cartridges: those that are gone act nowhere any more. */
 async function reload() {
+  const before = JSON.stringify([world.cartridges, world.leftOut]);
   await load();
+  // A slider under somebody's finger stays where nothing has changed.
+  if (JSON.stringify([world.cartridges, world.leftOut]) === before) return;
   for (const column of state.columns) column.cartridges = column.cartridges.filter(({ id }) => cartridgeOf(id));
   drawAll();
 }
@@ -84,6 +87,16 @@ function show(tab) {
   }
   drawTalk();
   if (tab === "make") watch();
+  // Another tab, or another administrator, may have changed them.
+  if (tab === "cartridges") guarded(reload);
+}
+
+async function guarded(work) {
+  try {
+    await work();
+  } catch (error) {
+    say(error.message, true);
+  }
 }
 
 async function share() {
@@ -117,7 +130,14 @@ byId("key").addEventListener("click", async () => {
   if (!(await askForKey("The key goes with every request from now on.")) || begun) return;
   begun = await start();
 });
-addEventListener("back", async () => {
-  if (begun) await reload();
-  else begun = await start();
-});
+addEventListener("back", () =>
+  guarded(async () => {
+    if (!begun) begun = await start();
+    else {
+      await reload();
+      watchOn();
+    }
+  }),
+);
+// A file that misses its place would take the page's, and every conversation with it.
+for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());

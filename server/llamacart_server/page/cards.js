@@ -3,8 +3,11 @@
 import { call, upload } from "./api.js";
 import { addColumn } from "./columns.js";
 import { byId, h, say, shown } from "./dom.js";
+import { evaluated } from "./evaluation.js";
 import { barPlot } from "./plot.js";
 import { placed, world } from "./state.js";
+
+const MOST_TEXTS = 8;
 
 /** Listens to the form and to files that are dropped; `changed` is called when there is another. */
 export function bindCards(changed, open) {
@@ -14,7 +17,7 @@ export function bindCards(changed, open) {
   drawCards.open = open;
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    add(byId("upload-file").files[0]);
+    addAll([...byId("upload-file").files]);
   });
   section.addEventListener("dragover", (event) => {
     event.preventDefault();
@@ -24,22 +27,32 @@ export function bindCards(changed, open) {
   section.addEventListener("drop", (event) => {
     event.preventDefault();
     form.classList.remove("over");
-    if (event.dataTransfer.files.length) add(event.dataTransfer.files[0]);
+    addAll([...event.dataTransfer.files]);
   });
 }
 
-async function add(file) {
-  const id = byId("upload-id").value.trim();
-  say(`Uploading ${file.name} …`);
-  try {
-    const query = id ? `?id=${encodeURIComponent(id)}` : "";
-    const made = await upload(`v1/cartridges${query}`, file);
-    byId("upload").reset();
-    await drawCards.changed();
-    say(`${made.id} is there.`);
-  } catch (error) {
-    say(`${file.name}: ${error.message}`, true);
+/** Adds files one after the other; the id that is written is for one alone. */
+async function addAll(files) {
+  const id = files.length === 1 ? byId("upload-id").value.trim() : "";
+  const query = id ? `?id=${encodeURIComponent(id)}` : "";
+  const added = [];
+  const faults = [];
+  for (const file of files) {
+    say(`Uploading ${file.name} …`);
+    try {
+      added.push((await upload(`v1/cartridges${query}`, file)).id);
+    } catch (error) {
+      faults.push(`${file.name}: ${error.message}`);
+    }
   }
+  try {
+    if (added.length) await drawCards.changed();
+  } catch (error) {
+    faults.push(error.message);
+  }
+  if (!faults.length) byId("upload").reset();
+  const told = added.length ? [`${added.join(", ")} ${added.length === 1 ? "is" : "are"} there.`] : [];
+  say([...faults, ...told].join(" "), faults.length > 0);
 }
 
 async function remove(cartridge) {
@@ -66,7 +79,6 @@ function card(cartridge) {
     if (addColumn([placed(cartridge)])) drawCards.open();
     else say("There are four columns already. Remove one first.", true);
   };
-  const layers = (cartridge.diagnostics.layers ?? []).filter((layer) => Number.isFinite(layer.r2));
   const kind = cartridge.made_for.name || cartridge.made_for.architecture;
   return h(
     "article",
@@ -79,12 +91,12 @@ function card(cartridge) {
       fact("own α", shown(cartridge.default_alpha)),
       fact("made for", `${kind}, weights ${cartridge.made_for.weights_hash.slice(0, 12)}`),
       fact("acts on", `${cartridge.active_neurons} neurons in ${cartridge.layers.length} layers`),
+      ...(cartridge.when.length ? [fact("waits for", waitsFor(cartridge.when))] : []),
       fact("size", `${shown(cartridge.size_bytes / 1e6)} MB`),
       fact("fit", [cartridge.solver, ...counts(cartridge.diagnostics)].filter(Boolean).join(", ") || "–"),
       fact("made", [cartridge.created.slice(0, 10), cartridge.tool_version].filter(Boolean).join(", ") || "–"),
     ),
-    layers.length ? barPlot({ title: "how well the fit explains (R²)", pairs: layers.map((one) => [one.layer, one.r2]) }) : null,
-    cartridge.diagnostics.tune ? tuned(cartridge.diagnostics.tune) : null,
+    ...[fitted, evaluated, tuned].map((part) => safely(part, cartridge.diagnostics)),
     h(
       "div",
       { class: "row" },
@@ -101,11 +113,32 @@ function fact(name, value) {
 /** How much the fit was made from. */
 function counts(diagnostics) {
   const names = ["pairs", "answers", "facts", "neutral texts"];
-  return names.filter((name) => diagnostics[name]).map((name) => `${diagnostics[name]} ${name}`);
+  return names.filter((name) => Number.isFinite(diagnostics[name])).map((name) => `${diagnostics[name]} ${name}`);
+}
+
+/** The texts from which on a cartridge acts. */
+function waitsFor(texts) {
+  const rest = texts.length - MOST_TEXTS;
+  return `${texts.slice(0, MOST_TEXTS).join(", ")}${rest > 0 ? ` and ${rest} more` : ""}`;
+}
+
+/** A part of a card. Anything may stand in a file's figures, and one card must not take all away. */
+function safely(part, diagnostics) {
+  try {
+    return part(diagnostics);
+  } catch {
+    return h("p", { class: "quiet" }, "Some figures in the file have a form that this page does not know.");
+  }
+}
+
+function fitted({ layers = [] }) {
+  const pairs = layers.filter((one) => Number.isFinite(one.r2) && Number.isFinite(one.layer)).map((one) => [one.layer, one.r2]);
+  return pairs.length ? barPlot({ title: "how well the fit explains (R²)", pairs }) : null;
 }
 
 /** What `llamacart tune` left in the file. */
-function tuned(tune) {
+function tuned({ tune }) {
+  if (!tune) return null;
   const rows = [
     ["test", tune.test],
     ["chosen", tune.chosen],

@@ -52,6 +52,7 @@ let returnTo = null;
 
 /** Closes it; the focus goes back to where it was. */
 export function closeInspector() {
+  if (shownNow === null) return;
   byId("inspector").hidden = true;
   shownNow = null;
   unmark();

@@ -100,3 +100,28 @@ export function barPlot({ title, pairs, xLabel = "layer" }) {
   );
   return drawn.figure;
 }
+
+/** Points in a plane, each with a name; those that are full are joined. */
+export function pointPlot({ title, xLabel, points }) {
+  const xs = points.map((point) => point.x);
+  const ys = points.map((point) => point.y);
+  const some = (values) => (values.length ? values : [0]);
+  const drawn = frame({ title, xLabel, xs, ys, xScale: scale(some(xs)), yScale: scale(some(ys)) });
+  const at = (point) => `${drawn.x(point.x)},${drawn.y(point.y)}`;
+  const best = points.filter((point) => point.full).sort((a, b) => a.x - b.x);
+  drawn.image.append(
+    svg("polyline", { class: "line", points: best.map(at).join(" ") }),
+    ...points.flatMap((point) => [
+      svg(
+        "circle",
+        {
+          class: point.full ? "point" : "point hollow", cx: drawn.x(point.x), cy: drawn.y(point.y), r: 4.5,
+          "data-x": point.x, "data-y": point.y,
+        },
+        svg("title", {}, `${point.name}: ${shown(point.y)} at ${shown(point.x)}`),
+      ),
+      svg("text", { class: "mark middle", x: drawn.x(point.x), y: drawn.y(point.y) - 8 }, point.name),
+    ]),
+  );
+  return drawn.figure;
+}

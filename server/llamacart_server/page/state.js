@@ -90,7 +90,8 @@ export function fromFragment(fragment) {
 
 function column(given) {
   const items = Array.isArray(given?.cartridges) ? given.cartridges : [];
-  const known = items.filter((item) => cartridgeOf(item?.id));
+  const first = (item, i) => items.findIndex((one) => one?.id === item.id) === i;
+  const known = items.filter((item, i) => cartridgeOf(item?.id) && first(item, i));
   return newColumn(
     known.map((item) => ({
       id: item.id,

@@ -6,7 +6,7 @@ import { byId, h, say } from "./dom.js";
 import { distinctPairs, steps } from "./figures.js";
 import { linePlot } from "./plot.js";
 import { chooseSeed, messagesOf, pathOf } from "./requests.js";
-import { state, world } from "./state.js";
+import { cartridgeOf, state, world } from "./state.js";
 import { TokenText } from "./tokens.js";
 
 let answers = [];
@@ -17,7 +17,8 @@ export function bindSweep() {
   select.replaceChildren(...world.cartridges.map((one) => h("option", { value: one.id }, one.id)));
   for (const [name, value] of Object.entries(state.sweep)) {
     const field = byId(`sweep-${name}`);
-    if (name !== "cartridge" || value) field.value = value;
+    // One that is there no more leaves the first in its place.
+    if (name !== "cartridge" || cartridgeOf(value)) field.value = value;
     field.onchange = () => {
       state.sweep[name] = field.type === "number" ? Number(field.value) : field.value;
     };
@@ -32,7 +33,7 @@ export function bindSweep() {
 async function run() {
   const { prompt, kind, from, to, steps: n, target } = state.sweep;
   const cartridge = byId("sweep-cartridge").value;
-  if (!cartridge) throw new Error("There is no cartridge to sweep.");
+  if (!cartridge) throw new Error("Choose a cartridge to sweep.");
   const alphas = steps(from, to, n);
   const seed = chooseSeed();
   const content = kind === "chat" ? messagesOf([], prompt) : prompt;

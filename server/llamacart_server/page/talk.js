@@ -7,8 +7,9 @@ import { openInspector } from "./inspector.js";
 import { chooseSeed, messagesOf } from "./requests.js";
 import { nameOf, state } from "./state.js";
 import { TokenText } from "./tokens.js";
+import { addTurn, allOf, before, newRoot, pathOf, versionOf } from "./turns.js";
 
-const TURNS = { chat: [], complete: [] };
+const ROOTS = { chat: newRoot(), complete: newRoot() };
 const HINTS = { chat: "Enter sends, Shift+Enter begins a line.", complete: "Ctrl+Enter sends." };
 const LABELS = { chat: "Message", complete: "Text to continue" };
 let editing = null;
@@ -18,7 +19,7 @@ function kind() {
 }
 
 function running() {
-  const answers = Object.values(TURNS).flatMap((turns) => turns.flatMap((turn) => [...turn.answers.values()]));
+  const answers = Object.values(ROOTS).flatMap(allOf).flatMap((turn) => [...turn.answers.values()]);
   return answers.filter((answer) => answer.status === "running");
 }
 
@@ -41,8 +42,8 @@ export function bindTalk() {
   byId("stop-all").addEventListener("click", () => running().forEach((answer) => answer.stop()));
   byId("cancel-edit").addEventListener("click", () => edit(null));
   byId("clear").addEventListener("click", () => {
-    TURNS[kind()].forEach((turn) => turn.answers.forEach((answer) => answer.stop()));
-    TURNS[kind()].length = 0;
+    allOf(ROOTS[kind()]).forEach((turn) => turn.answers.forEach((answer) => answer.stop()));
+    ROOTS[kind()] = newRoot();
     edit(null);
     drawTalk();
     byId("prompt").focus();
@@ -55,7 +56,9 @@ export function drawTalk() {
   byId("hint").textContent = HINTS[kind()];
   byId("prompt").value = state.draft;
   for (const element of document.querySelectorAll('[data-only="chat"]')) element.hidden = kind() !== "chat";
-  byId("turns").replaceChildren(...TURNS[kind()].map((turn) => turn.element));
+  const turns = pathOf(ROOTS[kind()]);
+  for (const turn of turns) drawVersions(turn);
+  byId("turns").replaceChildren(...turns.map((turn) => turn.element));
   drawButtons();
 }
 
@@ -78,23 +81,22 @@ function edit(turn) {
 function send() {
   const said = byId("prompt").value;
   if (!said.trim() || running().length) return;
-  const turns = TURNS[kind()];
-  if (editing !== null && kind() === "chat") turns.length = turns.indexOf(editing);
+  const path = pathOf(ROOTS[kind()]);
+  // What was there stays as another version, and what followed it follows that one.
+  const instead = editing?.kind === "chat" && kind() === "chat";
+  const parent = instead ? editing.parent : (path.at(-1) ?? ROOTS[kind()]);
   editing = null;
-  const turn = { said, kind: kind(), answers: new Map(), element: null };
-  turns.push(turn);
+  const turn = addTurn(parent, said, kind());
   if (turn.kind === "chat") state.draft = "";
   ask(turn);
 }
 
 /** Has a turn answered, in every column that there is now. */
 async function ask(turn) {
-  const turns = TURNS[turn.kind];
-  const before = turns.slice(0, turns.indexOf(turn));
   const seed = chooseSeed();
   turn.answers = new Map();
   for (const column of state.columns) {
-    const content = turn.kind === "chat" ? messagesOf(pairs(before, column.id), turn.said) : turn.said;
+    const content = turn.kind === "chat" ? messagesOf(pairs(before(turn), column.id), turn.said) : turn.said;
     turn.answers.set(column.id, new Answer(turn.kind, column.cartridges, content, seed));
   }
   const cells = [...turn.answers.values()].map(cell);
@@ -119,12 +121,35 @@ function pairs(turns, columnId) {
 
 function again(turn) {
   if (running().length) return;
-  const turns = TURNS[turn.kind];
-  if (turn.kind === "chat") turns.length = turns.indexOf(turn) + 1;
-  ask(turn);
+  ask(turn.kind === "chat" ? addTurn(turn.parent, turn.said, turn.kind) : turn);
+}
+
+/** Lets one go from version to version of a turn, where there are several. */
+function drawVersions(turn) {
+  const [place, count] = versionOf(turn);
+  const to = (label, text, there) =>
+    h("button", {
+      type: "button", class: "small", "aria-label": label, disabled: there < 0 || there >= count,
+      onclick: () => {
+        turn.parent.chosen = there;
+        drawTalk();
+        // The same button of the version that is shown now.
+        turn.parent.next[there].versions.querySelector(`[aria-label="${label}"]`).focus();
+      },
+    }, text);
+  turn.versions.replaceChildren(
+    ...(count > 1
+      ? [
+          to("Earlier version", "‹", place - 1),
+          h("span", { class: "quiet" }, `${place + 1} of ${count}`),
+          to("Later version", "›", place + 1),
+        ]
+      : []),
+  );
 }
 
 function drawTurn(turn, cells) {
+  turn.versions = h("span", { class: "row versions", role: "group", "aria-label": "Versions of this message" });
   return h(
     "section",
     { class: "turn" },
@@ -135,6 +160,7 @@ function drawTurn(turn, cells) {
       h(
         "div",
         { class: "row" },
+        turn.versions,
         h("button", { type: "button", class: "small", onclick: () => edit(turn) }, "Edit"),
         h("button", { type: "button", class: "small", onclick: () => again(turn) }, "Regenerate"),
       ),

@@ -16,8 +16,14 @@ export class TokenText {
   paint() {
     const { tokens, characters } = this.answer;
     if (!tokens.length) {
-      this.element.textContent = characters.join("");
+      // What is there stays: a long answer would be written anew for each of its tokens.
+      this.element.append(characters.slice(this.written ?? 0).join(""));
+      this.written = characters.length;
       return;
+    }
+    if (this.written) {
+      this.element.replaceChildren();
+      this.written = 0;
     }
     // The last one may have been cut where the text was: it is painted again.
     if (this.groups) {

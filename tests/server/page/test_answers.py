@@ -188,17 +188,33 @@ def test_a_conversation(page):
     page.send("Two")
     first = page.texts()
     assert len(first) == 4
-    said = browser.locator(".said .text").all_inner_texts()
-    assert said == ["One", "Two"]
+
+    def said_now():
+        return browser.locator(".said .text").all_inner_texts()
+
+    assert said_now() == ["One", "Two"]
     # The second answer was given to the whole conversation.
-    browser.locator(".said").nth(1).get_by_role("button", name="Regenerate").click()
+    second = browser.locator(".said").nth(1)
+    second.get_by_role("button", name="Regenerate").click()
     page.wait()
     assert page.texts() == first
     browser.locator(".said").nth(0).get_by_role("button", name="Edit").click()
     assert browser.input_value("#prompt") == "One"
     page.send("Another")
-    assert browser.locator(".said .text").all_inner_texts() == ["Another"]
+    assert said_now() == ["Another"]
     assert len(page.texts()) == 2
+    # What was there is another branch, with what followed it.
+    versions = browser.locator(".said").nth(0).get_by_label("Versions of this message")
+    assert versions.inner_text().split() == ["‹", "2", "of", "2", "›"]
+    versions.get_by_label("Earlier version").click()
+    assert said_now() == ["One", "Two"]
+    assert page.texts() == first
+    assert second.get_by_label("Later version").is_disabled()
+    assert second.get_by_label("Earlier version").is_enabled()
+    page.send("Three")
+    assert said_now() == ["One", "Two", "Three"]
+    versions.get_by_label("Later version").click()
+    assert said_now() == ["Another"]
     browser.click("#clear")
     assert page.texts() == []
 

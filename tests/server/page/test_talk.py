@@ -116,6 +116,19 @@ def test_a_key_is_asked_for_until_it_is_right(visit, fake_url, engine):
     other.page.get_by_text("a valid API key is needed").first.wait_for()
 
 
+def test_a_key_that_no_header_holds_is_not_taken(visit, fake_url):
+    """Every request with it would fail before it was sent, as if the server were gone."""
+    browser = visit(fake_url(api_key=["right"]), waits_for="#key-dialog[open]").page
+    browser.fill("#key-input", "schlüssel→")
+    browser.locator("#key-dialog").get_by_role("button", name="Use").click()
+    assert browser.locator("#key-input").evaluate("e => e.validity.patternMismatch")
+    assert browser.locator("#key-dialog").is_visible()
+    assert browser.locator("#gone").is_hidden()
+    browser.fill("#key-input", "right")
+    browser.locator("#key-dialog").get_by_role("button", name="Use").click()
+    browser.wait_for_selector(".head")
+
+
 def test_the_server_goes_and_comes_back(page, engine):
     browser = page.page
     browser.context.set_offline(True)
