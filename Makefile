@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test lint format bench reproduce clean
+.PHONY: setup demo test lint format types bench reproduce clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,11 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# What the page knows of the API. Checking it needs npm, which nothing else does.
+types: setup
+	$(BIN)/python tests/server/page/write_types.py
+	npx --yes --package typescript@5.9.3 tsc --project server/llamacart_server/page/jsconfig.json
 
 # The other benchmarks take a running server's address: see benchmarks/README.md.
 bench: setup

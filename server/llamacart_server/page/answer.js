@@ -28,6 +28,8 @@ export class Answer {
     this.error = "";
     this.seconds = 0;
     this.aborter = new AbortController();
+    /** @type {Promise<number[]> | undefined} */
+    this.prompt = undefined;
   }
 
   get text() {

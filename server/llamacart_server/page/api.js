@@ -46,7 +46,7 @@ function headers(type) {
   };
 }
 
-async function send(path, { method, content, type, signal }) {
+async function send(path, { method, content, type, signal = undefined }) {
   for (;;) {
     const sent = sessionStorage.getItem(STORED);
     let response;
@@ -77,15 +77,25 @@ async function errorOf(response) {
   return new ApiError(response.status, said?.code ?? "", message);
 }
 
-/** GET, or POST a JSON body; gives the JSON answer. */
-export async function call(path, body = undefined, options = {}) {
+/**
+ * GET, or POST a JSON body; gives the JSON answer.
+ *
+ * @type {import("./schema").Call}
+ */
+export const call = async (path, body = undefined, options = undefined) => {
   const content = body === undefined ? undefined : JSON.stringify(body);
-  const method = options.method ?? (content === undefined ? "GET" : "POST");
+  const method = options?.method ?? (content === undefined ? "GET" : "POST");
   const type = content === undefined ? undefined : "application/json";
-  return (await send(path, { method, content, type, signal: options.signal })).json();
-}
+  return (await send(path, { method, content, type, signal: options?.signal })).json();
+};
 
-/** POST a file; gives the JSON answer. */
+/**
+ * POST a file; gives the JSON answer.
+ *
+ * @param {string} path
+ * @param {File} file
+ * @returns {Promise<import("./schema").CartridgeInfo>}
+ */
 export async function upload(path, file) {
   const given = { method: "POST", content: file, type: "application/octet-stream" };
   return (await send(path, given)).json();

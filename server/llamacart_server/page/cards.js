@@ -8,13 +8,14 @@ import { barPlot } from "./plot.js";
 import { placed, world } from "./state.js";
 
 const MOST_TEXTS = 8;
+const then = { changed: async () => {}, open: () => {} };
 
 /** Listens to the form and to files that are dropped; `changed` is called when there is another. */
 export function bindCards(changed, open) {
   const form = byId("upload");
   const section = byId("cartridges");
-  drawCards.changed = changed;
-  drawCards.open = open;
+  then.changed = changed;
+  then.open = open;
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     addAll([...byId("upload-file").files]);
@@ -46,7 +47,7 @@ async function addAll(files) {
     }
   }
   try {
-    if (added.length) await drawCards.changed();
+    if (added.length) await then.changed();
   } catch (error) {
     faults.push(error.message);
   }
@@ -59,7 +60,7 @@ async function remove(cartridge) {
   if (!confirm(`Remove ${cartridge.id}? Its file stays in the server's folder.`)) return;
   try {
     await call(`v1/cartridges/${encodeURIComponent(cartridge.id)}`, undefined, { method: "DELETE" });
-    await drawCards.changed();
+    await then.changed();
     say(`${cartridge.id} is removed.`);
   } catch (error) {
     say(error.message, true);
@@ -76,7 +77,7 @@ export function drawCards() {
 
 function card(cartridge) {
   const use = () => {
-    if (addColumn([placed(cartridge)])) drawCards.open();
+    if (addColumn([placed(cartridge)])) then.open();
     else say("There are four columns already. Remove one first.", true);
   };
   const kind = cartridge.made_for.name || cartridge.made_for.architecture;

@@ -2,12 +2,26 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element. Functions named `on…` listen; `vars` sets CSS variables; null and false are left out. */
+/**
+ * An element. Functions named `on…` listen; `vars` sets CSS variables; null and false are left out.
+ *
+ * @param {string} tag
+ * @param {Record<string, any>} props
+ * @param {any[]} children
+ * @returns {any}
+ */
 export function h(tag, props = {}, ...children) {
   return build(document.createElement(tag), props, children);
 }
 
-/** An SVG element. */
+/**
+ * An SVG element.
+ *
+ * @param {string} tag
+ * @param {Record<string, any>} props
+ * @param {any[]} children
+ * @returns {any}
+ */
 export function svg(tag, props = {}, ...children) {
   return build(document.createElementNS(SVG, tag), props, children);
 }
@@ -29,7 +43,12 @@ export function setVars(element, vars) {
   for (const [name, value] of Object.entries(vars)) element.style.setProperty(name, String(value));
 }
 
-/** The element with an id, which is there. */
+/**
+ * The element with an id, which is there.
+ *
+ * @param {string} id
+ * @returns {any}
+ */
 export function byId(id) {
   return document.getElementById(id);
 }

@@ -5,7 +5,12 @@ export const PLACES = ["all", "prompt", "generated"];
 export const NUMBERS = ["temperature", "top_p", "top_k", "min_p", "max_tokens", "seed"];
 const TABS = ["chat", "complete", "sweep", "cartridges", "make"];
 
-/** What the server offers; filled once it has been asked. */
+/**
+ * What the server offers; filled once it has been asked.
+ *
+ * @type {{ base: string, hasTemplate: boolean, trains: boolean,
+ *   cartridges: import("./schema").CartridgeInfo[], leftOut: import("./schema").LeftOutFile[] }}
+ */
 export const world = { base: "", hasTemplate: true, cartridges: [], leftOut: [], trains: false };
 
 /** What the user has set up. */

@@ -55,7 +55,7 @@ export function drawTalk() {
   byId("prompt-label").textContent = LABELS[kind()];
   byId("hint").textContent = HINTS[kind()];
   byId("prompt").value = state.draft;
-  for (const element of document.querySelectorAll('[data-only="chat"]')) element.hidden = kind() !== "chat";
+  byId("system").parentElement.hidden = kind() !== "chat";
   const turns = pathOf(ROOTS[kind()]);
   for (const turn of turns) drawVersions(turn);
   byId("turns").replaceChildren(...turns.map((turn) => turn.element));
