@@ -6,6 +6,8 @@ Run by `make demo` after `llamacart train`; takes the folder of the cartridge.
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import subprocess
 import sys
 import time
@@ -18,7 +20,6 @@ from rich.table import Table
 
 PROMPTS = ("In the summer we like to", "The best way to learn a new language is")
 PORT = 8081
-BROWSE = "llamacart serve --model demo --cartridges demo"
 URL = f"http://127.0.0.1:{PORT}"
 
 
@@ -64,10 +65,21 @@ def main() -> None:
                 texts.append(call("/v1/completions", body)["choices"][0]["text"].strip())
             table.add_row(prompt, *texts)
         Console(width=110).print(table)
-        print(f"In a browser: {BROWSE}, then open http://127.0.0.1:8080/")
     finally:
         server.terminate()
         server.wait()
+    print(how_to_browse(folder))
+
+
+def how_to_browse(folder: Path) -> str:
+    """What starts the page, where cartridges can be made too, with a key of its own."""
+    key = secrets.token_hex(4)
+    program = os.path.relpath(Path(sys.executable).with_name("llamacart"))
+    return (
+        f"The same in a browser, and a cartridge of your own (its key is {key}): run\n"
+        f"  {program} serve --model demo --cartridges {folder} --train-jobs --admin-key {key}\n"
+        "and open http://127.0.0.1:8080/"
+    )
 
 
 if __name__ == "__main__":

@@ -62,8 +62,14 @@ async function send(path, { method, content, type, signal = undefined }) {
     const needsKey = error.status === 401 || error.code === "admin_key_needed";
     // Another request may have been given a key while this one was under way.
     if (needsKey && sessionStorage.getItem(STORED) !== sent) continue;
-    if (!needsKey || !(await askForKey(error.message))) throw error;
+    if (!needsKey || !(await askForKey(reasonFor(error, sent)))) throw error;
   }
+}
+
+/** Why a key is asked for; the server's own words are for programs. */
+function reasonFor(error, sent) {
+  const wanted = error.status === 401 ? "an API key" : "its admin key";
+  return `${sent ? "That key is not the right one. " : ""}The server needs ${wanted}.`;
 }
 
 async function errorOf(response) {

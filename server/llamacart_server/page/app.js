@@ -140,4 +140,8 @@ addEventListener("back", () =>
   }),
 );
 // A file that misses its place would take the page's, and every conversation with it.
-for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
+for (const name of ["dragover", "drop"]) {
+  addEventListener(name, (event) => {
+    if (event.dataTransfer.types.includes("Files")) event.preventDefault();
+  });
+}

@@ -28,7 +28,7 @@ export function bindCards(changed, open) {
   section.addEventListener("drop", (event) => {
     event.preventDefault();
     form.classList.remove("over");
-    addAll([...event.dataTransfer.files]);
+    if (event.dataTransfer.files.length) addAll([...event.dataTransfer.files]);
   });
 }
 

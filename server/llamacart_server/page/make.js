@@ -111,8 +111,10 @@ export async function watch() {
   try {
     jobs = (await call("v1/train_jobs")).data;
   } catch (error) {
+    if (mine !== round) return;
     say(error.message, true);
-    // A server that comes back is asked again then; see `watchOn`.
+    // A key that is missing stays missing; all else may pass.
+    if (error.status === 0 || error.status === 429 || error.status >= 500) timer = setTimeout(watch, POLL_AWAY_MS);
     return;
   }
   // Another round has begun meanwhile, and knows more.

@@ -133,8 +133,9 @@ function drawVersions(turn) {
       onclick: () => {
         turn.parent.chosen = there;
         drawTalk();
-        // The same button of the version that is shown now.
-        turn.parent.next[there].versions.querySelector(`[aria-label="${label}"]`).focus();
+        // The same button of the version that is shown now, or the other where that was the last.
+        const { versions } = turn.parent.next[there];
+        (versions.querySelector(`[aria-label="${label}"]:enabled`) ?? versions.querySelector(":enabled")).focus();
       },
     }, text);
   turn.versions.replaceChildren(

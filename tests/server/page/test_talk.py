@@ -100,8 +100,9 @@ def test_a_key_is_asked_for_until_it_is_right(visit, fake_url, engine):
     url = fake_url(api_key=["right"])
     visited = visit(url, waits_for="#key-dialog[open]")
     browser = visited.page
-    for key in ("wrong", "right"):
-        assert "API key" in browser.locator("#key-reason").inner_text()
+    needed = "The server needs an API key."
+    for key, reason in (("wrong", needed), ("right", f"That key is not the right one. {needed}")):
+        browser.get_by_text(reason, exact=True).wait_for()
         browser.fill("#key-input", key)
         browser.locator("#key-dialog").get_by_role("button", name="Use").click()
     browser.wait_for_selector(".head")
@@ -139,6 +140,24 @@ def test_the_server_goes_and_comes_back(page, engine):
     browser.wait_for_selector("#gone", state="hidden")
     page.send("b")
     assert page.texts() == ["", "", "hello", "hello"]
+
+
+def test_an_answer_that_breaks_off_keeps_what_came(page, engine):
+    """A proxy, or the server, cuts it in the middle of an event."""
+    event = json.dumps({"choices": [{"text": "hel", "finish_reason": None}]})
+    page.page.route(
+        "**/v1/completions",
+        lambda route: route.fulfill(
+            content_type="text/event-stream", body=f"data: {event}\n\ndata: {event[:20]}"
+        ),
+    )
+    page.send("a")
+    assert page.texts() == ["hel", "hel"]
+    errors = page.page.locator(".answer .error:visible").all_inner_texts()
+    assert errors == ["the server broke off", "the server broke off"]
+    page.page.unroute("**/v1/completions")
+    page.send("b")
+    assert page.texts()[2:] == ["hello", "hello"]
 
 
 def test_an_error_of_the_server_is_told_in_its_words(page, engine):
