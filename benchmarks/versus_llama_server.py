@@ -21,7 +21,7 @@ token. Ours is sent `model: base:cartridge@α`, llama-server `lora: [{"id": 0, "
 differ in α (it batches requests only where id and scale agree). Make a LoRA of the cartridge and
 start llama-server with it:
 
-    python benchmarks/cartridge_to_lora.py demo/french.gguf french-lora.gguf
+    llamacart export demo/french.gguf --to gguf-lora --alpha 1 -o french-lora.gguf
     llama-server -m MODEL -t 2 -np 16 -c 8192 --cache-ram 0 --port 8090 --lora french-lora.gguf
 
 Requests without an adapter then name it at scale 0, at which llama.cpp leaves it out of the graph.

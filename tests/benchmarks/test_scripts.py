@@ -6,22 +6,17 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import cartridge_to_lora
 import drain
-import gguf
-import numpy as np
 import pytest
 import shared_machine
 import training_time
 import vanish
 import versus_llama_server
 
-from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart_trainer.recipe.recipe import TextPair
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    pass
 
 METRICS = """# HELP llamacart_requests_running Requests that are computed.
 # TYPE llamacart_requests_running gauge
@@ -68,38 +63,6 @@ def test_strengths_differ() -> None:
     strengths = versus_llama_server.strengths_of(16)
     assert len(set(strengths)) == 16
     assert 0.6 < min(strengths) < max(strengths) == 1.0
-
-
-@pytest.mark.parametrize(("kind", "tolerance"), [("f32", 1e-6), ("f16", 2e-3), ("q8_0", 2e-2)])
-def test_lora_is_the_cartridges_linear_part(
-    tiny_path: Callable[..., Path], tmp_path: Path, kind: str, tolerance: float
-) -> None:
-    model, rng = tiny_path(), np.random.default_rng(0)
-    neurons = np.array([3, 4, 50, 95])
-    weight = rng.normal(size=(4, 96))
-    layer_map = LayerMap.from_dense(1, neurons, weight, rng.normal(size=4))
-    shift = LayerMap(2, neurons.astype(np.int32), None, np.ones(4, np.float32))
-    fingerprint = Fingerprint("llama", 3, 96, 64, "00" * 32)
-    cartridge = Cartridge(Metadata("style"), fingerprint, (layer_map, shift))
-    target = tmp_path / "lora.gguf"
-    assert cartridge_to_lora.write_lora(cartridge, model, target, kind) == target.stat().st_size
-
-    reader = gguf.GGUFReader(target)
-    fields = {name: field.contents() for name, field in reader.fields.items()}
-    assert fields["general.type"] == "adapter"
-    assert fields["adapter.type"] == "lora"
-    assert fields["adapter.lora.alpha"] == 0.0
-    assert fields["general.architecture"] == "llama"
-    a, b = (gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors)
-    names = [t.name for t in reader.tensors]
-    assert names == [f"blk.1.ffn_down.weight.lora_{part}" for part in "ab"]
-
-    down = next(t for t in gguf.GGUFReader(model).tensors if t.name == "blk.1.ffn_down.weight").data
-    h = rng.normal(size=96).astype(np.float32)
-    steered = h.copy()
-    steered[neurons] += layer_map.dense_delta(96) @ h  # no bias
-    expected = down @ steered - down @ h
-    np.testing.assert_allclose(b @ (a @ h), expected, atol=tolerance * np.abs(expected).max())
 
 
 def text(finish_reason: str | None = None) -> str:

@@ -23,6 +23,7 @@ from llamacart.llama.context import Context
 from llamacart.llama.sites import RESIDUAL_OUTPUT
 from llamacart.llama.tap import Tap
 from llamacart.passes.batching import ROWS_PER_DECODE, as_batch, fillings, rows_of
+from llamacart.passes.lora import LoraAdapter
 from llamacart.passes.watching import computed
 
 if TYPE_CHECKING:
@@ -55,8 +56,12 @@ class ControlDose:
     alpha: float
 
 
-def apply_control(context: Context, dose: ControlDose | None) -> None:
-    """Let `dose` act on all rows that `context` decodes from now on; None ends it.
+Control = ControlDose | LoraAdapter
+"""What llama.cpp itself adds to all rows of a context: a control vector or a LoRA."""
+
+
+def apply_control(context: Context, dose: Control | None) -> None:
+    """Let `dose` act on all rows that `context` decodes from now on; None ends a control vector.
 
     Raises:
         AlphaError: α is not finite or beyond ±10.
@@ -64,6 +69,9 @@ def apply_control(context: Context, dose: ControlDose | None) -> None:
         EngineError: llama.cpp refuses it.
     """
     model = context.model
+    if isinstance(dose, LoraAdapter):
+        dose.apply(context)
+        return
     if dose is None:
         llama_cpp.llama_set_adapter_cvec(context.handle, None, 0, model.n_embd, -1, -1)
         return

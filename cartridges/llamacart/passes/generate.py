@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llamacart.llama.model import Model
-    from llamacart.passes.control_vector import ControlDose
+    from llamacart.passes.control_vector import Control
     from llamacart.values.steering import Steering
 
     Choose = Callable[[int, NDArray[np.float32]], int]
@@ -48,7 +48,7 @@ def greedy(
     n_tokens: int | Sequence[int],
     *,
     steering: Steering = UNSTEERED,
-    control: ControlDose | None = None,
+    control: Control | None = None,
     is_over: IsOver | None = None,
     n_threads: int | None = None,
 ) -> list[list[int]]:
@@ -60,7 +60,7 @@ def greedy(
         n_tokens: How many to generate, for all or for each; fewer come back where the model
             ends its text.
         steering: What acts on every row.
-        control: A control vector that acts on every row beside it.
+        control: A control vector or a LoRA that acts on every row beside it.
         is_over: Whether a continuation needs no further token; one that ends in a text that its
             reader stops at, say.
         n_threads: Threads for compute.
@@ -140,7 +140,7 @@ def _continue(
     counts: Sequence[int],
     choose: Choose,
     steering: Steering,
-    control: ControlDose | None,
+    control: Control | None,
     n_threads: int | None,
     is_over: IsOver | None = None,
 ) -> list[list[int]]:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from llamacart.llama.model import Model
     from llamacart.passes.batching import Row
-    from llamacart.passes.control_vector import ControlDose
+    from llamacart.passes.control_vector import Control
     from llamacart.values.steering import Steering
 
     LogitsVisitor = Callable[[int, int, NDArray[np.float32]], None]
@@ -49,7 +49,7 @@ LEAST_SHARED = 8
 
 @dataclass(frozen=True)
 class Reference:
-    """Logits of the unsteered model on fixed texts, for `score_texts`.
+    """Logits of one steering of the model on fixed texts, for `score_texts`.
 
     Attributes:
         sequences: Token ids of the texts.
@@ -83,7 +83,7 @@ def visit_logits(
     *,
     only: Sequence[Container[int]] | None = None,
     steering: Steering = UNSTEERED,
-    control: ControlDose | None = None,
+    control: Control | None = None,
     n_threads: int | None = None,
 ) -> None:
     """Run sequences and show the logits after row `first_rows[s]` of each and all later rows.
@@ -95,7 +95,7 @@ def visit_logits(
         visitor: Called in order of sequences and rows.
         only: For each sequence those of its rows from the first on that are wanted; None for all.
         steering: What acts on every row.
-        control: A control vector that acts on every row beside it.
+        control: A control vector or a LoRA that acts on every row beside it.
         n_threads: Threads for compute.
 
     Raises:
@@ -169,7 +169,7 @@ def log_likelihoods(
     continuations: Sequence[Sequence[int]],
     *,
     steering: Steering = UNSTEERED,
-    control: ControlDose | None = None,
+    control: Control | None = None,
     n_threads: int | None = None,
 ) -> list[NDArray[np.float64]]:
     """Log-probability of every token of given continuations, in nats.
@@ -213,9 +213,13 @@ def log_likelihoods(
 
 
 def reference(
-    model: Model, sequences: Sequence[Sequence[int]], *, n_threads: int | None = None
+    model: Model,
+    sequences: Sequence[Sequence[int]],
+    *,
+    steering: Steering = UNSTEERED,
+    n_threads: int | None = None,
 ) -> Reference:
-    """The unsteered model's logits on `sequences`: Σ (T − 1) rows of 2 V bytes."""
+    """The model's logits on `sequences`, unsteered or not: Σ (T − 1) rows of 2 V bytes."""
     total = sum(len(sequence) - 1 for sequence in sequences)
     kept = np.zeros((total, model.n_vocab), np.float16)
     starts = np.cumsum([0, *(len(sequence) - 1 for sequence in sequences)])
@@ -223,7 +227,14 @@ def reference(
     def keep(s: int, row: int, logits: NDArray[np.float32]) -> None:
         kept[starts[s] + row] = below_the_largest(logits)
 
-    visit_logits(model, _heads(sequences), [0] * len(sequences), keep, n_threads=n_threads)
+    visit_logits(
+        model,
+        _heads(sequences),
+        [0] * len(sequences),
+        keep,
+        steering=steering,
+        n_threads=n_threads,
+    )
     return Reference(tuple(map(tuple, sequences)), kept)
 
 
@@ -233,10 +244,10 @@ def score_texts(
     *,
     against: Reference | None = None,
     steering: Steering = UNSTEERED,
-    control: ControlDose | None = None,
+    control: Control | None = None,
     n_threads: int | None = None,
 ) -> TextScores:
-    """Log-likelihood of texts, and KL to the unsteered model where a reference is given.
+    """Log-likelihood of texts, and KL to the model of a reference where one is given.
 
     Args:
         model: The model.

@@ -47,6 +47,27 @@ class Remote:
             cards: list[dict[str, Any]] = json.load(response)["data"]
             return cards
 
+    def lora_adapters(self) -> list[dict[str, Any]]:
+        """The LoRA adapters that a llama-server has loaded; none where it is another server."""
+        try:
+            with self._open("/lora-adapters") as response:
+                found = json.load(response)
+        except (RemoteError, ValueError):
+            return []
+        return [own for own in found if isinstance(own, dict)] if isinstance(found, list) else []
+
+    def completion(self, body: dict[str, Any]) -> str:
+        """The text of an answer of `POST /v1/completions`.
+
+        Raises:
+            RemoteError: The server refuses, or what it answers is no completion.
+        """
+        with self._open("/v1/completions", body) as response:
+            try:
+                return str(json.load(response)["choices"][0]["text"])
+            except (ValueError, LookupError, TypeError) as error:
+                raise RemoteError(f"{self.url} answers with no completion: {error!r}") from None
+
     def chat(self, body: dict[str, Any]) -> Iterator[str]:
         """The text of a streamed chat answer, piece by piece.
 
