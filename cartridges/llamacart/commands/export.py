@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ from llamacart.commands.terminal import plain_console
 from llamacart.disk.whole import check_folder, check_target
 from llamacart.errors import InputError
 from llamacart.export.adapter import check_travels
-from llamacart.export.check import Agreement, compare
+from llamacart.export.check import compare
 from llamacart.export.control import directions_of
 from llamacart.export.exporting import choose_texts, make_adapter
 from llamacart.export.folders import (
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from llamacart.cartridge import Cartridge
     from llamacart.export.adapter import Adapter
     from llamacart.export.exporting import Texts
+    from llamacart.passes.control_vector import Control
 
 Format = Literal["gguf-lora", "peft", "mlx", "cvec"]
 StoredAs = Literal["f16", "f32", "q8_0"]
@@ -117,68 +118,108 @@ def export(
     strength = cartridge.metadata.default_alpha if alpha is None else check_alpha(alpha)
     if not cartridge.layers or strength == 0:
         raise InputError(f"cartridge {cartridge.name!r} does nothing at alpha {strength:g}")
-    openings = None if texts is None else _lines(texts, "--texts")
-    asked = None if prompts is None else _lines(prompts, "--prompts")
-    dose = Dose(cartridge, strength)
+    wanted = _Wanted(
+        Dose(cartridge, strength),
+        to,
+        output,
+        stored,
+        layers_at,
+        _rank(cartridge) if folder and rank is None else rank,
+        fold=not no_bias,
+        check=check,
+        threads=threads,
+        given=None if texts is None else _lines(texts, "--texts"),
+        prompts=None if prompts is None else _lines(prompts, "--prompts"),
+    )
+    report: dict[str, Any] = {"cartridge": cartridge.name, "to": to, "alpha": strength}
     with Model(model, gpu_layers=gpu_layers, batch_invariant=False) as loaded:
         check_fits(cartridge, loaded.fingerprint, force=force)
+        report |= (_control_vector if to == "cvec" else _lora)(loaded, wanted)
+    _tell(report | {"output": str(output)}, as_json=as_json)
 
-        def drawn() -> Texts:
-            return choose_texts(loaded, dose, given=openings, prompts=asked, n_threads=threads)
 
-        report: dict[str, Any] = {"cartridge": cartridge.name, "to": to, "alpha": strength}
-        if to == "cvec":
-            directions = directions_of(cartridge, loaded, strength)
-            size = write_control_vector(directions, loaded.architecture, output)
-            if check:
-                vector = ControlDose(ControlVector(directions), 1.0)
-                report["check"] = asdict(compare(loaded, dose, vector, drawn(), n_threads=threads))
-        else:
-            chosen = drawn()
-            adapter, residuals = make_adapter(
-                loaded,
-                dose,
-                chosen,
-                rank=_rank(cartridge) if folder and rank is None else rank,
-                uniform=folder,
-                fold=not no_bias,
-                n_threads=threads,
-            )
-            size = _write(adapter, to, output, stored, layers_at)
-            report |= {"rank": adapter.rank, "layers": [asdict(r) for r in residuals]}
-            if check:
-                found = _measured(loaded, dose, adapter, chosen, stored, threads)
-                report["check"] = asdict(found)
-    report |= {"output": str(output), "bytes": size}
-    _tell(report, as_json=as_json)
+@dataclass(frozen=True)
+class _Wanted:
+    """What was asked for, checked."""
+
+    dose: Dose
+    to: Format
+    output: Path
+    stored: StoredAs
+    layers_at: str
+    rank: int | None
+    fold: bool
+    check: bool
+    threads: int | None
+    given: list[str] | None
+    prompts: list[str] | None
+
+    def texts(self, model: Model) -> Texts:
+        """Those to fit and measure on."""
+        _say("the steered model writes texts to fold the bias and to measure on")
+        return choose_texts(
+            model, self.dose, given=self.given, prompts=self.prompts, n_threads=self.threads
+        )
+
+    def compared(self, model: Model, control: Control, texts: Texts) -> dict[str, Any]:
+        """What the adapter does beside the cartridge."""
+        _say("the adapter runs beside the cartridge")
+        return asdict(compare(model, self.dose, control, texts, n_threads=self.threads))
+
+
+def _control_vector(model: Model, wanted: _Wanted) -> dict[str, Any]:
+    directions = directions_of(wanted.dose.cartridge, model, wanted.dose.alpha)
+    report: dict[str, Any] = {
+        "bytes": write_control_vector(directions, model.architecture, wanted.output)
+    }
+    if wanted.check:
+        vector = ControlDose(ControlVector(directions), 1.0)
+        report["check"] = wanted.compared(model, vector, wanted.texts(model))
+    return report
+
+
+def _lora(model: Model, wanted: _Wanted) -> dict[str, Any]:
+    texts = wanted.texts(model)
+    _say("layers are fitted")
+    adapter, residuals = make_adapter(
+        model,
+        wanted.dose,
+        texts,
+        rank=wanted.rank,
+        uniform=wanted.to != "gguf-lora",
+        fold=wanted.fold,
+        n_threads=wanted.threads,
+    )
+    report = {
+        "rank": adapter.rank,
+        "layers": [asdict(residual) for residual in residuals],
+        "bytes": _write(adapter, wanted),
+    }
+    if wanted.check:
+        # The matrices of a folder are the same ones.
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "adapter.gguf"
+            write_lora(adapter, path, wanted.stored)
+            with LoraAdapter(model, path) as lora:
+                report["check"] = wanted.compared(model, lora, texts)
+    return report
 
 
 def _rank(cartridge: Cartridge) -> int:
     """The rank of a folder that all layers share."""
-    return vllm_rank(max(len(m.neurons) if m.delta else 1 for m in cartridge.layers))
+    return vllm_rank(max(1 if m.delta is None else len(m.neurons) for m in cartridge.layers))
 
 
-def _write(adapter: Adapter, to: Format, output: Path, stored: StoredAs, layers_at: str) -> int:
-    if to == "gguf-lora":
-        return write_lora(adapter, output, stored)
-    write = write_peft if to == "peft" else write_mlx
-    return write(adapter, output, kind=stored, layers_at=layers_at)
+def _write(adapter: Adapter, wanted: _Wanted) -> int:
+    if wanted.to == "gguf-lora":
+        return write_lora(adapter, wanted.output, wanted.stored)
+    write = write_peft if wanted.to == "peft" else write_mlx
+    return write(adapter, wanted.output, kind=wanted.stored, layers_at=wanted.layers_at)
 
 
-def _measured(
-    model: Model,
-    dose: Dose,
-    adapter: Adapter,
-    texts: Texts,
-    stored: StoredAs,
-    threads: int | None,
-) -> Agreement:
-    """What the matrices do in llama.cpp; those of a folder are the same ones."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "adapter.gguf"
-        write_lora(adapter, path, stored)
-        with LoraAdapter(model, path) as lora:
-            return compare(model, dose, lora, texts, n_threads=threads)
+def _say(line: str) -> None:
+    """What goes on, for who waits."""
+    typer.echo(f"{line} …", err=True)
 
 
 def _lines(path: Path, option: str) -> list[str]:

@@ -47,6 +47,7 @@ def test_formats(files, tiny_model, to) -> None:
     assert done.exit_code == 0
     assert f"out: {to} of style at alpha 1" in done.output
     assert "KL to the cartridge" in done.output
+    assert "layers are fitted" in done.stderr
     assert "of 2 greedy texts are equal" in done.output
     assert ("verify-export" in done.output) == (to != "gguf-lora")
     assert (files / "out").is_dir() == (to != "gguf-lora")
@@ -58,7 +59,7 @@ def test_json(files, tiny_model) -> None:
         files, tiny_model, "c.gguf", "--to", "gguf-lora", "-o", out, "--json", "--rank", "2",
         "--alpha", "0.5", "--no-bias", "--prompts", str(files / "texts"),
     )  # fmt: skip
-    found = json.loads(done.output)
+    found = json.loads(done.stdout)
     assert found["alpha"] == 0.5
     assert [(r["layer"], r["rank"], r["bias"]) for r in found["layers"]] == [(0, 2, 1), (2, 2, 1)]
     assert found["bytes"] == (files / "out.gguf").stat().st_size
@@ -68,7 +69,7 @@ def test_json(files, tiny_model) -> None:
 def test_a_mean_shift_as_a_control_vector(files, tiny_model) -> None:
     out = str(files / "out.gguf")
     done = run(files, tiny_model, "s.gguf", "--to", "cvec", "-o", out, "--check", "--json")
-    found = json.loads(done.output)
+    found = json.loads(done.stdout)
     assert found["check"]["kl"] < 1e-5 < found["check"]["kl_unsteered"]
     assert found["check"]["equal"] == found["check"]["prompts"] == 2
 
