@@ -40,6 +40,7 @@ class ServedModel:
         n_ctx: Most tokens of prompt and answer together.
         tokenizer: The model's vocabulary.
         template: Its chat template.
+        weights_hash: Tells its weights from those of another fine-tune; empty where unknown.
         created: When it was loaded, Unix time.
     """
 
@@ -48,6 +49,7 @@ class ServedModel:
     n_ctx: int
     tokenizer: Tokenizer
     template: ChatTemplate
+    weights_hash: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property

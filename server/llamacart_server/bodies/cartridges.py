@@ -171,12 +171,15 @@ class CartridgeList(BaseModel):
         data: The cartridges.
         left_out: Files of the folder that are none.
         train_jobs: Whether the server makes cartridges too.
+        weights_hash: That of the model that is served, as in `made_for`; `--force` alone takes
+            cartridges of another.
     """
 
     object: Literal["list"] = "list"
     data: list[CartridgeInfo]
     left_out: list[LeftOutFile]
     train_jobs: bool
+    weights_hash: str
 
 
 class CartridgeDeleted(BaseModel):

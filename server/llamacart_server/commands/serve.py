@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path  # typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -186,6 +187,7 @@ def build(
     for cartridge in library:
         engine.load(cartridge)
     served = describe(model, runner.n_ctx, settings.chat_template)
+    served = replace(served, weights_hash=model.fingerprint.weights_hash)
     logger.info("%s: chat template %s", served.id, served.template.source)
     return create_app(engine, library, served, settings, embedder), served, library
 

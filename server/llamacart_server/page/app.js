@@ -22,6 +22,7 @@ async function load() {
   world.cartridges = cartridges.data;
   world.leftOut = cartridges.left_out;
   world.trains = cartridges.train_jobs;
+  world.weightsHash = cartridges.weights_hash;
   byId("make-tab").hidden = !world.trains;
   byId("model").textContent = base.id;
 }
@@ -140,8 +141,8 @@ addEventListener("back", () =>
   }),
 );
 // A file that misses its place would take the page's, and every conversation with it.
-for (const name of ["dragover", "drop"]) {
-  addEventListener(name, (event) => {
-    if (event.dataTransfer.types.includes("Files")) event.preventDefault();
-  });
-}
+const keepPage = (event) => {
+  if (event.dataTransfer.types.includes("Files")) event.preventDefault();
+};
+addEventListener("dragover", keepPage);
+addEventListener("drop", keepPage);

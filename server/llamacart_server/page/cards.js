@@ -91,6 +91,7 @@ function card(cartridge) {
       {},
       fact("own α", shown(cartridge.default_alpha)),
       fact("made for", `${kind}, weights ${cartridge.made_for.weights_hash.slice(0, 12)}`),
+      ...otherWeights(cartridge.made_for),
       fact("acts on", `${cartridge.active_neurons} neurons in ${cartridge.layers.length} layers`),
       ...(cartridge.when.length ? [fact("waits for", waitsFor(cartridge.when))] : []),
       fact("size", `${shown(cartridge.size_bytes / 1e6)} MB`),
@@ -115,6 +116,12 @@ function fact(name, value) {
 function counts(diagnostics) {
   const names = ["pairs", "answers", "facts", "neutral texts"];
   return names.filter((name) => Number.isFinite(diagnostics[name])).map((name) => `${diagnostics[name]} ${name}`);
+}
+
+/** What the model is, where it is not the one that a cartridge was made for. */
+function otherWeights({ weights_hash: own }) {
+  if (!world.weightsHash || own === world.weightsHash) return [];
+  return [fact("the model", h("span", { class: "error" }, `has other weights: ${world.weightsHash.slice(0, 12)}`))];
 }
 
 /** The texts from which on a cartridge acts. */

@@ -8,10 +8,10 @@ const TABS = ["chat", "complete", "sweep", "cartridges", "make"];
 /**
  * What the server offers; filled once it has been asked.
  *
- * @type {{ base: string, hasTemplate: boolean, trains: boolean,
+ * @type {{ base: string, hasTemplate: boolean, trains: boolean, weightsHash: string,
  *   cartridges: import("./schema").CartridgeInfo[], leftOut: import("./schema").LeftOutFile[] }}
  */
-export const world = { base: "", hasTemplate: true, cartridges: [], leftOut: [], trains: false };
+export const world = { base: "", hasTemplate: true, cartridges: [], leftOut: [], trains: false, weightsHash: "" };
 
 /** What the user has set up. */
 export const state = {

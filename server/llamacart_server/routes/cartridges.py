@@ -64,6 +64,7 @@ def router(service: Service) -> APIRouter:
             data=[CartridgeInfo.of(entry, base_id) for entry in entries],
             left_out=[LeftOutFile(file=left.file, reason=left.reason) for left in left_out],
             train_jobs=service.settings.train_jobs,
+            weights_hash=service.model.weights_hash,
         )
 
     @routes.get(f"{PATH}/{{cartridge_id}}", responses=failures(NotFoundError))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -134,9 +134,10 @@ def fake_url(engine, library, served, live) -> Iterator[Callable[..., str]]:
     """Function from settings to the URL of a server around `engine`, which does as it is told."""
     with ExitStack() as stack:
 
-        def start(**settings: object) -> str:
+        def start(*, weights_hash: str = "", **settings: object) -> str:
             own = CartridgeLibrary(library)  # a test may change it
-            app = create_app(engine, own, served, ServeSettings(**settings))
+            model = replace(served, weights_hash=weights_hash)
+            app = create_app(engine, own, model, ServeSettings(**settings))
             return stack.enter_context(live(app))
 
         yield start

@@ -59,7 +59,7 @@ def library(cartridge_named):
 
 
 def test_what_files_say_is_on_the_cards(visit, fake_url):
-    visited = visit(fake_url())
+    visited = visit(fake_url(weights_hash="f00d" * 16))
     page = visited.page
     page.click("[data-tab=cartridges]")
     card = page.get_by_role("article", name="measured")
@@ -81,7 +81,8 @@ def test_what_files_say_is_on_the_cards(visit, fake_url):
     assert "share of <b>pirates</b>" in card.inner_text()
     card.get_by_text("Search: 12 trials, NLL").click()
     assert "K 8" in card.inner_text()
-    waits = page.get_by_role("article", name="waiting").locator("dd").nth(3)
+    assert "the model\nhas other weights: f00df00df00d" in card.inner_text()
+    waits = page.get_by_role("article", name="waiting").locator("dd").nth(4)
     assert waits.inner_text().startswith("Subject 0, Subject 1, ")
     assert waits.inner_text().endswith("Subject 7 and 2 more")
     for name in HOSTILE:
