@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from layout import ARCHITECTURES, tiny
+from random_cartridge import random_cartridge
 from random_model import byte_vocabulary, write_model
 
-from llamacart.cartridge import Cartridge, LayerMap, Metadata
 from llamacart.errors import UnsupportedModelError
 from llamacart.hook.steering_hook import SteeringHook
 from llamacart.llama.context import Context
@@ -184,21 +184,11 @@ def _reason(error: UnsupportedModelError) -> str:
 # --- steering ----------------------------------------------------------------------------------
 
 
-def random_cartridge(model: Model, seed: int) -> Cartridge:
-    """`N_ACTIVE` neurons in every layer, each moved by a random map."""
-    rng = np.random.default_rng(seed)
-    layers = []
-    for layer in range(model.n_layer):
-        neurons = np.sort(rng.choice(model.n_ff, N_ACTIVE, replace=False))
-        weight = 0.2 * rng.normal(size=(N_ACTIVE, model.n_ff))
-        weight[np.arange(N_ACTIVE), neurons] += 1
-        layers.append(LayerMap.from_dense(layer, neurons, weight, 0.3 * rng.normal(size=N_ACTIVE)))
-    return Cartridge(Metadata(f"random-{seed}"), model.fingerprint, tuple(layers))
-
-
 def _errors(model: Model) -> tuple[float, float, float]:
     """`hook_error`, `pair_error` and `moved`."""
-    steerings: list[Steering] = [(Dose(random_cartridge(model, seed), 0.8),) for seed in (1, 2)]
+    steerings: list[Steering] = [
+        (Dose(random_cartridge(model, seed, neurons=N_ACTIVE, spread=0.2), 0.8),) for seed in (1, 2)
+    ]
     rows = [
         (5 + 31 * sequence + 7 * position, position, sequence)
         for position in range(max(LENGTHS))
