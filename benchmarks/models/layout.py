@@ -68,7 +68,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "xverse": Architecture(heads=("untied",)),
     "internlm2": Architecture(heads=("untied",)),
     "granite": Architecture(keys=_SCALES),
-    "minicpm": Architecture(),
+    "minicpm": Architecture(keys=_SCALES),
     "qwen": Architecture(fused_qkv=True, biases=("attn_qkv",), half_width=True, heads=("untied",)),
     "qwen2": Architecture(biases=_QKV),
     "qwen3": Architecture(head_norms="head"),

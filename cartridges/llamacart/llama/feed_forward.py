@@ -23,7 +23,7 @@ class FeedForward:
     """The end of one layer's FFN: r = x + D h, or r = x + w ⊙ y / rms(y) with y = D h.
 
     Attributes:
-        down: D [E, D], dequantised.
+        down: D [E, D], dequantised, times what the model scales it by (Granite, MiniCPM).
         norm: w [E], the weight of the norm behind it (Gemma 2 and 3, OLMo 2); None where the
             model has none.
         epsilon: What the norm adds to the mean square.
@@ -58,6 +58,9 @@ def feed_forward(model: Weights, layer: int) -> FeedForward:
     block = f"blk.{layer}"
     down = model.tensors.read(f"{block}.ffn_down.weight", (model.n_embd, model.n_ff))
     if f"{block}.post_ffw_norm.weight" not in model.tensors:
+        scale = float(model.metadata(f"{model.architecture}.residual_scale") or 0.0)
+        if scale:  # as in llama.cpp, 0 says that there is none
+            down *= np.float32(scale)
         return FeedForward(down)
     norm = model.tensors.read(f"{block}.post_ffw_norm.weight", (model.n_embd,))
     return FeedForward(down, norm, norm_epsilon(model))

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 NO_GATED_PRODUCT = {"bitnet", "arcee"}
 NO_RESIDUAL = {
-    "granite": "what a layer adds to it is not its FFN's output",
-    "minicpm": "what a layer adds to it is not its FFN's output",
     "phi3": "neither ffn_inp nor sa_out stands beside l_out in all layers",
     "command-r": "neither ffn_inp nor sa_out stands beside l_out in all layers",
     "cohere2": "neither ffn_inp nor sa_out stands beside l_out in all layers",
