@@ -39,7 +39,7 @@ class LoraSettings:
     rank: int = 8
     matrices: str = "q_proj,v_proj"
     rate: float = 1e-3
-    steps: int = 30
+    steps: int = 20
     enough: float = 0.05
     sentences: int = 0
     keep: float = 0.0

@@ -54,8 +54,8 @@ class MemitSettings:
     """
 
     last: int = 6
-    layers: int = 4
-    weight: float = 100.0
+    layers: int = 6
+    weight: float = 5000.0
     null: float = 0.0
     ridge: float = 0.01
     sentences: int = 2
