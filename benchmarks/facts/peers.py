@@ -52,7 +52,11 @@ PEERS = ("unedited", "prompt", "lora", "memit", "alphaedit")
 LONGEST = 128
 """Tokens of a text that other keys are taken from."""
 
-DEFAULTS: dict[str, dict[str, Any]] = {"lora": {}, "memit": {}, "alphaedit": {"null": 0.8, "ridge": 0.1}}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "memit": {},
+    "alphaedit": {"null": 0.8, "ridge": 0.1},
+}
 """Settings that the edits 30 to 59 have chosen, where they are not the classes' own."""
 
 
