@@ -68,7 +68,8 @@ async function send(path, { method, content, type, signal = undefined }) {
 
 /** Why a key is asked for; the server's own words are for programs. */
 function reasonFor(error, sent) {
-  const wanted = error.status === 401 ? "an API key" : "its admin key";
+  const admin = error.code === "admin_key_needed" || error.message.startsWith("the admin key");
+  const wanted = admin ? "its admin key" : "an API key";
   return `${sent ? "That key is not the right one. " : ""}The server needs ${wanted}.`;
 }
 

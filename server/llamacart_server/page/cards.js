@@ -115,7 +115,7 @@ function fact(name, value) {
 /** How much the fit was made from. */
 function counts(diagnostics) {
   const names = ["pairs", "answers", "facts", "neutral texts"];
-  return names.filter((name) => Number.isFinite(diagnostics[name])).map((name) => `${diagnostics[name]} ${name}`);
+  return names.filter((name) => diagnostics[name] > 0).map((name) => `${diagnostics[name]} ${name}`);
 }
 
 /** What the model is, where it is not the one that a cartridge was made for. */

@@ -109,7 +109,7 @@ function meanOfLast(choice, n) {
 function row(answer, alpha) {
   const text = new TokenText(answer);
   answer.element = text.element;
-  const error = h("p", { class: "error" });
+  const error = h("p", { class: "error", hidden: true });
   const element = h(
     "article",
     { class: "answer", "aria-label": `Text at α ${alpha}`, "data-alpha": alpha },
@@ -119,6 +119,7 @@ function row(answer, alpha) {
   );
   const paint = () => {
     text.paint();
+    error.hidden = !answer.error;
     error.textContent = answer.error;
   };
   return { element, paint };

@@ -65,6 +65,10 @@ def test_what_files_say_is_on_the_cards(visit, fake_url):
     card = page.get_by_role("article", name="measured")
     assert card.locator(".bar").count() == 1
     card.get_by_text("Measured: behaviour 0.75 at α 1").click()
+    for width in (1280, 360):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert card.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
+        assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
     plots = card.locator(".evaluation figure").evaluate_all(
         "all => all.map(f => [...f.querySelectorAll('circle')]"
         ".map(c => [Number(c.dataset.x), Number(c.dataset.y), c.classList.contains('hollow')]))"

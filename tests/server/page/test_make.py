@@ -14,7 +14,7 @@ def page(visit, fake_url, trainer):
     """The view on a server that trains, its key given."""
     visited = visit(fake_url(admin_key="boss", train_jobs=True))
     visited.page.click("#make-tab")
-    visited.page.wait_for_selector("#key-dialog[open]")
+    visited.page.get_by_text("The server needs its admin key.", exact=True).wait_for()
     visited.page.fill("#key-input", "boss")
     visited.page.locator("#key-dialog").get_by_role("button", name="Use").click()
     return visited.page
