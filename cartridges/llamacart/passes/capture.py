@@ -19,7 +19,7 @@ from llamacart.passes.batching import ROWS_PER_DECODE, as_batch, fillings, rows_
 from llamacart.passes.watching import computed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -95,14 +95,15 @@ def forward(
     node: str | None = None,
     beside: Beside | None = None,
     ends_only: bool = False,
+    logits: Callable[[int, NDArray[np.float32]], None] | None = None,
     copy: bool = False,
 ) -> None:
     """Show `visitor` the gated product of the given layers for all rows of all sequences.
 
     llama.cpp computes the last layer only for rows whose logits are asked for, and reserves
     n_vocab floats for each. Where the last layer is wanted the rows therefore go in slices that
-    keep this under `LOGITS_BUDGET`; the logits themselves are never computed, because nothing
-    after the last wanted layer is.
+    keep this under `LOGITS_BUDGET`; the logits themselves are computed only where somebody reads
+    them, because nothing after the last wanted layer is.
 
     Args:
         model: The model.
@@ -118,6 +119,8 @@ def forward(
         beside: Another node of each layer and its reader; see `Tap`.
         ends_only: Show the last layer for the last row of each sequence alone, which costs no
             more logits than llama.cpp reserves anyway.
+        logits: With `ends_only`, called for each sequence, in order, with its number and the
+            logits [V] behind its last row, valid during the call.
         copy: See `Tap`.
     """
     wanted = set(layers)
@@ -131,7 +134,7 @@ def forward(
 
     def shifted(layer: int, rows: NDArray[np.int64], h: NDArray[np.float32]) -> bool:
         go_on = visitor(layer, rows + offset, h)
-        return go_on and layer != last
+        return go_on and (layer != last or logits is not None)
 
     def read(layer: int, rows: NDArray[np.int64], x: NDArray[np.float32]) -> None:
         if beside is not None:
@@ -162,6 +165,9 @@ def forward(
                 context.decode(as_batch(rows, shared=max(0, min(shared - offset, len(rows)))))
                 offset += len(rows)
                 computed(len(rows))
+                for place, row in enumerate(rows if logits is not None else ()):
+                    if logits is not None and row.output:
+                        logits(run.start + row.sequence, context.logits(place))
 
 
 def capture(

@@ -151,7 +151,7 @@ class SampleBuilder:
             )
         kinds = find_kinds(self.model, subjects, names, n_threads=self.n_threads)
         known = builtin_phrasings()
-        forms = [[form.text for form in known if form.kind in own] for own in kinds]
+        forms = [tuple(form for form in known if form.kind in own) for own in kinds]
         ways = find_phrasings(self.model, facts, forms, ask, n_threads=self.n_threads)
         return FactSamples.of(facts, others, ways, ask, self.model.token_bytes, self.acts)
 

@@ -22,15 +22,22 @@ NameKind = Literal["person", "place", "company", "work", "thing"]
 NAME_KINDS: tuple[NameKind, ...] = get_args(NameKind)
 
 NAME = Form(("name", "kind"))
-PHRASING = Form(("prompt", "kind"))
+PHRASING = Form(("prompt", "kind", "asks"))
 
 
 @dataclass(frozen=True)
 class Name:
-    """A name as it stands within a sentence, or a text with a slot for one, and of what kind."""
+    """A name as it stands within a sentence, or a text with a slot for one.
+
+    Attributes:
+        text: It.
+        kind: What kind of name it is, or asks for something of.
+        asks: What a text with a slot asks for, in a word; nothing where it is a name.
+    """
 
     text: str
     kind: NameKind
+    asks: str = ""
 
 
 def builtin_names(split: Split = "train") -> tuple[Name, ...]:
@@ -55,7 +62,7 @@ def builtin_phrasings() -> tuple[Name, ...]:
     """Texts that ship with the trainer and ask for something of a name, which stands for `{}`.
 
     Returns:
-        They, with the kind of name that each asks for something of.
+        They, with the kind of name that each asks for something of, and for what.
     """
     with as_file(files("llamacart_trainer").joinpath("phrasings.jsonl")) as path:
         return _read(path, PHRASING)
@@ -86,7 +93,8 @@ def _read(path: Path, form: Form) -> tuple[Name, ...]:
         text = text_of(record, key, where)
         if text in names:
             raise RecipeError(f"{where}: {key!r} has value {shown(text)}, which stands above too")
-        names[text] = Name(text, kind)
+        asks = text_of(record, "asks", where) if "asks" in form.required else ""
+        names[text] = Name(text, kind, asks)
     if not names:
         raise RecipeError(f"{path}: no names")
     return tuple(names.values())

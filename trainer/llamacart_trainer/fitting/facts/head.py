@@ -14,7 +14,6 @@ from llamacart.errors import UnsupportedModelError
 from llamacart.llama.feed_forward import norm_epsilon, reader_norms
 from llamacart.llama.sites import RESIDUAL_OUTPUT
 from llamacart.passes.capture import forward
-from llamacart.passes.scoring import visit_logits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +71,7 @@ def read_ends(
             streams[last[row]] = stream
         return True
 
-    def choose(text: int, _row: int, logits: Floats) -> None:
+    def choose(text: int, logits: Floats) -> None:
         best = np.argpartition(-logits, n_rivals - 1)[:n_rivals]
         likely[text], found[text] = best, logits[best]
 
@@ -84,8 +83,8 @@ def read_ends(
         n_threads=n_threads,
         node=RESIDUAL_OUTPUT,
         ends_only=True,
+        logits=choose,
     )
-    visit_logits(model, texts, [len(text) - 1 for text in texts], choose, n_threads=n_threads)
     return Ends(streams, likely, found)
 
 

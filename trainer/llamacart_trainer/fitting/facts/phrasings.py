@@ -4,6 +4,9 @@ Texts with a slot for a name ship with the trainer. Filled with a fact's subject
 model expect something. Where it expects what it expects behind the fact's own prompt, the text asks
 the same: Σ √(p q) over the next token, the Bhattacharyya coefficient of the two distributions, is
 near 1. Nobody has to say what a relation is, and an invented subject will do.
+
+The texts are sorted by what they ask for. One of each sort is tried, once for each prompt whatever
+the subject, and with each subject only the sorts that came nearest.
 """
 
 from __future__ import annotations
@@ -16,12 +19,13 @@ import numpy as np
 from llamacart.passes.scoring import visit_logits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from llamacart.llama.model import Model
     from llamacart_trainer.recipe.facts import Fact
+    from llamacart_trainer.recipe.names import Name
 
     Coefficients = NDArray[np.float64]
     Floats = NDArray[np.float32]
@@ -32,6 +36,12 @@ SAME = 0.6
 
 OTHER = 0.5
 """Coefficient below which it asks something else."""
+
+NEAR = 0.35
+"""Coefficient of one text from which on the others of its sort are tried."""
+
+SORTS = 5
+"""Sorts of which all texts are tried: the likest ones."""
 
 MOST_SAME = 8
 """Texts that ask the same: the likest ones."""
@@ -56,7 +66,7 @@ class Phrasings:
 def find_phrasings(
     model: Model,
     facts: Sequence[Fact],
-    forms: Sequence[Sequence[str]],
+    forms: Sequence[tuple[Name, ...]],
     ask: Callable[[str, str], tuple[Text, Text]],
     *,
     n_threads: int | None = None,
@@ -70,11 +80,35 @@ def find_phrasings(
         ask: From a text and what is to follow it to tokens.
         n_threads: Threads for compute.
     """
-    texts = [list(map(fact.filled, own)) for fact, own in zip(facts, forms, strict=True)]
+
+    def tried(fact: Fact, some: Sequence[Name]) -> list[Text]:
+        texts = (fact.text, *(fact.filled(form.text) for form in some))
+        return [ask(text, fact.object)[0] for text in texts]
+
+    pairs = list(zip(facts, forms, strict=True))
+    texts = [[fact.filled(form.text) for form in own] for fact, own in pairs]
+    firsts = {(fact.prompt, own): fact for fact, own in reversed(pairs)}
+    samples = {key: _of_each_sort(key[1]) for key in firsts}
+    given = [tried(fact, samples[key]) for key, fact in firsts.items()]
+    rough = {
+        key: dict(zip(map(_sort, samples[key]), values.tolist(), strict=True))
+        for key, values in zip(firsts, likeness(model, given, n_threads=n_threads), strict=True)
+    }
+    near = [_nearest(rough[fact.prompt, own]) for fact, own in pairs]
+    places = [
+        [n for n, form in enumerate(own) if _sort(form) in sorts]
+        for (_, own), sorts in zip(pairs, near, strict=True)
+    ]
+    given = [
+        tried(fact, [own[n] for n in some]) for (fact, own), some in zip(pairs, places, strict=True)
+    ]
+    fine = likeness(model, given, n_threads=n_threads)
     like = []
-    for fact, own in zip(facts, texts, strict=True):
-        asked = [ask(text, fact.object)[0] for text in (fact.text, *own)]
-        like.append(likeness(model, asked, n_threads=n_threads))
+    for (fact, own), some, exact in zip(pairs, places, fine, strict=True):
+        # Texts that were not tried say neither.
+        values = np.array([min(rough[fact.prompt, own][_sort(form)], OTHER) for form in own])
+        values[some] = exact
+        like.append(values)
     found = []
     for number, fact in enumerate(facts):
         beside = [n for n, other in enumerate(facts) if other.subject == fact.subject]
@@ -93,27 +127,50 @@ def asked_of(fact: Fact) -> list[str]:
     return [fact.filled(text) for text in (*texts, *filter(None, [fact.negated]))]
 
 
-def likeness(model: Model, asked: Sequence[Text], *, n_threads: int | None = None) -> Coefficients:
-    """Coefficients of what is expected behind the first text and behind each other [n − 1].
+def likeness(
+    model: Model, asked: Sequence[Sequence[Text]], *, n_threads: int | None = None
+) -> list[Coefficients]:
+    """Coefficients of what is expected behind the first text of each row and behind its others.
 
     Args:
         model: The model.
-        asked: Token ids; at least one text.
+        asked: Rows of token ids; at least one text in each.
         n_threads: Threads for compute.
+
+    Returns:
+        For each row one coefficient for each text but the first.
     """
     first = np.zeros(0, np.float32)
-    found = np.zeros(len(asked))
+    found = [np.zeros(len(row)) for row in asked]
+    places = [(number, n) for number, row in enumerate(asked) for n in range(len(row))]
 
-    def compare(number: int, _row: int, logits: Floats) -> None:
+    def compare(sequence: int, _row: int, logits: Floats) -> None:
         nonlocal first
+        number, n = places[sequence]
         roots = np.exp((logits - logits.max()) / 2)
         roots /= np.linalg.norm(roots)
-        if number == 0:
+        if n == 0:
             first = roots
-        found[number] = float(first @ roots)
+        found[number][n] = float(first @ roots)
 
-    visit_logits(model, asked, [len(text) - 1 for text in asked], compare, n_threads=n_threads)
-    return found[1:]
+    texts = [text for row in asked for text in row]
+    visit_logits(model, texts, [len(text) - 1 for text in texts], compare, n_threads=n_threads)
+    return [values[1:] for values in found]
+
+
+def _of_each_sort(forms: Sequence[Name]) -> tuple[Name, ...]:
+    """The first text of each sort."""
+    return tuple({_sort(form): form for form in reversed(forms)}.values())
+
+
+def _nearest(rough: Mapping[tuple[str, str], float]) -> set[tuple[str, str]]:
+    """Sorts to be tried with each subject."""
+    best = sorted(rough, key=lambda sort: -rough[sort])[:SORTS]
+    return {sort for sort in best if rough[sort] >= NEAR}
+
+
+def _sort(form: Name) -> tuple[str, str]:
+    return form.kind, form.asks
 
 
 def _told_apart(
