@@ -31,8 +31,8 @@ from rich.console import Console
 from rich.table import Table
 
 from llamacart.llama.model import Model
+from llamacart.machine.memory import default_memory
 from llamacart_trainer.fitting.layer import fit_layer
-from llamacart_trainer.fitting.memory import MAX_MEMORY
 from llamacart_trainer.fitting.settings import FitSettings
 from llamacart_trainer.fitting.training import train
 from llamacart_trainer.recipe.recipe import Task, TextPair, load_task
@@ -113,7 +113,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT / "cartridges/library/french")
     parser.add_argument("--model", default="demo")
     parser.add_argument(
-        "--max-memory", type=float, default=MAX_MEMORY / 2**30, help="GiB that activations may take"
+        "--max-memory",
+        type=float,
+        default=default_memory() / 2**30,
+        help="GiB that activations may take",
     )
     parser.add_argument(
         "--written-only", action="store_true", help="without the data set's generated tokens"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llamacart.errors import InputError
+from llamacart.machine.control_groups import CONTROL_GROUPS, OWN_GROUPS, groups_of_process
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAX_THREADS = 512
 """`GGML_MAX_N_THREADS`: llama.cpp ends the process on more."""
@@ -13,8 +17,6 @@ MAX_THREADS = 512
 ALL_LAYERS = -1
 """Of `gpu_layers`: as many as the model has."""
 
-_CONTROL_GROUPS = Path("/sys/fs/cgroup")
-_OWN_GROUPS = Path("/proc/self/cgroup")
 _V1_FOLDERS = ("cpu", "cpu,cpuacct", "cpuacct,cpu")
 
 
@@ -62,7 +64,7 @@ def check_gpu_layers(layers: int) -> None:
         )
 
 
-def cpu_quota(groups: Path = _CONTROL_GROUPS, own: Path = _OWN_GROUPS) -> float | None:
+def cpu_quota(groups: Path = CONTROL_GROUPS, own: Path = OWN_GROUPS) -> float | None:
     """Processors' time that control groups (version 1 or 2) grant; None if unlimited.
 
     A group is bound by its parents, so the smallest quota on the way up counts.
@@ -73,36 +75,11 @@ def cpu_quota(groups: Path = _CONTROL_GROUPS, own: Path = _OWN_GROUPS) -> float 
     """
     quotas = [
         quota
-        for group in _groups_of_process(groups, own)
+        for group in groups_of_process("cpu", _V1_FOLDERS, groups, own)
         for quota in (_quota_v2(group), _quota_v1(group))
         if quota is not None
     ]
     return min(quotas, default=None)
-
-
-def _groups_of_process(groups: Path, own: Path) -> list[Path]:
-    """Folders of this process's groups and all their parents, as far as they can be seen.
-
-    In a container the list may name the host's path while the mount shows only its end.
-    """
-    # A container with a namespace of its own sees itself as the root.
-    found = [groups, *(groups / name for name in _V1_FOLDERS)]
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return found
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        parts = [part for part in path.split("/") if part not in ("", "..")]
-        if controllers == "":
-            roots = [groups]
-        elif "cpu" in controllers.split(","):
-            roots = [groups / name for name in _V1_FOLDERS]
-        else:
-            continue
-        found += [root.joinpath(*parts[:n]) for root in roots for n in range(1, len(parts) + 1)]
-    return found
 
 
 def _quota_v2(group: Path) -> float | None:

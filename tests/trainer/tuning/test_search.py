@@ -286,7 +286,7 @@ def test_no_trial_of_another_question_is_reused(
         "llamacart_trainer.fitting.identity.source_digest",
         "llamacart_trainer.tuning.search.FIRST_PROMPTS",
         "llamacart_trainer.tuning.search.NEUTRAL_TEXTS",
-        "llamacart_trainer.tuning.search.MAX_MEMORY",
+        "llamacart_trainer.tuning.search.default_memory",
         "threads",
         "model",
     ],
@@ -299,7 +299,8 @@ def test_no_trial_of_another_method_or_machine_is_reused(
         TrialTable(path, search_facts(TASK, model, PLAN, 1))
         TrialTable(path, search_facts(TASK, model, PLAN, 1))
         if "." in place:
-            monkeypatch.setattr(place, (lambda: "x") if place.endswith("digest") else 99)
+            called = place.endswith(("source_digest", "default_memory"))
+            monkeypatch.setattr(place, (lambda: 99) if called else 99)
         threads = 2 if place == "threads" else 1
         with pytest.raises(InputError, match="of another search"):
             TrialTable(

@@ -98,7 +98,7 @@ def distill(
     threads: ThreadsOption = None,
     nice: NiceOption = LOWEST,
     max_memory: Annotated[
-        float | None, typer.Option(help="GiB for activations. Default: 4.")
+        float | None, typer.Option(help="GiB for activations. Default: half of the memory.")
     ] = None,
 ) -> None:
     """Turn a prompt into a cartridge that does the same without it, and say how near it comes."""
@@ -106,7 +106,6 @@ def distill(
     from llamacart_trainer.distilling.wish import Questions, Wish, finish_wish, write_wish
     from llamacart_trainer.evaluation.prompts.quick import ALPHAS, quick_evaluation
     from llamacart_trainer.fitting.job import remove_job
-    from llamacart_trainer.fitting.memory import MAX_MEMORY
     from llamacart_trainer.recipe.questions import read_questions
     from llamacart_trainer.recipe.recipe import load_task
 
@@ -140,7 +139,7 @@ def distill(
         task = load_task(folder)
         task = task.with_answers(_answers(task, loaded, progress, folder, threads))
         settings = {
-            "max_memory": MAX_MEMORY if max_memory is None else int(max_memory * 2**30),
+            "max_memory": None if max_memory is None else int(max_memory * 2**30),
             "n_threads": threads,
             "job": _job(output),
         }

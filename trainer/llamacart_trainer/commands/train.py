@@ -96,18 +96,18 @@ def train(
     max_memory: Annotated[
         float | None,
         typer.Option(
-            help="GiB for activations. Default: 4. Above it, texts run once for each layer."
+            help="GiB for activations. Default: half of the memory that this process may use. "
+            "If they need more, texts run once for each layer."
         ),
     ] = None,
 ) -> None:
     """Fit a cartridge from a recipe, or from a file of pairs."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
     from llamacart_trainer.fitting.cascade import MAX_UBATCH_ROWS
-    from llamacart_trainer.fitting.memory import MAX_MEMORY
 
     limits = {
         "max_ubatch_rows": MAX_UBATCH_ROWS if max_ubatch_rows is None else max_ubatch_rows,
-        "max_memory": MAX_MEMORY if max_memory is None else int(max_memory * 2**30),
+        "max_memory": None if max_memory is None else int(max_memory * 2**30),
         "n_threads": threads,
     }
     console = plain_console()

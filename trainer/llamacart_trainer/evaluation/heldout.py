@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llamacart.errors import RecipeError
+from llamacart.machine.memory import default_memory
 from llamacart.passes.capture import forward
 from llamacart.values.steering import DenseMap
 from llamacart_trainer.evaluation.results import HeldOut, LayerFidelity, Plane, Projection
 from llamacart_trainer.fitting.chunks import place_rows
-from llamacart_trainer.fitting.memory import MAX_MEMORY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -113,7 +113,7 @@ class HeldOutEvaluator:
     model: Model
     samples: Sequence[PairedRows]
     n_threads: int | None = None
-    max_memory: int = MAX_MEMORY
+    max_memory: int = field(default_factory=default_memory)
 
     def score(
         self, cartridge: Cartridge, *, alpha: float = 1.0, layer: int | None = None

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llamacart.errors import RecipeError
+from llamacart.machine.memory import default_memory
 from llamacart.machine.processors import choose_threads
 from llamacart.passes.lane import lane_threads
 from llamacart.values.steering import DenseMap
@@ -33,7 +34,7 @@ from llamacart_trainer.fitting.aim import CopyAim, Part, ResidualAim
 from llamacart_trainer.fitting.chunks import neutral_weight
 from llamacart_trainer.fitting.facts.aim import ObjectAim
 from llamacart_trainer.fitting.job import NO_JOB
-from llamacart_trainer.fitting.memory import MAX_MEMORY, gathers_rows, plan_memory
+from llamacart_trainer.fitting.memory import gathers_rows, plan_memory
 from llamacart_trainer.fitting.sight import Lanes, see
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Cascade:
     job: Job | NoJob = NO_JOB
     on_layer: Callable[[LayerReport], None] = lambda _report: None
     on_plan: Callable[[MemoryPlan], None] = lambda _plan: None
-    max_memory: int = MAX_MEMORY
+    max_memory: int = field(default_factory=default_memory)
     n_threads: int | None = None
     stages: Sequence[Stage] = ()
     maps: dict[int, LayerMap] = field(default_factory=dict)

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from llamacart.llama.model import Model
     from llamacart_trainer.fitting.chunks import SampleChunk
 
-MAX_MEMORY = 4 * 2**30
-"""Bytes that activations may take."""
-
 ROW_COPIES = 5
 """A layer's rows, those of them that differ, and both less their mean, while they are joined."""
 

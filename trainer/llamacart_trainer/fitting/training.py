@@ -12,6 +12,7 @@ from llamacart import __version__
 from llamacart.cartridge import Cartridge, Metadata
 from llamacart.errors import CartridgeFormatError, InputError, RecipeError
 from llamacart.file.condition import check_when
+from llamacart.machine.memory import default_memory
 from llamacart.machine.processors import choose_threads
 from llamacart.values.steering import UNSTEERED, Dose
 from llamacart_trainer.fitting.cascade import MAX_UBATCH_ROWS, Cascade
@@ -27,7 +28,6 @@ from llamacart_trainer.fitting.lengths import (
     check_samples,
     check_task,
 )
-from llamacart_trainer.fitting.memory import MAX_MEMORY
 from llamacart_trainer.fitting.samples import SampleBuilder
 from llamacart_trainer.fitting.settings import FitSettings, LayerReport
 
@@ -143,7 +143,7 @@ def train(
     on_answers: OnAnswers = lambda _done, _total: None,
     on_part: OnPart = lambda _part: None,
     max_ubatch_rows: int = MAX_UBATCH_ROWS,
-    max_memory: int = MAX_MEMORY,
+    max_memory: int | None = None,
     n_threads: int | None = None,
     job: Path | None = None,
     restart: bool = False,
@@ -164,7 +164,8 @@ def train(
             are there and that there will be.
         on_part: Called with how many answers those under way are worth by now.
         max_ubatch_rows: Tokens that run at once.
-        max_memory: Bytes that activations may take; see `Cascade`.
+        max_memory: Bytes that activations may take; see `Cascade`. None means half of what this
+            process may use.
         n_threads: Threads for llama.cpp.
         job: Folder of checkpoints; what it holds is not computed again. The caller removes it.
         restart: Drop what is in the job folder.
@@ -174,6 +175,7 @@ def train(
             activations are not finite.
         InputError: The job folder is of another fit.
     """
+    max_memory = default_memory() if max_memory is None else max_memory
     for name, value in (("max_ubatch_rows", max_ubatch_rows), ("max_memory", max_memory)):
         if value < 1:
             raise InputError(f"{name} has value {value}; at least 1 is needed", param=name)

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from llamacart.errors import RecipeError
+from llamacart.machine.memory import default_memory
 from llamacart.machine.processors import choose_threads
 from llamacart_trainer.evaluation.baselines import answered, target_keys, variant
 from llamacart_trainer.evaluation.evaluator import Evaluator
@@ -25,7 +26,6 @@ from llamacart_trainer.evaluation.sweep import prompt_points
 from llamacart_trainer.evaluation.work import LayersDone, Work
 from llamacart_trainer.fitting.cascade import MAX_UBATCH_ROWS
 from llamacart_trainer.fitting.identity import fit_facts, of_function
-from llamacart_trainer.fitting.memory import MAX_MEMORY
 from llamacart_trainer.fitting.training import train
 from llamacart_trainer.solvers import SOLVERS
 from llamacart_trainer.tuning.evidence import evidence
@@ -311,7 +311,7 @@ def search_facts(
     """
     limits = {
         "rows": MAX_UBATCH_ROWS,
-        "bytes": MAX_MEMORY,
+        "bytes": default_memory(),
         "threads": choose_threads(n_threads),
     }
     return {
