@@ -101,6 +101,11 @@ export function barPlot({ title, pairs, xLabel = "layer" }) {
   return drawn.figure;
 }
 
+/** Where a point's name stands: above it, or below one at the top. */
+function besides(y) {
+  return y < TOP + 10 ? y + 17 : y - 8;
+}
+
 /** Points in a plane, each with a name; those that are full are joined. */
 export function pointPlot({ title, xLabel, points }) {
   const xs = points.map((point) => point.x);
@@ -120,7 +125,7 @@ export function pointPlot({ title, xLabel, points }) {
         },
         svg("title", {}, `${point.name}: ${shown(point.y)} at ${shown(point.x)}`),
       ),
-      svg("text", { class: "mark middle", x: drawn.x(point.x), y: drawn.y(point.y) - 8 }, point.name),
+      svg("text", { class: "mark middle", x: drawn.x(point.x), y: besides(drawn.y(point.y)) }, point.name),
     ]),
   );
   return drawn.figure;
