@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from llamacart.errors import InputError
@@ -12,6 +13,7 @@ from llamacart.export.exporting import choose_texts, make_adapter
 from llamacart.export.gguf_files import write_lora
 from llamacart.llama.model import Model
 from llamacart.passes.lora import LoraAdapter
+from llamacart.passes.scoring import reference, score_texts
 from llamacart.values.steering import Dose
 
 GIVEN = [f"{word} is what it was" for word in ("This", "That", "Nothing", "Everything", "Rain")]
@@ -72,3 +74,21 @@ def test_refusals(make, tiny_model) -> None:
     texts = choose_texts(tiny_model, dose, given=GIVEN, n_threads=1)
     with pytest.raises(InputError, match="'style' has no effect without its bias"):
         make_adapter(tiny_model, dose, texts, fold=False, n_threads=1)
+
+
+@pytest.mark.model
+def test_a_map_of_a_real_model_is_a_lora(make, demo_model, tmp_path) -> None:
+    dose = Dose(make(demo_model, layers=(2, 9, 17), linear=0.1), 0.8)
+    texts = choose_texts(demo_model, dose, given=GIVEN[:3])
+    adapter, residuals = make_adapter(demo_model, dose, texts)
+    assert max(r.step for r in residuals) < 1e-3
+    write_lora(adapter, tmp_path / "lora.gguf")
+    base = reference(demo_model, texts.held, steering=(dose,))
+    with LoraAdapter(demo_model, tmp_path / "lora.gguf") as lora:
+        own = score_texts(demo_model, texts.held, against=base, control=lora)
+    off = score_texts(demo_model, texts.held, against=base)
+    assert own.divergences is not None
+    assert off.divergences is not None
+    # The rest is rounding: llama.cpp takes a steered row to 8 bits for its product with D, and adds
+    # a LoRA's step behind that.
+    assert np.concatenate(own.divergences).mean() < 0.25 * np.concatenate(off.divergences).mean()
