@@ -83,7 +83,6 @@ class Recipe(ConversationKeys, TargetKeys, BaseModel):
         solver: How a layer is fitted. `prior = "zero" | "identity"` is read as
             `ridge | ridge-identity`.
         rank: Singular values of W − prior to keep; None keeps all.
-        storage: How W − E_S is stored; see `FitSettings`.
         impact: Least mean step of a neuron that is kept.
         pairing: Which rows are tied; see `llamacart_trainer.recipe.pairing`.
         capture: `fixed`: continuations are generated once, by the unsteered model. `faithful`:
@@ -106,7 +105,6 @@ class Recipe(ConversationKeys, TargetKeys, BaseModel):
     prompts: str | None = None
     solver: str = "ridge-identity"
     rank: Annotated[int, Field(ge=1)] | None = None
-    storage: Literal["q8_0", "q5_0", "q4_0", "auto"] = "q8_0"
     impact: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     pairing: Annotated[list[PairingName], Field(min_length=1)] = ["handover", "identity"]
     capture: Literal["fixed", "faithful"] = "fixed"

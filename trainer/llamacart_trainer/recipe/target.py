@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Target = Literal["activation", "residual", "object"]
 
+StorageChoice = Literal["q8_0", "q5_0", "q4_0", "auto"]
+
 OF_TEXTS: tuple[Target, ...] = ("activation", "residual")
 """Those of another text: a fact has none."""
 
@@ -26,6 +28,18 @@ WAITING_PENALTY = 0.03
 WAITING_NEUTRAL_WEIGHT = 0.02
 """How often a row beside what is taught counts there."""
 
+WAITING_NEURONS = 250
+"""K there."""
+
+WAITING_STORAGE: StorageChoice = "q4_0"
+"""How weights are stored there: the file is less than half as large, and tells as much."""
+
+_WAITING: dict[str, object] = {
+    "penalty": WAITING_PENALTY,
+    "neutral_weight": WAITING_NEUTRAL_WEIGHT,
+    "neurons": WAITING_NEURONS,
+    "storage": WAITING_STORAGE,
+}
 _ACTIVATION_KEYS = ("threshold",)
 _GAP_KEYS = ("neurons", "step")
 _OBJECT_KEYS = ("margin", "neighbours")
@@ -39,7 +53,10 @@ class TargetKeys(BaseModel):
             stream behind the layer. `object`: a fact's object, which the model's last residual
             stream is to say; that of recipes of kind `facts`, and theirs alone.
         threshold: δ of the neuron selection; only where the target is `activation`.
-        neurons: Neurons K of a layer; not where the target is `activation`.
+        neurons: Neurons K of a layer; not where the target is `activation`. Where facts wait for
+            their subjects, `WAITING_NEURONS` by default.
+        storage: How W − E_S is stored; see `FitSettings`. Where facts wait for their subjects,
+            `WAITING_STORAGE` by default.
         step: Share of the gap that a layer is asked to close; not where it is `activation`.
         penalty: λ, or `auto`: chosen by cross-validation. Unless the target is `activation`, as a
             share of the mean of the diagonal of X̄ᵀX̄, and `RELATIVE_PENALTY` by default, or
@@ -63,6 +80,7 @@ class TargetKeys(BaseModel):
     target: Target = "activation"
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.03
     neurons: Annotated[int, Field(ge=1)] = 300
+    storage: StorageChoice = "q8_0"
     step: Annotated[float, Field(gt=0, le=2)] = 1.0
     penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = 300.0
     neutral_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
@@ -101,9 +119,10 @@ class TargetKeys(BaseModel):
                     f"{name} has value {value!r}, which has no meaning with target {self.target!r}"
                 )
         # The model is frozen, and what was not given is to stay so.
-        if self.closes_gap and "penalty" not in self.model_fields_set:
-            facts = self.target == "object" and self.waits
-            self.__dict__["penalty"] = WAITING_PENALTY if facts else RELATIVE_PENALTY
-        if self.waits and self.target == "object" and "neutral_weight" not in self.model_fields_set:
-            self.__dict__["neutral_weight"] = WAITING_NEUTRAL_WEIGHT
+        defaults: dict[str, object] = {"penalty": RELATIVE_PENALTY} if self.closes_gap else {}
+        if self.target == "object" and self.waits:
+            defaults = _WAITING
+        for name, value in defaults.items():
+            if name not in self.model_fields_set:
+                self.__dict__[name] = value
         return self
