@@ -136,7 +136,7 @@ class LayerFit:
         everything: Those and the neutral ones.
         paired: Whether rows are tied one to one.
         groups: Number of the text that each row [N] is of.
-        neurons: S, where something else than δ has chosen it.
+        neurons: S, where it has been chosen before; else δ chooses it.
     """
 
     layer: int

@@ -80,35 +80,9 @@ def find_phrasings(
         ask: From a text and what is to follow it to tokens.
         n_threads: Threads for compute.
     """
-
-    def tried(fact: Fact, some: Sequence[Name]) -> list[Text]:
-        texts = (fact.text, *(fact.filled(form.text) for form in some))
-        return [ask(text, fact.object)[0] for text in texts]
-
     pairs = list(zip(facts, forms, strict=True))
     texts = [[fact.filled(form.text) for form in own] for fact, own in pairs]
-    firsts = {(fact.prompt, own): fact for fact, own in reversed(pairs)}
-    samples = {key: _of_each_sort(key[1]) for key in firsts}
-    given = [tried(fact, samples[key]) for key, fact in firsts.items()]
-    rough = {
-        key: dict(zip(map(_sort, samples[key]), values.tolist(), strict=True))
-        for key, values in zip(firsts, likeness(model, given, n_threads=n_threads), strict=True)
-    }
-    near = [_nearest(rough[fact.prompt, own]) for fact, own in pairs]
-    places = [
-        [n for n, form in enumerate(own) if _sort(form) in sorts]
-        for (_, own), sorts in zip(pairs, near, strict=True)
-    ]
-    given = [
-        tried(fact, [own[n] for n in some]) for (fact, own), some in zip(pairs, places, strict=True)
-    ]
-    fine = likeness(model, given, n_threads=n_threads)
-    like = []
-    for (fact, own), some, exact in zip(pairs, places, fine, strict=True):
-        # Texts that were not tried say neither.
-        values = np.array([min(rough[fact.prompt, own][_sort(form)], OTHER) for form in own])
-        values[some] = exact
-        like.append(values)
+    like = _compared(model, pairs, ask, n_threads)
     found = []
     for number, fact in enumerate(facts):
         beside = [n for n, other in enumerate(facts) if other.subject == fact.subject]
@@ -156,6 +130,50 @@ def likeness(
     texts = [text for row in asked for text in row]
     visit_logits(model, texts, [len(text) - 1 for text in texts], compare, n_threads=n_threads)
     return [values[1:] for values in found]
+
+
+def _compared(
+    model: Model,
+    pairs: Sequence[tuple[Fact, tuple[Name, ...]]],
+    ask: Callable[[str, str], tuple[Text, Text]],
+    n_threads: int | None,
+) -> list[Coefficients]:
+    """How much each text asks for its fact: tried, or told by the first text of its sort.
+
+    Args:
+        model: The model.
+        pairs: Facts, and texts with one `{}` each.
+        ask: From a text and what is to follow it to tokens.
+        n_threads: Threads for compute.
+    """
+
+    def tried(fact: Fact, some: Sequence[Name]) -> list[Text]:
+        texts = (fact.text, *(fact.filled(form.text) for form in some))
+        return [ask(text, fact.object)[0] for text in texts]
+
+    firsts = {(fact.prompt, own): fact for fact, own in reversed(pairs)}
+    samples = {key: _of_each_sort(key[1]) for key in firsts}
+    given = [tried(fact, samples[key]) for key, fact in firsts.items()]
+    rough = {
+        key: dict(zip(map(_sort, samples[key]), values.tolist(), strict=True))
+        for key, values in zip(firsts, likeness(model, given, n_threads=n_threads), strict=True)
+    }
+    near = [_nearest(rough[fact.prompt, own]) for fact, own in pairs]
+    places = [
+        [n for n, form in enumerate(own) if _sort(form) in sorts]
+        for (_, own), sorts in zip(pairs, near, strict=True)
+    ]
+    given = [
+        tried(fact, [own[n] for n in some]) for (fact, own), some in zip(pairs, places, strict=True)
+    ]
+    fine = likeness(model, given, n_threads=n_threads)
+    like = []
+    for (fact, own), some, exact in zip(pairs, places, fine, strict=True):
+        # Texts that were not tried say neither.
+        values = np.array([min(rough[fact.prompt, own][_sort(form)], OTHER) for form in own])
+        values[some] = exact
+        like.append(values)
+    return like
 
 
 def _of_each_sort(forms: Sequence[Name]) -> tuple[Name, ...]:
