@@ -106,7 +106,9 @@ def test_eval_stores_its_figures_in_the_files(
     tiny_path: Callable[..., Path],
     recipe: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
     model, mine = tiny_path(), tmp_path / "mine.gguf"
     run("train", recipe, "--model", model, "-o", mine)
     before = read_cartridge(mine)
@@ -131,6 +133,7 @@ def test_eval_stores_its_figures_in_the_files(
         assert evaluation["test"]["distinct"][0] == round(test.scores.distinct.value, 6)
         assert "distinct" in evaluation["unsteered"]
         assert evaluation["tested_on"] == str(found.tested_on)
+        assert evaluation["created"] == "1970-01-02T00:00:00+00:00"
     run("eval", mine, *given, "--store")  # again: it takes the place of the first
     assert set(read_cartridge(mine).metadata.diagnostics) == {*stored, "evaluation"}
     with pytest.raises(LlamacartError, match="--store needs a cartridge file"):

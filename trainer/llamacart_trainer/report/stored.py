@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from llamacart_trainer.evaluation.tables import COLUMNS, figure
+from llamacart_trainer.fitting.training import creation_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,8 @@ def with_evaluation(cartridge: Cartridge, evaluation: Evaluation, label: str) ->
 def stored(evaluation: Evaluation, label: str) -> dict[str, Any]:
     """The part of an evaluation that is about one contender, and the unsteered model beside it.
 
+    Its time is `creation_time`, as a cartridge's: the clock would change the file's bytes.
+
     Args:
         evaluation: The comparison.
         label: Name of the contender.
@@ -49,7 +52,7 @@ def stored(evaluation: Evaluation, label: str) -> dict[str, Any]:
         "test": _estimates(tested.scores),
         "unsteered": {} if base is None else _estimates(base.scores),
         "points": [_point(point, evaluation) for point in points],
-        "created": evaluation.created,
+        "created": creation_time(),
         "tool_version": evaluation.tool_version,
     }
 
