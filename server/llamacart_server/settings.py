@@ -186,6 +186,10 @@ class ServeSettings(BaseSettings):
         Positive, Option(LIMITS, "Bytes of an uploaded cartridge file.")
     ] = 256 * 2**20
 
+    metrics_names: Annotated[
+        Literal["own", "vllm"],
+        Option(OPERATION, "Names in /metrics: own, or vllm for vLLM's beside them."),
+    ] = "own"
     log_format: Annotated[
         Literal["text", "json"], Option(OPERATION, "Format of the log: text or json.")
     ] = "text"

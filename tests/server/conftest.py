@@ -97,6 +97,7 @@ class FakeEngine:
         self.failure: LlamacartError | None = None
         self.report = GenerationReport()
         self.figures = {field.name: 0 for field in fields(EngineStats)}
+        self.figures["waiting_cartridges"] = ()
         self.say("hello")
 
     def stats(self) -> EngineStats:

@@ -239,6 +239,7 @@ class Engine:
                 cached_entries=scheduler.cached_entries,
                 host_bytes=scheduler.host_bytes,
                 preempted=scheduler.n_preempted,
+                waiting_cartridges=scheduler.waiting_cartridges,
                 **asdict(self._counters),
             )
 

@@ -75,6 +75,11 @@ class Scheduler:
         return sum(sequence.n_prompt for sequence in self._waiting)
 
     @property
+    def waiting_cartridges(self) -> tuple[str, ...]:
+        """Names of the cartridges of sequences that wait, ascending."""
+        return tuple(sorted({c.name for s in self._waiting for c in s.cartridges}))
+
+    @property
     def n_running(self) -> int:
         """Sequences that have a slot."""
         return len(self._running)

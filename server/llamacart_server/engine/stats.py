@@ -61,6 +61,7 @@ class EngineStats(Counters):
         cached_entries: Idle entries in slots.
         host_bytes: Host memory taken by entries that had to leave their slots.
         preempted: Times that a running sequence had to give way.
+        waiting_cartridges: Names of the cartridges that act on queued sequences, ascending.
     """
 
     running: int
@@ -71,3 +72,4 @@ class EngineStats(Counters):
     cached_entries: int
     host_bytes: int
     preempted: int
+    waiting_cartridges: tuple[str, ...]

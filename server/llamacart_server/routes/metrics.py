@@ -9,6 +9,8 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from llamacart_server.scheduler_metrics import SchedulerCollector
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -76,6 +78,8 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter()
     registry = service.registry
     registry.register(EngineCollector(service.engine, service.model.n_ctx))
+    vllm = service.settings.metrics_names == "vllm"
+    registry.register(SchedulerCollector(service.engine, service.library, service.model, vllm=vllm))
 
     @routes.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> Response:

@@ -367,6 +367,19 @@ class TestLife:
         engine.stop()
         assert (engine.stats().kv_used, engine.stats().cached_entries) == (0, 0)
 
+    def test_it_says_which_cartridges_queued_requests_want(self, fakes):
+        engine = Engine(fakes.Runner(n_sequences=1))
+        french, polite = fakes.cartridge("french", 1.0), fakes.cartridge("polite", 2.0)
+        for cartridge in (french, polite):
+            engine.load(cartridge)
+        for doses in ([(polite, 1.0, "all")], [(french, 1.0, "all")], [], [(french, 0.5, "all")]):
+            engine.submit(fakes.request(5, 5, *doses))
+        engine.step()
+        assert engine.stats().waiting_cartridges == ("french",)
+        fakes.drive(engine)
+        assert engine.stats().waiting_cartridges == ()
+        engine.stop()
+
     def test_threads_submit_together(self, runner, fakes):
         requests = [fakes.request(1 + i, 10, first=i, seed=i) for i in range(16)]
         got = {}
