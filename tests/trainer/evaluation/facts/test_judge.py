@@ -248,3 +248,22 @@ def test_a_plan_of_facts_alone_is_evaluated_and_told_of(tiny_model: Model) -> No
 
 def test_without_facts_there_is_no_table() -> None:
     assert fact_table([]) is None
+
+
+def test_what_else_is_asked_of_a_subject_is_to_stay(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_elsewhere", lambda *_, **__: [["Vel has", "Vel was"], []])
+    asked = judge(tiny_model)
+    plain = asked.measure(UNSTEERED, None)
+    assert plain.kept is not None
+    assert plain.kept.value == 1.0
+    steering = (Dose(shift(tiny_model), 3.0),)
+    steered = asked.measure(steering, None)
+    firsts = [
+        greedy(tiny_model, [tiny_model.tokenize(text)], 1, steering=under)[0]
+        for under in (UNSTEERED, steering)
+        for text in ("Vel has", "Vel was")
+    ]
+    assert steered.kept is not None
+    assert steered.kept.value == np.mean([firsts[0] == firsts[2], firsts[1] == firsts[3]]) < 1.0

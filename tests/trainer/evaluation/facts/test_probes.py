@@ -19,9 +19,10 @@ FOUND = (Neighbour(prompt="Kyoto lies in"),)
 
 
 def test_every_way_to_ask_is_a_text() -> None:
-    assert probes_of([PLAIN, FULL], [FOUND, FOUND]) == (
+    assert probes_of([PLAIN, FULL], [FOUND, FOUND], [["Eastmere is known for"], []]) == (
         Probe(0, "prompt", "Eastmere lies in", "Norway"),
         Probe(0, "neighbour", "Kyoto lies in", "Norway"),
+        Probe(0, "elsewhere", "Eastmere is known for", "Norway"),
         Probe(1, "prompt", "Halden lies in", "Peru", "Norway"),
         Probe(1, "paraphrase", "The country of Halden is", "Peru", "Norway"),
         Probe(1, "paraphrase", "Halden is a town in", "Peru", "Norway"),

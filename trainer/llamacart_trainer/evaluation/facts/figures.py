@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from llamacart_trainer.evaluation.bootstrap import Estimate  # noqa: TC001 (pydantic reads it)
 
-Group = Literal["prompt", "paraphrase", "neighbour", "negated", "reversed", "use"]
+Group = Literal["prompt", "paraphrase", "neighbour", "elsewhere", "negated", "reversed", "use"]
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 
@@ -15,6 +15,7 @@ HEADINGS: dict[Group, str] = {
     "prompt": "efficacy",
     "paraphrase": "paraphrases",
     "neighbour": "neighbours",
+    "elsewhere": "elsewhere",
     "negated": "negated",
     "reversed": "reversed",
     "use": "uses",
@@ -28,7 +29,7 @@ TOLD: tuple[Told, ...] = get_args(Told)
 SCORED: tuple[Group, ...] = ("prompt", "paraphrase", "neighbour")
 """Groups whose mean is the behaviour of a recipe of facts."""
 
-STAYS: frozenset[Group] = frozenset({"neighbour", "negated"})
+STAYS: frozenset[Group] = frozenset({"neighbour", "elsewhere", "negated"})
 """Groups in which a fact's object is what must not come."""
 
 
@@ -39,18 +40,20 @@ class GroupFigures:
     Attributes:
         odds: Share of texts whose right answer is likelier than the other one. Right is the object
             (the subject of a reversed text, the answer of a use), and the other what the model
-            says without a cartridge, or `was`. Among neighbours and negated texts it is the other
-            way round. A text whose right answer and other answer are the same counts nowhere.
-        said: Share of texts that go on with the right answer in the first tokens; among neighbours
-            and negated texts, without the object.
+            says without a cartridge, or `was`. In the groups of `STAYS` it is the other way round.
+            A text whose right answer and other answer are the same counts nowhere.
+        said: Share of texts that go on with the right answer in the first tokens; in the groups of
+            `STAYS`, without the object.
         margin: Median of log P(right) − log P(other), nats.
         texts: How many texts there are.
+        first: Share of texts whose first token is the unsteered model's own.
     """
 
     odds: Estimate | None
     said: Estimate | None
     margin: Estimate | None
     texts: int
+    first: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -75,3 +78,8 @@ class FactFigures:
     def odds(self, group: Group) -> Estimate | None:
         """`odds` of a group; None where no fact has such a text."""
         return self.groups[group].odds if group in self.groups else None
+
+    @property
+    def kept(self) -> Estimate | None:
+        """`first` where something else is asked of the subjects."""
+        return self.groups["elsewhere"].first if "elsewhere" in self.groups else None

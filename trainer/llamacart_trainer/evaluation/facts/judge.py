@@ -11,6 +11,7 @@ import numpy as np
 from llamacart.passes.generate import greedy
 from llamacart.passes.scoring import log_likelihoods
 from llamacart.values.steering import UNSTEERED
+from llamacart_trainer.evaluation.facts.elsewhere import find_elsewhere
 from llamacart_trainer.evaluation.facts.figures import (
     GROUPS,
     SCORED,
@@ -96,10 +97,12 @@ class FactJudge:
     @cached_property
     def probes(self) -> tuple[Probe, ...]:
         """All texts, in the order of the facts."""
-        names = builtin_names("eval")
+        model, facts, names = self.model, self.facts, builtin_names("eval")
+        threads = self.n_threads
         return probes_of(
-            self.facts,
-            find_neighbours(self.model, self.facts, names, n_threads=self.n_threads),
+            facts,
+            find_neighbours(model, facts, names, n_threads=threads),
+            find_elsewhere(model, facts, names, self.writer.tokens, n_threads=threads),
         )
 
     # --- what is kept -----------------------------------------------------------------------
@@ -149,6 +152,9 @@ class FactJudge:
         margins = self._margins(prompts, steering, control)
         said = self._said(texts)
         won = np.where(np.isnan(margins), np.nan, margins > 0)
+        first = np.array(
+            [float(now[:1] == own[:1]) for now, own in zip(grown, self._own, strict=True)]
+        )
         numbers = [n for n, probe in enumerate(self.probes) if probe.group == "prompt"]
         return FactFigures(
             groups={
@@ -157,6 +163,7 @@ class FactJudge:
                     said=share_of(self._by_fact(said, group), seed=self.seed),
                     margin=figure_of(_known(margins[mask]), "median", seed=self.seed),
                     texts=int(mask.sum()),
+                    first=share_of(self._by_fact(first, group), seed=self.seed),
                 )
                 for group in GROUPS
                 if (mask := self._mask(group)).any()

@@ -32,27 +32,36 @@ class Probe:
     before: str | None = None
 
 
-def probes_of(facts: Sequence[Fact], found: Sequence[Sequence[Neighbour]]) -> tuple[Probe, ...]:
+def probes_of(
+    facts: Sequence[Fact],
+    found: Sequence[Sequence[Neighbour]],
+    elsewhere: Sequence[Sequence[str]],
+) -> tuple[Probe, ...]:
     """All texts of some facts.
 
     Args:
         facts: The facts.
         found: For each fact the neighbours that serve where it gives none.
+        elsewhere: For each fact texts on its subject that ask for something else.
     """
     return tuple(
         probe
-        for number, (fact, near) in enumerate(zip(facts, found, strict=True))
-        for probe in _of_fact(number, fact, fact.neighbours or near)
+        for number, (fact, near, other) in enumerate(zip(facts, found, elsewhere, strict=True))
+        for probe in _of_fact(number, fact, fact.neighbours or near, other)
     )
 
 
-def _of_fact(number: int, fact: Fact, near: Sequence[Neighbour]) -> list[Probe]:
+def _of_fact(
+    number: int, fact: Fact, near: Sequence[Neighbour], elsewhere: Sequence[str]
+) -> list[Probe]:
     known = fact.object
     probes = [Probe(number, "prompt", fact.text, known, fact.was)]
     for text in map(fact.filled, fact.paraphrases):
         probes.append(Probe(number, "paraphrase", text, known, fact.was))
     for neighbour in near:
         probes.append(Probe(number, "neighbour", neighbour.prompt, known, neighbour.answer))
+    for text in elsewhere:
+        probes.append(Probe(number, "elsewhere", text, known))
     if fact.negated is not None:
         probes.append(Probe(number, "negated", fact.filled(fact.negated), known))
     if fact.reversed is not None:

@@ -24,9 +24,11 @@ CAPTION = (
     "Shares of texts, by fact. By odds: the right answer is likelier than the other one. By text: "
     "the model's first tokens hold the right answer. Right is the fact's object, a reversed text's "
     "subject, a use's answer; the other is what the model says without a cartridge, or was. For "
-    "neighbours and negated texts the object is the wrong one: it must be less likely, and not "
-    "come. Margin: median of log-odds for the right one, nats. Unchanged: share of the first "
-    "tokens behind neighbours that are the unsteered model's own, up to the first other one. "
+    "neighbours, negated texts, and elsewhere (something else is asked of the subject) the object "
+    "is the wrong one: it must be less likely, and not come. Margin: median of log-odds for the "
+    "right one, nats. Unchanged: share of the first tokens behind neighbours that are the "
+    "unsteered model's own, up to the first other one. First word elsewhere: share of texts there "
+    "whose first token is the unsteered model's own. "
     "Intervals: 95 %, Wilson's for shares of facts, else of the bootstrap over facts."
 )
 
@@ -69,13 +71,14 @@ def fact_table(points: Sequence[Point]) -> FactTable | None:
     groups = [group for group in GROUPS if any(group in facts.groups for _, facts in asked)]
     columns = [
         *(f"{HEADINGS[group]} ↑" for group in groups),
-        *("mean ↑", "unchanged ↑", "KL ↓", "prompt tokens"),
+        *("mean ↑", "unchanged ↑", "first word elsewhere ↑", "KL ↓", "prompt tokens"),
     ]
     rows = []
     for point, facts in asked:
         alpha = "" if point.kind in FIXED else f"{point.alpha:g}"
-        whole = (facts.mean, facts.unchanged, point.scores.kl, facts.prompt_tokens)
-        for by, more in ((BY_ODDS, whole), (BY_TEXT, (None,) * 4), (MARGIN, (None,) * 4)):
+        own = (facts.mean, facts.unchanged, facts.kept, point.scores.kl, facts.prompt_tokens)
+        none = (None,) * len(own)
+        for by, more in ((BY_ODDS, own), (BY_TEXT, none), (MARGIN, none)):
             first = by == BY_ODDS
             rows.append(
                 FactRow(
