@@ -4,21 +4,35 @@ say that they read it."""
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from llamacart_server.library.library import CartridgeLibrary, Entry
 from llamacart_server.scheduler_metrics import BLOCK, AdapterState, SchedulerCollector
 
-OWN = {
-    "queued": "llamacart_requests_queued",
-    "running": "llamacart_requests_running",
-    "kv": "llamacart_kv_usage_ratio",
-    "lora": "llamacart_lora_requests_info",
-    "cache": "llamacart_cache_config_info",
-}
+ROUTER = Path(__file__).parents[2] / "docker" / "kubernetes" / "router.yaml"
+
+
+def own_names():
+    """Those that the manifests tell the router."""
+    [document] = [d for d in yaml.safe_load_all(ROUTER.read_text()) if d["kind"] == "ConfigMap"]
+    plugins = yaml.safe_load(document["data"]["router.yaml"])["plugins"]
+    [extractor] = [p["parameters"] for p in plugins if p["type"] == "core-metrics-extractor"]
+    [engine] = extractor["engineConfigs"]
+    return {
+        "queued": engine["queuedRequestsSpec"],
+        "running": engine["runningRequestsSpec"],
+        "kv": engine["kvUsageSpec"],
+        "lora": engine["loraSpec"],
+        "cache": engine["cacheInfoSpec"],
+    }
+
+
+OWN = own_names()
 # What the extractor reads of an engine that it takes for vLLM.
 VLLM = {
     "queued": "vllm:num_requests_waiting",
