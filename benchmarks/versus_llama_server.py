@@ -26,6 +26,14 @@ start llama-server with it:
 
 Requests without an adapter then name it at scale 0, at which llama.cpp leaves it out of the graph.
 
+Where llama-server has several LoRAs, every client has a file of its own, on ours a cartridge of its
+own, in the order of their ids; all act at 1. `--agree` adds how many greedy texts are the same on
+both servers, without an adapter and with each. With LoRAs that are exactly the cartridges:
+
+    python benchmarks/models/exact_adapters.py demo/french.gguf FOLDER
+    llama-server … --lora FOLDER/loras/french-00.gguf,FOLDER/loras/french-01.gguf,…
+    llamacart serve … --cartridges FOLDER/cartridges
+
 By default this project computes on the CPU without llama.cpp's repacked and tiled kernels; to
 compare with the same kernels on both sides start it with `--no-batch-invariant` and
 GGML_CPU_TILED_MM=1.
@@ -68,10 +76,16 @@ class Outcome:
     Attributes:
         tokens: As `usage` counts them.
         first: Seconds until the first piece of text; None where the answer came whole.
+        text: The answer; empty where it was streamed.
     """
 
     tokens: int
     first: float | None
+    text: str = ""
+
+
+Adapter = tuple[int, float]
+"""Which of a server's adapters, counted from 0, and its strength."""
 
 
 @dataclass
@@ -82,16 +96,16 @@ class Server:
         name: `OURS` or `THEIRS`.
         client: Bound to its address.
         base: The unsteered model's id.
-        adapter: Ours: the cartridge's id; theirs: the LoRA's.
+        adapters: Ours: ids of cartridges; theirs: of LoRAs.
     """
 
     name: str
     client: httpx.AsyncClient
     base: str
-    adapter: str | int | None = None
+    adapters: list[str] | list[int]
 
-    def body(self, prompt: str, n_tokens: int, strength: float | None) -> dict[str, Any]:
-        """A request: greedy, of exactly `n_tokens`, at the adapter's `strength` if there is one."""
+    def body(self, prompt: str, n_tokens: int, adapter: Adapter | None) -> dict[str, Any]:
+        """A request: greedy, of exactly `n_tokens`, under an adapter if there is one."""
         body: dict[str, Any] = {
             "model": self.base,
             "prompt": prompt,
@@ -101,11 +115,13 @@ class Server:
         }
         if self.name == THEIRS:
             body |= {"n_predict": n_tokens, "cache_prompt": False}
-            if self.adapter is not None:
-                # One that is not named acts at the scale it was loaded with, so 0 is said too.
-                body["lora"] = [{"id": self.adapter, "scale": strength or 0.0}]
-        elif strength is not None:
-            body["model"] = f"{self.base}:{self.adapter}@{strength}"
+            # One that is not named acts at the scale it was loaded with, so 0 is said too.
+            scales = dict.fromkeys(self.adapters, 0.0)
+            if adapter is not None:
+                scales[self.adapters[adapter[0]]] = adapter[1]
+            body["lora"] = [{"id": lora, "scale": scale} for lora, scale in scales.items()]
+        elif adapter is not None:
+            body["model"] = f"{self.base}:{self.adapters[adapter[0]]}@{adapter[1]}"
         return body
 
     async def ask(self, body: dict[str, Any], *, stream: bool) -> Outcome:
@@ -113,7 +129,8 @@ class Server:
         if not stream:
             answer = await self.client.post("/v1/completions", json=body)
             await check_status(answer)
-            return Outcome(answer.json()["usage"]["completion_tokens"], None)
+            said = answer.json()
+            return Outcome(said["usage"]["completion_tokens"], None, said["choices"][0]["text"])
         body = {**body, "stream": True, "stream_options": {"include_usage": True}}
         start, first, tokens = time.perf_counter(), None, 0
         async with self.client.stream("POST", "/v1/completions", json=body) as answer:
@@ -138,17 +155,24 @@ def strengths_of(count: int) -> list[float]:
     return [round(0.6 + 0.4 * (i + 1) / count, 4) for i in range(count)]
 
 
+def own_adapters(count: int, there: int) -> list[Adapter]:
+    """An adapter for each client: of its own where `there` are several, else of a strength so."""
+    if there == 1:
+        return [(0, strength) for strength in strengths_of(count)]
+    return [(number % there, 1.0) for number in range(count)]
+
+
 async def ask_all(
     server: Server,
     turn: int,
-    strengths: Sequence[float | None],
+    adapters: Sequence[Adapter | None],
     n_tokens: int,
     *,
     stream: bool,
 ) -> tuple[float, list[Outcome]]:
-    """One client for each strength, all at once: seconds in all, and what each got."""
-    prompts = prompts_of(turn, len(strengths))
-    bodies = [server.body(p, n_tokens, s) for p, s in zip(prompts, strengths, strict=True)]
+    """One client for each adapter, all at once: seconds in all, and what each got."""
+    prompts = prompts_of(turn, len(adapters))
+    bodies = [server.body(p, n_tokens, a) for p, a in zip(prompts, adapters, strict=True)]
     start = time.perf_counter()
     outcomes = await asyncio.gather(*(server.ask(body, stream=stream) for body in bodies))
     seconds = time.perf_counter() - start
@@ -172,31 +196,42 @@ class Match:
     ) -> None:
         self._servers, self._loop, self._options = servers, loop, options
         self._n_tokens: int = options.tokens
+        self.n_adapters = min(len(server.adapters) for server in servers)
         self._sections = itertools.count()
 
-    def throughput(self, title: str, strengths: Sequence[float | None]) -> Comparison:
+    def throughput(self, title: str, adapters: Sequence[Adapter | None]) -> Comparison:
         """Tokens a second of all clients together."""
         n_tokens, stream = self._n_tokens, self._options.stream
 
         def rate(server: Server, turn: int) -> float:
-            work = ask_all(server, turn, strengths, n_tokens, stream=stream)
+            work = ask_all(server, turn, adapters, n_tokens, stream=stream)
             seconds, _ = self._loop.run(work)
-            return n_tokens * len(strengths) / seconds
+            return n_tokens * len(adapters) / seconds
 
-        clients = f"{len(strengths)} client{'s' * (len(strengths) != 1)}"
+        clients = f"{len(adapters)} client{'s' * (len(adapters) != 1)}"
         return self._compare(f"{clients}, {title}", "tokens/s", rate)
 
     def later_first_token(self) -> Comparison:
         """Seconds until the later of two clients with different adapters has a token."""
 
         def latest(server: Server, turn: int) -> float:
-            work = ask_all(server, turn, strengths_of(2), self._n_tokens, stream=True)
+            two = own_adapters(2, self.n_adapters)
+            work = ask_all(server, turn, two, self._n_tokens, stream=True)
             _, outcomes = self._loop.run(work)
             return max(outcome.first or 0.0 for outcome in outcomes)
 
         return self._compare(
             "2 clients with different adapters: first token of the later one", "seconds", latest
         )
+
+    def agreement(self, adapters: Sequence[Adapter | None]) -> int:
+        """Greedy texts that are the same on both servers, one for each adapter."""
+        turn = 1000 * next(self._sections)
+        texts = []
+        for server in self._servers:
+            work = ask_all(server, turn, adapters, self._n_tokens, stream=False)
+            texts.append([outcome.text for outcome in self._loop.run(work)[1]])
+        return sum(ours == theirs for ours, theirs in zip(*texts, strict=True))
 
     def _compare(
         self, title: str, unit: str, measure: Callable[[Server, int], float]
@@ -220,7 +255,7 @@ async def open_ours(
 
     Args:
         client: Bound to its address.
-        cartridge: The id of the one to use; None takes the first.
+        cartridge: The id of the only one to use; None takes all.
     """
     answer = await client.get("/v1/models")
     await check_status(answer)
@@ -229,10 +264,10 @@ async def open_ours(
     offered = {c["id"]: c["hash"] for card in cards for c in card["cartridges"]}
     if cartridge is not None and cartridge not in offered:
         raise SystemExit(f"{OURS} has no cartridge {cartridge!r}; it has {', '.join(offered)}")
-    chosen = cartridge or next(iter(offered), None)
+    chosen = list(offered) if cartridge is None else [cartridge]
     facts = {"model": base}
-    if chosen is not None:
-        facts["cartridge"] = f"{chosen} {offered[chosen][:12]}"
+    if chosen:
+        facts["cartridges"] = ", ".join(f"{name} {offered[name][:12]}" for name in chosen)
     return Server(OURS, client, base, chosen), facts
 
 
@@ -241,11 +276,8 @@ async def open_theirs(client: httpx.AsyncClient) -> tuple[Server, dict[str, Any]
     props, loras = await asyncio.gather(client.get("/props"), client.get("/lora-adapters"))
     await check_status(props)
     await check_status(loras)
-    adapters = loras.json()
-    if len(adapters) > 1:
-        raise SystemExit(f"{THEIRS} has {len(adapters)} LoRAs; start it with one")
-    lora = adapters[0]["id"] if adapters else None
-    return Server(THEIRS, client, "default", lora), {THEIRS: props.json().get("build_info")}
+    adapters = [lora["id"] for lora in loras.json()]
+    return Server(THEIRS, client, "default", adapters), {THEIRS: props.json().get("build_info")}
 
 
 async def open_both(
@@ -262,11 +294,27 @@ async def open_both(
     ours, about_ours = await open_ours(clients[0], options.cartridge)
     theirs, about_theirs = await open_theirs(clients[1])
     if options.adapters:
-        if ours.adapter is None:
+        if not ours.adapters:
             raise SystemExit(f"{OURS} serves no cartridge: start it with --cartridges")
-        if theirs.adapter is None:
+        if not theirs.adapters:
             raise SystemExit(f"{THEIRS} has no LoRA: start it with --lora (see --help)")
+        if len(theirs.adapters) > 1 and len(theirs.adapters) != len(ours.adapters):
+            raise SystemExit(
+                f"{THEIRS} has {len(theirs.adapters)} LoRAs and {OURS} {len(ours.adapters)} "
+                "cartridges; give both the same, in the order of the cartridges' ids"
+            )
     return [ours, theirs], about_ours | about_theirs
+
+
+def tell_agreement(match: Match, report: Report, *, adapters: bool) -> None:
+    """How many greedy texts are the same, without an adapter and with one."""
+    count = max(match.n_adapters, 16)
+    kinds: dict[str, Sequence[Adapter | None]] = {"unsteered": [None] * count}
+    if adapters:
+        kinds["an adapter each"] = own_adapters(count, match.n_adapters)
+    for title, own in kinds.items():
+        same = match.agreement(own)
+        report.figure(f"equal texts, {title}", same, f"{title}: {same} of {count} texts are equal")
 
 
 def main() -> None:
@@ -280,7 +328,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=96, help="tokens a client")
     parser.add_argument("--stream", action="store_true", help="stream (default: answers whole)")
     parser.add_argument("--adapters", action="store_true", help="compare with adapters too")
-    parser.add_argument("--cartridge", metavar="ID", help="of ours; default: the first it lists")
+    parser.add_argument("--agree", action="store_true", help="compare greedy texts too")
+    parser.add_argument("--cartridge", metavar="ID", help="the only one of ours to use")
     parser.add_argument("--threads", type=int, help="of both servers, as started: only noted")
     options = parser.parse_args()
     with asyncio.Runner() as loop:
@@ -290,14 +339,17 @@ def main() -> None:
             how = {"answers": "streamed" if options.stream else "whole", "tokens": options.tokens}
             report = Report(machine_facts(options.threads) | about | how, options.json)
             match = Match(servers, loop, options)
+            if options.agree:
+                tell_agreement(match, report, adapters=options.adapters)
             for count in options.clients:
                 report.compare(match.throughput("unsteered", [None] * count))
             if options.adapters:
                 for count in options.clients:
-                    report.compare(match.throughput("one adapter", [0.9] * count))
+                    strength = 0.9 if match.n_adapters == 1 else 1.0
+                    report.compare(match.throughput("one adapter", [(0, strength)] * count))
                     if count > 1:
-                        title = "an adapter each"
-                        report.compare(match.throughput(title, strengths_of(count)))
+                        own = own_adapters(count, match.n_adapters)
+                        report.compare(match.throughput("an adapter each", own))
                 report.compare(match.later_first_token())
             report.write()
         finally:

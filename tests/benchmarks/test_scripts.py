@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import drain
+import httpx
 import pytest
 import shared_machine
 import training_time
@@ -63,6 +64,22 @@ def test_strengths_differ() -> None:
     strengths = versus_llama_server.strengths_of(16)
     assert len(set(strengths)) == 16
     assert 0.6 < min(strengths) < max(strengths) == 1.0
+
+
+def test_each_client_has_an_adapter_of_its_own_where_there_are_several() -> None:
+    assert versus_llama_server.own_adapters(5, 4) == [(0, 1), (1, 1), (2, 1), (3, 1), (0, 1)]
+    assert {number for number, _ in versus_llama_server.own_adapters(3, 1)} == {0}
+    assert len(set(versus_llama_server.own_adapters(3, 1))) == 3
+
+
+def test_adapters_that_are_not_asked_for_are_named_at_0() -> None:
+    client = httpx.AsyncClient()
+    theirs = versus_llama_server.Server(versus_llama_server.THEIRS, client, "default", [0, 1])
+    assert [lora["scale"] for lora in theirs.body("a", 1, (1, 0.8))["lora"]] == [0, 0.8]
+    assert [lora["scale"] for lora in theirs.body("a", 1, None)["lora"]] == [0, 0]
+    ours = versus_llama_server.Server(versus_llama_server.OURS, client, "base", ["a", "b"])
+    assert ours.body("a", 1, (1, 0.8))["model"] == "base:b@0.8"
+    assert ours.body("a", 1, None)["model"] == "base"
 
 
 def text(finish_reason: str | None = None) -> str:
