@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from llamacart.cartridge import Cartridge, LayerMap, QuantizedMatrix
+from llamacart.cartridge import Cartridge, LayerMap
+from llamacart.matrix import QuantizedMatrix
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence

@@ -8,7 +8,7 @@ made of such numbers: any type that it quantises without an importance matrix wi
 model takes no longer than its bytes take to be written, and never more than one chunk is in memory.
 Its texts are noise.
 
-Usage: random_model.py SHAPE FILE [--kind Q4_K_M] [--vocabulary MODEL] [--seed 0]
+Usage: random_model.py SHAPE FILE [--kind Q4_K_M] [--vocabulary MODEL] [--template gemma] [--seed 0]
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFValueType
 from layout import SIZES, Shape, hyperparameters, tensors
 
+from llamacart.chat.templates import BUILTIN
 from llamacart.disk.whole import whole_file
 from llamacart.llama import ggml
 from llamacart.llama.resolve import resolve_model
@@ -81,6 +82,11 @@ class Vocabulary:
             value, kind, items = fields[key]
             fields[key] = ([*value, *added[key]], kind, items)
         return Vocabulary(fields)
+
+    def with_template(self, template: str) -> Vocabulary:
+        """The same with another chat template."""
+        kept = ("tokenizer.chat_template", (template, GGUFValueType.STRING, None))
+        return Vocabulary(dict([*self.fields.items(), kept]))
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
@@ -229,9 +235,15 @@ def main() -> None:
         "--vocabulary", default="demo", metavar="MODEL",
         help="model whose vocabulary and chat template are copied: GGUF path, 'demo' or hf:…",
     )  # fmt: skip
+    parser.add_argument(
+        "--template", choices=BUILTIN,
+        help="chat template of this family, as an instruct model has, instead of that model's",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     vocabulary = read_vocabulary(resolve_model(options.vocabulary))
+    if options.template:
+        vocabulary = vocabulary.with_template(BUILTIN[options.template])
     try:
         write_model(
             options.file, SIZES[options.shape], vocabulary, kind=options.kind, seed=options.seed

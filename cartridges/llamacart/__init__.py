@@ -16,7 +16,6 @@ if TYPE_CHECKING:
         Fingerprint,
         LayerMap,
         Metadata,
-        QuantizedMatrix,
         check_fits,
     )
     from llamacart.errors import (
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
     from llamacart.llama.resolve import resolve_model
     from llamacart.llama.tap import Tap
     from llamacart.llama.weights import Weights
+    from llamacart.matrix import QuantizedMatrix
     from llamacart.passes.capture import forward, row_offsets
     from llamacart.passes.control_vector import ControlDose, ControlVector, fit_control_vector
     from llamacart.passes.embedding import Embedder
@@ -78,7 +78,6 @@ _HOMES = {
         "Fingerprint",
         "LayerMap",
         "Metadata",
-        "QuantizedMatrix",
         "check_fits",
     ),
     "llamacart.errors": (
@@ -115,6 +114,7 @@ _HOMES = {
     "llamacart.llama.resolve": ("resolve_model",),
     "llamacart.llama.tap": ("Tap",),
     "llamacart.llama.weights": ("Weights",),
+    "llamacart.matrix": ("QuantizedMatrix",),
     "llamacart.passes.capture": (
         "forward",
         "row_offsets",

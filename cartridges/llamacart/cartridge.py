@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llamacart.errors import AlphaError, CartridgeMismatchError
+from llamacart.matrix import QuantizedMatrix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,8 +33,6 @@ SITE = "ffn_down.input"
 """The one site of format version 1: the gated product that feeds the down projection."""
 
 ALPHA_LIMIT = 10.0
-BLOCK = 32
-"""Weights that share one scale, along D (as in GGML's Q8_0)."""
 
 
 def check_alpha(alpha: float, *, name: str = "alpha") -> float:
@@ -79,47 +78,6 @@ class Fingerprint:
             f"{label}{self.architecture}, {self.n_layer} layers, FFN width {self.n_ff}, "
             f"embedding {self.n_embd}, weights {self.weights_hash[:12]}"
         )
-
-
-@dataclass(frozen=True)
-class QuantizedMatrix:
-    """A [K, D] matrix in blocks of 32 signed bytes that share a 16-bit float scale.
-
-    Attributes:
-        values: int8 [K, D].
-        scales: float16 [K, D // 32]; element (k, d) is values[k, d] * scales[k, d // 32].
-    """
-
-    values: NDArray[np.int8]
-    scales: NDArray[np.float16]
-
-    @classmethod
-    def quantize(cls, dense: NDArray[np.floating[Any]]) -> QuantizedMatrix:
-        """Round a float [K, D] matrix, D a multiple of 32, to the nearest of 255 levels a block.
-
-        Raises:
-            ValueError: D is not a multiple of 32, a value is not finite, or a block's scale
-                does not fit a 16-bit float.
-        """
-        n_rows, width = dense.shape
-        if width % BLOCK:
-            raise ValueError(f"width {width} is not a multiple of {BLOCK}")
-        blocks = np.asarray(dense, np.float32).reshape(n_rows, width // BLOCK, BLOCK)
-        with np.errstate(over="ignore"):
-            scales = (np.abs(blocks).max(axis=2) / 127).astype(np.float16)
-        if not np.isfinite(scales).all():
-            raise ValueError("a weight is not finite or too large for a 16-bit scale")
-        divisor = np.where(scales == 0, np.float16(1), scales).astype(np.float32)
-        values = np.rint(blocks / divisor[:, :, None]).clip(-127, 127).astype(np.int8)
-        # A scale that underflowed to zero must not leave values that mean nothing.
-        values[scales == 0] = 0
-        return cls(np.ascontiguousarray(values.reshape(n_rows, width)), scales)
-
-    def dequantize(self) -> NDArray[np.float32]:
-        """The matrix that acts, float32 [K, D]."""
-        n_rows, width = self.values.shape
-        blocks = self.values.reshape(n_rows, width // BLOCK, BLOCK).astype(np.float32)
-        return (blocks * self.scales.astype(np.float32)[:, :, None]).reshape(n_rows, width)
 
 
 @dataclass(frozen=True)
@@ -237,8 +195,9 @@ class Cartridge:
                 digest.update(b"\0")
             else:
                 digest.update(b"\1")
-                digest.update(m.delta.values.tobytes())
-                digest.update(m.delta.scales.astype("<f2").tobytes())
+                values, scales = m.delta.plain()
+                digest.update(values.tobytes())
+                digest.update(scales.astype("<f2").tobytes())
         return digest.hexdigest()
 
 

@@ -15,10 +15,10 @@ from llamacart.cartridge import (
     Fingerprint,
     LayerMap,
     Metadata,
-    QuantizedMatrix,
     check_alpha,
 )
 from llamacart.errors import AlphaError
+from llamacart.matrix import QuantizedMatrix
 
 WIDTH = 64
 PRINT = Fingerprint("llama", 2, WIDTH, 32, "ab" * 32, "base")
@@ -79,7 +79,7 @@ def test_hash_covers_what_acts_and_nothing_else() -> None:
         replace(base, layers=(replace(layer_map, delta=None),)),
         replace(
             base,
-            layers=(replace(layer_map, delta=replace(layer_map.delta, values=values)),),
+            layers=(replace(layer_map, delta=QuantizedMatrix(values, layer_map.delta.scales)),),
         ),
     ):
         assert changed.content_hash != base.content_hash

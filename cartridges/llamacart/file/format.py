@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from llamacart.cartridge import BLOCK
 from llamacart.file.storage import STORAGES
+from llamacart.matrix import BLOCK
 
 FORMAT_VERSIONS: Final = (1, 2, 3)
 """Since version 2 a delta may be Q4_0 or Q5_0; version 3 has the key `llamacart.when`. A file

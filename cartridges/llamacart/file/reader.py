@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata, QuantizedMatrix
+from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart.errors import CartridgeError, CartridgeFormatError, NotFoundError
 from llamacart.file import format as fmt
 from llamacart.file.condition import parse_when
@@ -32,6 +32,7 @@ from llamacart.file.validator import (
     check_metadata,
     place_tensors,
 )
+from llamacart.matrix import QuantizedMatrix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

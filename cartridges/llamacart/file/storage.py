@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llamacart.cartridge import BLOCK, QuantizedMatrix
+from llamacart.matrix import BLOCK, QuantizedMatrix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llamacart.cartridge import BLOCK, SITE, Cartridge, Fingerprint, LayerMap, Metadata, check_alpha
+from llamacart.cartridge import SITE, Cartridge, Fingerprint, LayerMap, Metadata, check_alpha
 from llamacart.errors import AlphaError, CartridgeFormatError
 from llamacart.file import format as fmt
 from llamacart.file.condition import check_when
 from llamacart.file.texts import CONTROL, check_text, format_json, shown
+from llamacart.matrix import BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -28,8 +28,9 @@ from llamacart.hook.control import (
     Trouble,
 )
 from llamacart.hook.intrinsics import pointer
-from llamacart.hook.tile import BLOCK, BLOCK_BYTES, ROWS, WIDE, tile_by_four, tile_by_one
+from llamacart.hook.tile import WIDE, tile_by_four, tile_by_one
 from llamacart.llama import ggml, openmp
+from llamacart.matrix import BLOCK, BLOCK_BYTES, ROWS
 
 # Sums may be reordered, but NaN and infinity must come through.
 _NO_NAN_ASSUMPTIONS = {"reassoc", "contract", "nsz", "arcp"}

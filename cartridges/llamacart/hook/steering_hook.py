@@ -15,8 +15,8 @@ from llamacart.errors import EngineError, InputError
 from llamacart.hook.control import CONTROL_WORDS, TABLE_FIELDS, Field, TableField, Trouble
 from llamacart.hook.kernel import eval_callback, multiply_part, steer_rows
 from llamacart.hook.memory import side_by_side
-from llamacart.hook.tile import ROWS, pack_tiles
 from llamacart.llama import ggml, openmp
+from llamacart.matrix import ROWS, pack_tiles
 from llamacart.values.report import NOTHING_TO_REPORT, Fault, StepReport
 from llamacart.values.steering import effective
 
@@ -130,6 +130,8 @@ class SteeringHook:
     def load(self, cartridge: Cartridge) -> None:
         """Make a cartridge resident; a second load of equal content does nothing.
 
+        Its matrices are then held as tiles, which the cartridge and all hooks share.
+
         Raises:
             CartridgeMismatchError: Made for another model; nothing has changed.
         """
@@ -147,10 +149,13 @@ class SteeringHook:
         arrays = side_by_side([a for m in cartridge.layers for a in _layer_arrays(m)])
         for i, layer_map in enumerate(cartridge.layers):
             neurons, bias, tiles = arrays[3 * i : 3 * i + 3]
+            delta = layer_map.delta
+            if delta is not None:
+                tiles = arrays[3 * i + 2] = delta.hold(tiles)
             row = table[slot, layer_map.layer]
             row[TableField.K] = len(neurons)
             row[TableField.NEURONS] = neurons.ctypes.data
-            row[TableField.TILES] = tiles.ctypes.data if tiles.size else 0
+            row[TableField.TILES] = tiles.ctypes.data if delta is not None else 0
             row[TableField.BIAS] = bias.ctypes.data
         self._residents[cartridge.content_hash] = _LoadedCartridge(
             cartridge.name, slot, tuple(arrays)
@@ -327,7 +332,8 @@ class SteeringHook:
 
 
 def _layer_arrays(layer_map: LayerMap) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Neurons, bias and tiles as the kernel reads them; no tiles for a mean shift."""
+    """Neurons, bias and tiles as the kernel reads them; no tiles where none are to be made."""
     delta = layer_map.delta
-    tiles = np.zeros(0, np.uint8) if delta is None else pack_tiles(delta.values, delta.scales)
+    made = delta is None or delta.tiles is not None
+    tiles = np.zeros(0, np.uint8) if made or delta is None else pack_tiles(*delta.plain())
     return layer_map.neurons.astype(np.int32), layer_map.bias.astype(np.float32), tiles

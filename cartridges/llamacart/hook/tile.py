@@ -3,37 +3,27 @@
 Written in LLVM IR by hand, because a row's sum must be the same to the bit whether it is computed
 alone or beside others: the order of additions is spelled out instead of left to a vectoriser.
 
-A matrix [K, D] of 8-bit values with a scale for each 32 is stored as tiles, in the order in which
-the kernel reads it, so that it streams through the caches:
-
-    tile t = matrix rows 4t..4t+3:  for each block of 32 columns:  4 scales (float32) | 4 × 32 int8
-
-K is padded to a multiple of 4 with rows of zeros.
+The matrix lies in tiles, see `llamacart.matrix`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from llamacart.hook.intrinsics import CACHE_LINE, emit_prefetch
+from llamacart.matrix import BLOCK, BLOCK_BYTES, ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
 
-ROWS = 4
-"""Matrix rows in a tile."""
 WIDE = 4
 """Activation rows that share one pass over a tile."""
-BLOCK = 32
-BLOCK_BYTES = ROWS * (4 + BLOCK)
 
 _LANES = 16
 # One pass over 16 cartridges leaves the caches behind: measured, prefetching 4 KiB ahead makes it
@@ -43,35 +33,6 @@ _PREFETCH_BYTES = 32 * BLOCK_BYTES
 _F32, _I8, _I32, _I64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _FLOATS = ir.VectorType(_F32, _LANES)
 _BYTES = ir.VectorType(_I8, _LANES)
-
-
-def tile_bytes(width: int) -> int:
-    """Size of one tile of a matrix [K, `width`]."""
-    return width // BLOCK * BLOCK_BYTES
-
-
-def pack_tiles(values: NDArray[np.int8], scales: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    """Lay a quantized matrix out as tiles.
-
-    Args:
-        values: int8 [K, D], D a multiple of 32.
-        scales: [K, D / 32].
-
-    Returns:
-        uint8 [⌈K / 4⌉, `tile_bytes(D)`].
-    """
-    k_active, width = values.shape
-    n_tiles, n_blocks = -(-k_active // ROWS), width // BLOCK
-    padded_values = np.zeros((n_tiles * ROWS, width), np.int8)
-    padded_values[:k_active] = values
-    padded_scales = np.zeros((n_tiles * ROWS, n_blocks), np.float32)
-    padded_scales[:k_active] = scales
-    tiles = np.empty((n_tiles, n_blocks, BLOCK_BYTES), np.uint8)
-    scales_by_block = padded_scales.reshape(n_tiles, ROWS, n_blocks).transpose(0, 2, 1)
-    tiles[..., : ROWS * 4] = np.ascontiguousarray(scales_by_block).view(np.uint8)
-    values_by_block = padded_values.reshape(n_tiles, ROWS, n_blocks, BLOCK).transpose(0, 2, 1, 3)
-    tiles[..., ROWS * 4 :] = values_by_block.reshape(n_tiles, n_blocks, ROWS * BLOCK).view(np.uint8)
-    return tiles.reshape(n_tiles, tile_bytes(width))
 
 
 def _tile_kernel(n_tokens: int) -> Callable[..., Any]:

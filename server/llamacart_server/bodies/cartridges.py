@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from llamacart.cartridge import ALPHA_LIMIT
+from llamacart.matrix import BLOCK
 from llamacart_server.bodies.fields import Body
 
 if TYPE_CHECKING:
@@ -193,5 +194,5 @@ class CartridgeDeleted(BaseModel):
 
 def _n_bytes(cartridge: Cartridge) -> int:
     small = sum(m.neurons.nbytes + m.bias.nbytes for m in cartridge.layers)
-    deltas = [m.delta for m in cartridge.layers if m.delta]
-    return small + sum(delta.values.nbytes + delta.scales.nbytes for delta in deltas)
+    shapes = [m.delta.shape for m in cartridge.layers if m.delta]
+    return small + sum(k * (width + 2 * width // BLOCK) for k, width in shapes)

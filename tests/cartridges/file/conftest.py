@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata, QuantizedMatrix
+from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
+from llamacart.matrix import QuantizedMatrix
 
 FORMAT_MD = Path(__file__).parents[3] / "cartridges" / "FORMAT.md"
 WIDTH = 32

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata, QuantizedMatrix
+from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart.file.reader import read_cartridge
 from llamacart.file.storage import STORAGES, narrowest, pack, quantize, unpack
 from llamacart.file.writer import write_cartridge
+from llamacart.matrix import QuantizedMatrix
 
 NAMES = sorted(STORAGES)
 matrices = st.tuples(st.integers(0, 999), st.integers(1, 5), st.integers(1, 4))

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata, QuantizedMatrix
+from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart.errors import (
     CartridgeError,
     CartridgeFormatError,
@@ -23,6 +23,7 @@ from llamacart.errors import (
 from llamacart.file import format as fmt
 from llamacart.file.reader import read_cartridge
 from llamacart.file.writer import write_cartridge
+from llamacart.matrix import QuantizedMatrix
 
 NAN, INFINITY = float("nan"), float("inf")
 printable = st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=20)

@@ -265,6 +265,29 @@ def test_a_slot_taken_over_is_not_mistaken_for_its_old_cartridge(tiny_model: Mod
         hook.set_rows([steering])
 
 
+def test_hooks_and_cartridge_share_their_weights(tiny_model: Model) -> None:
+    cartridge = random_cartridge(tiny_model, seed=1)
+    before = cartridge.content_hash
+    dense = [m.dense_delta(tiny_model.n_ff) for m in cartridge.layers]
+    first, second = (SteeringHook(tiny_model, max_rows=4) for _ in range(2))
+    first.load(cartridge)
+    second.load(cartridge)
+    tiles = [m.delta.tiles for m in cartridge.layers if m.delta is not None]
+    assert tiles
+    for hook in (first, second):
+        (resident,) = hook._residents.values()
+        assert all(any(a is own for a in resident.arrays) for own in tiles)
+    first.unload(cartridge)
+    steering = (Dose(cartridge, 1.0),)
+    second.set_rows([steering] * 2)
+    h = np.ones((2, tiny_model.n_ff), np.float32)
+    second.apply(h, cartridge.layers[0].layer)
+    assert not np.array_equal(h, np.ones_like(h))
+    assert replace(cartridge, metadata=Metadata("anew")).content_hash == before
+    for m, was in zip(cartridge.layers, dense, strict=True):
+        np.testing.assert_array_equal(m.dense_delta(tiny_model.n_ff), was)
+
+
 def shift(model: Model, size: float) -> Cartridge:
     """Adds `size` to neuron 3 of layer 1."""
     layer = LayerMap(1, np.array([3], np.int32), None, np.array([size], np.float32))

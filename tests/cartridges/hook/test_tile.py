@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from llvmlite import binding as llvm
 
-from llamacart.hook.tile import BLOCK, ROWS, WIDE, pack_tiles, tile_by_four, tile_by_one
+from llamacart.hook.tile import WIDE, tile_by_four, tile_by_one
+from llamacart.matrix import BLOCK, ROWS, pack_tiles
 
 
 @numba.njit

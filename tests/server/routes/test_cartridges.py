@@ -9,9 +9,10 @@ import numpy as np
 import openai
 import pytest
 
-from llamacart.cartridge import Cartridge, LayerMap, QuantizedMatrix
+from llamacart.cartridge import Cartridge, LayerMap
 from llamacart.errors import InputError
 from llamacart.file.writer import write_cartridge
+from llamacart.matrix import QuantizedMatrix
 from llamacart_server import service
 from llamacart_server.library.library import CartridgeLibrary, Entry
 from llamacart_server.middleware.auth import read_keys

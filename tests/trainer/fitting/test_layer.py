@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llamacart.cartridge import LayerMap, QuantizedMatrix
+from llamacart.cartridge import LayerMap
 from llamacart.errors import RecipeError
 from llamacart.file.storage import STORAGES, narrowest, quantize
+from llamacart.matrix import QuantizedMatrix
 from llamacart.values.steering import DenseMap
 from llamacart_trainer.fitting.layer import fit_layer, fit_layer_from_moments
 from llamacart_trainer.fitting.moments import Moments

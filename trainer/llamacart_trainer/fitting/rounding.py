@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg import cholesky
 
-from llamacart.cartridge import BLOCK, QuantizedMatrix
 from llamacart.file.storage import block_scales, round_blocks
+from llamacart.matrix import BLOCK, QuantizedMatrix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
