@@ -61,7 +61,8 @@ def create_app(
         embedder: For embeddings, used on the engine's thread; None leaves them out.
 
     Returns:
-        The app; `app.state.lifecycle` lets its owner drain it, `app.state.engine` is `engine`.
+        The app; `app.state.lifecycle` lets its owner drain it, `app.state.engine` is `engine`,
+        `app.state.store` changes what is on offer.
 
     Raises:
         InputError: There is something wrong with the keys.
@@ -111,6 +112,7 @@ def create_app(
     app.openapi = cache(partial(described.document, app))  # type: ignore[method-assign]
     app.state.lifecycle = lifecycle
     app.state.engine = engine
+    app.state.store = service.store
     # The last one added is the outermost.
     app.add_middleware(HeadMiddleware)
     if settings.keep_alive:

@@ -23,6 +23,7 @@ from llamacart_server.constraints.json_format import grammar_of
 from llamacart_server.constraints.tools import tool_use
 from llamacart_server.engine.request import GenerationRequest
 from llamacart_server.library.selection import Selection, select
+from llamacart_server.library.source import folder_of
 from llamacart_server.library.store import CartridgeStore
 from llamacart_server.logs import fields
 from llamacart_server.middleware.lifecycle import Lifecycle
@@ -117,7 +118,7 @@ class Service:
     @cached_property
     def store(self) -> CartridgeStore:
         """What adds and removes cartridges."""
-        return CartridgeStore(self.engine, self.library, self.settings.cartridges)
+        return CartridgeStore(self.engine, self.library, folder_of(self.settings.cartridges))
 
     @cached_property
     def training(self) -> TrainingJobs:

@@ -52,6 +52,11 @@ def _without_brackets(value: Any) -> Any:
     return value
 
 
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+Place = Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -82,8 +87,16 @@ class ServeSettings(BaseSettings):
         Option(MODEL, "Jinja file, or gemma, llama3 or chatml; default: the model's own."),
     ] = None
     cartridges: Annotated[
-        Path | None, Option(MODEL, "Folder of cartridges; all are loaded at the start.")
+        Place | None,
+        Option(
+            MODEL,
+            "Folder of cartridges, hf:<owner>/<repo>, or the URL of an object store (s3://…); all "
+            "are loaded at the start.",
+        ),
     ] = None
+    refresh_seconds: Annotated[
+        Seconds, Option(MODEL, "Seconds between two looks for changed cartridges; 0: none.")
+    ] = 30.0
     force: Annotated[
         bool, Option(MODEL, "Accept cartridges made for other weights of the same shape.")
     ] = False

@@ -397,3 +397,24 @@ def test_a_client_that_leaves_frees_its_slot(tiny_model, live, until):
             until(lambda: not engine.stats().running)
             stats = engine.stats()
             assert (stats.running, stats.finished, stats.cancelled) == (0, 0, 1)
+
+
+def test_a_store_is_followed_while_the_server_runs(
+    settings, folder, live, tmp_path, monkeypatch, until
+):
+    monkeypatch.setenv("LLAMACART_CACHE", str(tmp_path / "cache"))
+    store = tmp_path / "store"
+    store.mkdir()
+    shutil.copy(folder / "up.gguf", store)
+    change = {"cartridges": f"file://{store}", "refresh_seconds": 0.01}
+    with ExitStack() as owned:
+        app, _, library = cli.build(settings.model_copy(update=change), owned)
+        assert library.ids == ("up",)
+        shutil.copy(folder / "down.gguf", store)
+        until(lambda: library.ids == ("down", "up"))
+        url = owned.enter_context(live(app))
+        client = owned.enter_context(httpx.Client(base_url=url, timeout=60))
+        assert text(client, "tiny:up") != text(client, "tiny:down")
+        (store / "up.gguf").unlink()
+        until(lambda: library.ids == ("down",))
+    assert len(list((tmp_path / "cache" / "cartridges").glob("*.gguf"))) == 2

@@ -154,7 +154,7 @@ class CartridgeInfo(BaseModel):
 
 
 class LeftOutFile(BaseModel):
-    """A file of the cartridges folder that could not be loaded at start-up.
+    """A file of the cartridges folder or store that could not be loaded.
 
     Attributes:
         file: Its path in the folder.

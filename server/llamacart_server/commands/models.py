@@ -21,7 +21,9 @@ def models(
     model: Annotated[
         str | None, typer.Option(help="GGUF file, 'demo' or hf:<owner>/<repo>/<file>.")
     ] = None,
-    cartridges: Annotated[Path | None, typer.Option(help="Folder of cartridges.")] = None,
+    cartridges: Annotated[
+        str | None, typer.Option(help="Folder of cartridges, or a store as for `serve`.")
+    ] = None,
     force: Annotated[
         bool | None, typer.Option("--force", help="Accept cartridges made for other weights.")
     ] = None,
@@ -56,6 +58,7 @@ def _row(card: dict[str, Any]) -> dict[str, Any]:
 def _from_files(config: Path | None, **given: Any) -> list[dict[str, Any]]:
     from llamacart.llama.model import Model
     from llamacart_server.library.library import CartridgeLibrary
+    from llamacart_server.library.source import cartridges_cache, open_source
     from llamacart_server.served import slug
 
     settings = load_settings(config, **given)
@@ -63,8 +66,9 @@ def _from_files(config: Path | None, **given: Any) -> list[dict[str, Any]]:
         base = slug(model.name)
         library = CartridgeLibrary()
         if settings.cartridges is not None:
-            library = CartridgeLibrary.from_folder(
-                settings.cartridges, model.fingerprint, force=settings.force, strict=settings.strict
+            source = open_source(settings.cartridges, cartridges_cache(), settings.max_upload_bytes)
+            library = CartridgeLibrary.from_source(
+                source, model.fingerprint, force=settings.force, strict=settings.strict
             )
     for left in library.left_out:
         typer.echo(f"{left.file} is left out: {left.reason}", err=True)

@@ -140,6 +140,8 @@ def build(
     from llamacart_server.app import create_app
     from llamacart_server.engine.engine import Engine
     from llamacart_server.library.library import CartridgeLibrary
+    from llamacart_server.library.refresh import Refresher
+    from llamacart_server.library.source import cartridges_cache, open_source
     from llamacart_server.served import describe
 
     model = owned.enter_context(
@@ -148,12 +150,14 @@ def build(
         )
     )
     library = CartridgeLibrary()
+    source = None
     if settings.cartridges is not None:
-        library = CartridgeLibrary.from_folder(
-            settings.cartridges, model.fingerprint, force=settings.force, strict=settings.strict
+        source = open_source(settings.cartridges, cartridges_cache(), settings.max_upload_bytes)
+        library = CartridgeLibrary.from_source(
+            source, model.fingerprint, force=settings.force, strict=settings.strict
         )
     for left in library.left_out:
-        logger.warning("cartridges folder: %s is left out: %s", left.file, left.reason)
+        logger.warning("cartridges %s: %s is left out: %s", source, left.file, left.reason)
     runner = owned.enter_context(
         LlamaRunner(
             model,
@@ -189,7 +193,11 @@ def build(
     served = describe(model, runner.n_ctx, settings.chat_template)
     served = replace(served, weights_hash=model.fingerprint.weights_hash)
     logger.info("%s: chat template %s", served.id, served.template.source)
-    return create_app(engine, library, served, settings, embedder), served, library
+    app = create_app(engine, library, served, settings, embedder)
+    if source is not None and settings.refresh_seconds:
+        store = app.state.store
+        owned.enter_context(Refresher(source, library, store, settings.refresh_seconds))
+    return app, served, library
 
 
 def _address(host: str, port: int) -> str:

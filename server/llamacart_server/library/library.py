@@ -9,22 +9,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llamacart.cartridge import check_fits
-from llamacart.disk.whole import has_suffix
 from llamacart.errors import (
     CartridgeError,
     CartridgeMismatchError,
-    InputError,
     LlamacartError,
     NotFoundError,
 )
-from llamacart.file.format import FILE_SUFFIX
 from llamacart.file.reader import read_cartridge
+from llamacart_server.library.source import Folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from llamacart.cartridge import Cartridge, Fingerprint
+    from llamacart_server.library.source import Source
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,10 @@ class Snapshot:
         """What there is once `entry` is added, or has replaced the one of its id."""
         return Snapshot((self._by_id | {entry.cartridge.name: entry}).values())
 
+    def with_file(self, file: str, entries: Iterable[Entry]) -> Snapshot:
+        """What there is once a file's entries are these; errors as for a new `Snapshot`."""
+        return Snapshot([*(e for e in self if e.file != file), *entries])
+
     def without(self, cartridge_id: str) -> Snapshot:
         """What there is without that id."""
         return Snapshot(e for e in self if e.cartridge.name != cartridge_id)
@@ -124,6 +127,7 @@ class CartridgeLibrary:
     Attributes:
         left_out: Files of the folder that could not be used when it was read, and have not been
             put on offer since.
+        seen: The files there were then, with their stamps (`Source.look`).
 
     Raises:
         CartridgeError: Two have one name.
@@ -132,47 +136,49 @@ class CartridgeLibrary:
     def __init__(self, cartridges: Iterable[Cartridge] = ()) -> None:
         self._snapshot = Snapshot(Entry(cartridge) for cartridge in cartridges)
         self.left_out: tuple[LeftOut, ...] = ()
+        self.seen: Mapping[str, str] = {}
 
     @classmethod
     def from_folder(
         cls, folder: Path, fingerprint: Fingerprint, *, force: bool = False, strict: bool = False
     ) -> CartridgeLibrary:
-        """Read every `*.gguf` file of a folder, `*.GGUF` too; what cannot be used is left out.
+        """The same as `from_source` of a folder."""
+        return cls.from_source(Folder(folder), fingerprint, force=force, strict=strict)
+
+    @classmethod
+    def from_source(
+        cls, source: Source, fingerprint: Fingerprint, *, force: bool = False, strict: bool = False
+    ) -> CartridgeLibrary:
+        """Read every `*.gguf` file, `*.GGUF` too; what cannot be used is left out.
 
         Args:
-            folder: The folder; folders in it are not entered.
+            source: Where the files are.
             fingerprint: The model they must have been made for.
             force: Accept cartridges made for other weights of the same shape.
             strict: Leave nothing out.
 
         Raises:
-            InputError: There is no such folder, or it cannot be listed.
+            InputError: There is no such place, or it cannot be listed.
             LlamacartError: With `strict`: a file is broken, made for another model, or repeats an
                 id; the message names the file.
         """
-        if not folder.is_dir():
-            raise InputError(f"cartridges folder {str(folder)!r} is missing", param="cartridges")
-        try:
-            paths = sorted(p for p in folder.iterdir() if has_suffix(p, FILE_SUFFIX))
-        except OSError as error:
-            raise InputError(
-                f"cartridges folder {str(folder)!r} cannot be listed: {error.strerror or error}",
-                param="cartridges",
-            ) from None
+        seen = source.look()
         found: dict[str, Entry] = {}
         left_out = []
-        for path in paths:
+        for name, stamp in seen.items():
             try:
-                cartridge = _read(path, fingerprint, found, force=force)
+                path = source.path(name, stamp)
+                cartridge = _read(path, name, fingerprint, found, force=force)
             except LlamacartError as error:
                 if strict:
-                    raise CartridgeError(f"{folder}: {error.message}") from None
-                left_out.append(LeftOut(path.name, error.message))
+                    raise CartridgeError(f"{source}: {error.message}") from None
+                left_out.append(LeftOut(name, error.message))
             else:
-                found[cartridge.name] = Entry(cartridge, path.name)
+                found[cartridge.name] = Entry(cartridge, name)
         library = cls()
         library.replace(Snapshot(found.values()))
         library.left_out = tuple(left_out)
+        library.seen = seen
         return library
 
     def __iter__(self) -> Iterator[Cartridge]:
@@ -197,21 +203,26 @@ class CartridgeLibrary:
 
     def replace(self, snapshot: Snapshot) -> None:
         """Offer what `snapshot` holds from now on."""
-        files = {entry.file for entry in snapshot}
-        self._snapshot = snapshot
+        before, self._snapshot = self._snapshot, snapshot
+        files = {e.file for e in snapshot if before.find(e.cartridge.name) is not e}
         self.left_out = tuple(left for left in self.left_out if left.file not in files)
 
 
 def _read(
-    path: Path, fingerprint: Fingerprint, found: Mapping[str, Entry], *, force: bool
+    path: Path,
+    name: str,
+    fingerprint: Fingerprint,
+    found: Mapping[str, Entry],
+    *,
+    force: bool,
 ) -> Cartridge:
-    """A file of the folder, checked; errors name it without the folder."""
-    cartridge = read_cartridge(path, label=path.name)
+    """A file, checked; errors name it without its folder."""
+    cartridge = read_cartridge(path, label=name)
     try:
         check_fits(cartridge, fingerprint, force=force)
     except CartridgeMismatchError as error:
-        raise CartridgeMismatchError(f"{path.name}: {error.message}") from None
+        raise CartridgeMismatchError(f"{name}: {error.message}") from None
     if cartridge.name in found:
         other = found[cartridge.name].file
-        raise CartridgeError(f"{path.name}: id {cartridge.name!r} is also that of {other}")
+        raise CartridgeError(f"{name}: id {cartridge.name!r} is also that of {other}")
     return cartridge

@@ -180,6 +180,46 @@ class CartridgeStore:
         logger.info("cartridge %s removed%s", cartridge_id, " with its file" if deleted else "")
         return deleted
 
+    def follow(self, file: str, cartridge: Cartridge | None) -> None:
+        """Offer what a file of the source holds now in place of what it held.
+
+        Another id under which the file is on offer stays, and has the new content.
+
+        Args:
+            file: Its name.
+            cartridge: What it holds; None where it is gone.
+
+        Raises:
+            CartridgeError: Another file, or an upload, has its id.
+            LlamacartError: The engine refuses it. What was on offer stays, as in the case above.
+        """
+        with self._lock:
+            before = self._library.snapshot
+            held = [entry for entry in before if entry.file == file]
+            entries = []
+            if cartridge is not None:
+                if any(_same(entry.cartridge, cartridge) for entry in held):
+                    return
+                other = before.find(cartridge.name)
+                if other is not None and other.file != file:
+                    whose = "an upload" if other.file is None else other.file
+                    raise CartridgeError(f"id {cartridge.name!r} is also that of {whose}")
+                self._engine.load(cartridge)
+                own = {i for i, name in self._files.items() if name == file} | {cartridge.name}
+                ids = [cartridge.name, *(e.cartridge.name for e in held)]
+                entries = [
+                    Entry(_called(cartridge, i), file)
+                    for i in dict.fromkeys(ids)
+                    if i == cartridge.name or i not in own
+                ]
+            self._files = {i: name for i, name in self._files.items() if name != file}
+            self._files |= {cartridge.name: file} if cartridge is not None else {}
+            self._library.replace(before.with_file(file, entries))
+            for old in {e.cartridge.content_hash: e.cartridge for e in held}.values():
+                self._retire(old)
+        now = "gone" if cartridge is None else f"{cartridge.name}, {cartridge.content_hash}"
+        logger.info("cartridge file %s is now %s", file, now)
+
     # --- one change, under the lock -----------------------------------------------------------
 
     def _offer(self, entry: Entry, keep: Callable[[], None] = lambda: None) -> tuple[Entry, bool]:
@@ -256,6 +296,10 @@ def _read(path: Path, label: str, param: str | None) -> Cartridge:
     except LlamacartError as error:
         error.param = param
         raise
+
+
+def _same(one: Cartridge, other: Cartridge) -> bool:
+    return one.content_hash == other.content_hash and one.metadata == other.metadata
 
 
 def _called(cartridge: Cartridge, cartridge_id: str) -> Cartridge:
