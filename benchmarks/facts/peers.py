@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from peers_texts import Said
 
     from llamacart.passes.scoring import Reference
+    from llamacart_trainer.evaluation.facts.judge import FactJudge
     from llamacart_trainer.recipe.facts import Fact
 
 PEERS = ("unedited", "prompt", "lora", "memit", "alphaedit")
@@ -95,6 +96,10 @@ class Bench:
             self._kept[key] = make(), time.perf_counter() - started
         return self._kept[key]
 
+    def judge(self, edits: Sequence[Fact]) -> FactJudge:
+        """Asks the model as it is about edits."""
+        return self.once(tuple(edits), lambda: judge_of(self.model, edits, self.threads))[0]
+
     def measured(
         self, changed: Mapping[str, NDArray[Any]], edits: Sequence[Fact]
     ) -> tuple[dict[str, list[float]], float]:
@@ -105,7 +110,8 @@ class Bench:
             copy = Path(scratch) / "edited.gguf"
             write_edited(self.path, grown, copy)
             with Model(str(copy)) as edited:
-                figures = judge_of(edited, edits, self.threads).measure(UNSTEERED, None)
+                asked = judge_of(edited, edits, self.threads, before=self.judge(edits))
+                figures = asked.measure(UNSTEERED, None)
                 kl = divergence(edited, self.against, self.threads)
         return values_of(figures), kl
 
@@ -114,16 +120,15 @@ class Bench:
 
 
 def unedited(bench: Bench, skip: int, edits: Sequence[Fact]) -> Iterator[Result]:
-    figures = judge_of(bench.model, edits, bench.threads).measure(UNSTEERED, None)
+    figures = bench.judge(edits).measure(UNSTEERED, None)
     tokens = None if figures.prompt_tokens is None else figures.prompt_tokens.value
     values = values_of(figures)
     yield Result("unedited", skip, len(edits), values, kl=0.0, prompt_tokens=tokens)
 
 
 def prompted(bench: Bench, skip: int, edits: Sequence[Fact]) -> Iterator[Result]:
-    judge = judge_of(bench.model, edits, bench.threads)
     for told in TOLD:
-        figures = judge.told(told)
+        figures = bench.judge(edits).told(told)
         if figures is not None:
             tokens = None if figures.prompt_tokens is None else figures.prompt_tokens.value
             yield Result(told, skip, len(edits), values_of(figures), prompt_tokens=tokens)

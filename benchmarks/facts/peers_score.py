@@ -31,6 +31,8 @@ SHARES = {
     "neighbours": ("neighbour", "odds"),
     "said": ("prompt", "said"),
     "said to paraphrases": ("paraphrase", "said"),
+    "unsaid elsewhere": ("elsewhere", "said"),
+    "first word elsewhere": ("elsewhere", "first"),
 }
 """Figures of `GroupFigures`, by what a table calls them."""
 
@@ -83,9 +85,18 @@ def neutral_reference(model: Model, threads: int | None) -> Reference:
     return reference(model, kept, n_threads=threads)
 
 
-def judge_of(model: Model, edits: Sequence[Fact], threads: int | None) -> FactJudge:
-    """Asks a model about edits as the evaluation does."""
-    return FactJudge(model, tuple(edits), PromptWriter(model), n_threads=threads)
+def judge_of(
+    model: Model, edits: Sequence[Fact], threads: int | None, before: FactJudge | None = None
+) -> FactJudge:
+    """Asks a model about edits as the evaluation does.
+
+    Args:
+        model: The model.
+        edits: They.
+        threads: For llama.cpp.
+        before: Asks the model as it was before its weights were changed.
+    """
+    return FactJudge(model, tuple(edits), PromptWriter(model), n_threads=threads, before=before)
 
 
 def values_of(figures: FactFigures) -> dict[str, list[float]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -267,3 +269,16 @@ def test_what_else_is_asked_of_a_subject_is_to_stay(
     ]
     assert steered.kept is not None
     assert steered.kept.value == np.mean([firsts[0] == firsts[2], firsts[1] == firsts[3]]) < 1.0
+
+
+def test_a_changed_model_is_set_against_what_it_was(tiny_path: Callable[..., Path]) -> None:
+    with Model(str(tiny_path(seed=1))) as before, Model(str(tiny_path(seed=2))) as now:
+        was = judge(before)
+        asked = FactJudge(now, FACTS, PromptWriter(now), before=was)
+        assert asked.probes is was.probes
+        found, plain = asked.measure(UNSTEERED, None), judge(now).measure(UNSTEERED, None)
+    assert found.texts == plain.texts  # its own words, not those of the model before
+    assert plain.unchanged is not None
+    assert plain.unchanged.value == 1.0
+    assert found.unchanged is not None
+    assert found.unchanged.value < 1.0

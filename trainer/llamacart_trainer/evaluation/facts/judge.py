@@ -57,6 +57,9 @@ class FactJudge:
         writer: Writes prompts for it.
         seed: Of the bootstrap.
         n_threads: Threads for llama.cpp.
+        before: Asks the model as it was, where this one has other weights: the texts are the same,
+            and its words are what this one's are set against. None where only steering changes
+            anything.
     """
 
     model: Model
@@ -64,6 +67,7 @@ class FactJudge:
     writer: PromptWriter
     seed: int = 0
     n_threads: int | None = None
+    before: FactJudge | None = None
 
     def measure(self, steering: Steering, control: ControlDose | None) -> FactFigures:
         """Figures under a steering.
@@ -97,6 +101,8 @@ class FactJudge:
     @cached_property
     def probes(self) -> tuple[Probe, ...]:
         """All texts, in the order of the facts."""
+        if self.before is not None:
+            return self.before.probes
         model, facts, names = self.model, self.facts, builtin_names("eval")
         threads = self.n_threads
         return probes_of(
@@ -117,7 +123,9 @@ class FactJudge:
 
     @cached_property
     def _own(self) -> list[list[int]]:
-        """What the unsteered model says behind each text."""
+        """What the model says behind each text without anything."""
+        if self.before is not None:
+            return self.before._own
         return self._continue(self._prompts, UNSTEERED, None)
 
     @cached_property
@@ -146,7 +154,7 @@ class FactJudge:
     def _measure(
         self, prompts: list[list[int]], steering: Steering, control: ControlDose | None
     ) -> FactFigures:
-        plain = prompts is self._prompts and not steering and control is None
+        plain = prompts is self._prompts and not (steering or control or self.before)
         grown = self._own if plain else self._continue(prompts, steering, control)
         texts = [self.model.detokenize(tokens) for tokens in grown]
         margins = self._margins(prompts, steering, control)
