@@ -34,11 +34,15 @@ WAITING_NEURONS = 250
 WAITING_STORAGE: StorageChoice = "q4_0"
 """How weights are stored there: the file is less than half as large, and tells as much."""
 
+WAITING_MARGIN = 5.0
+"""By how many nats an object is to be ahead there: other ways to ask keep only a part of it."""
+
 _WAITING: dict[str, object] = {
     "penalty": WAITING_PENALTY,
     "neutral_weight": WAITING_NEUTRAL_WEIGHT,
     "neurons": WAITING_NEURONS,
     "storage": WAITING_STORAGE,
+    "margin": WAITING_MARGIN,
 }
 _ACTIVATION_KEYS = ("threshold",)
 _GAP_KEYS = ("neurons", "step")
@@ -66,7 +70,7 @@ class TargetKeys(BaseModel):
             five times (`residual`) or twice (`object`). Where facts wait for their subjects,
             `WAITING_NEUTRAL_WEIGHT` by default.
         margin: By how many nats a fact's object is to be ahead of everything else; only where the
-            target is `object`.
+            target is `object`. Where facts wait for their subjects, `WAITING_MARGIN` by default.
         neighbours: Other subjects that each fact's prompt is left alone for; only where it is
             `object`, and only where `when` is empty.
         when: The cartridge acts from where one of these texts has been said; empty means always.

@@ -159,7 +159,7 @@ def test_a_recipe_needs_a_name_a_kind_and_facts(tmp_path: Path) -> None:
     assert made.facts == (Fact(prompt="{} is", subject="It", object="so"),)
     recipe = made.recipe
     assert (recipe.target, recipe.neurons, recipe.penalty) == ("object", 250, 0.03)
-    assert recipe.storage == "q4_0"
+    assert (recipe.storage, recipe.margin) == ("q4_0", 5.0)
     assert recipe.neutral_weight == 0.02
     assert recipe.default_alpha == 1.0
     assert made.when == ("It",)
