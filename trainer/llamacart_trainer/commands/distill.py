@@ -16,6 +16,7 @@ from llamacart.commands.terminal import plain_console, tells
 from llamacart.errors import InputError, RecipeError
 from llamacart.machine.priority import LOWEST
 from llamacart.machine.processors import ALL_LAYERS
+from llamacart_trainer.commands.distill_page import PageWork, questions_of, read_page
 from llamacart_trainer.commands.new import absolute, cartridge_name
 from llamacart_trainer.commands.options import take_turns
 from llamacart_trainer.commands.outputs import beside, check_outputs, save_cartridge
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 
     from llamacart.cartridge import Cartridge
     from llamacart.llama.model import Model
-    from llamacart_trainer.evaluation.prompts.quick import QuickEvaluation
     from llamacart_trainer.recipe.recipe import Task
     from llamacart_trainer.recipe.turns import Exchange, Turn
+    from llamacart_trainer.starters.kinds import Form
 
 PARTIAL = "answers.partial.jsonl"
 """Answers as they come, in the recipe's folder; `answers.jsonl` has them when all are there."""
@@ -73,6 +74,20 @@ def distill(
     prompt: Annotated[
         Path | None, typer.Option(help="The wish in a text file, however long.")
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            help="A page of facts. Each question is answered by the sentence that says it, and "
+            "nothing changes but what names something on the page."
+        ),
+    ] = None,
+    when: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --page, what questions name; may be given several times. Default: the "
+            "names that stand in several sentences."
+        ),
+    ] = None,
     examples: Annotated[
         Path | None,
         typer.Option(help='Example turns, a line {"role": …, "content": …} each (JSONL).'),
@@ -81,7 +96,7 @@ def distill(
         Path | None,
         typer.Option(
             help='Messages such as your users write, a line {"prompt": …} each. Default: '
-            "the trainer's own, in English."
+            "the trainer's own, in English; with --page, the model writes them."
         ),
     ] = None,
     name: Annotated[
@@ -104,19 +119,27 @@ def distill(
     """Turn a prompt into a cartridge that does the same without it, and say how near it comes."""
     # Every `llamacart` command imports this module; only this one needs llama.cpp and SciPy.
     from llamacart_trainer.distilling.wish import Questions, Wish, finish_wish, write_wish
-    from llamacart_trainer.evaluation.prompts.quick import ALPHAS, quick_evaluation
     from llamacart_trainer.fitting.job import remove_job
     from llamacart_trainer.recipe.questions import read_questions
-    from llamacart_trainer.recipe.recipe import load_task
+    from llamacart_trainer.recipe.recipe import Recipe, load_task
+    from llamacart_trainer.recipe.writer import writer_for
 
     folder = _folder(output, keep)
     if alpha is not None:
         check_alpha(alpha)
-    system, turns = _prompt_of(wish, prompt, examples)
+    facts = None
+    if page is None:
+        if when:
+            raise InputError(f"--when has value {when[0]!r}, which has no meaning without --page")
+        system, turns = _prompt_of(wish, prompt, examples)
+    else:
+        if (wish, prompt, examples) != (None, None, None):
+            raise InputError("--page goes with no wish, --prompt or --examples; keep one")
+        system, facts = read_page(page, when or ())
+        turns = ()
     own = None if questions is None else read_questions(questions)
-    messages = (
-        Questions.shipped() if own is None else Questions.own(own, f"--questions {questions}")
-    )
+    where = f"--questions {questions}"
+    messages = Questions.shipped() if own is None else Questions.own(own, where)
     cartridge = cartridge_name(Path(name or output.stem))
     check_outputs({"--output": output}, {"--keep": folder})
     console = plain_console()
@@ -126,43 +149,48 @@ def distill(
         Progress(console) as progress,
         load_model(model, gpu_layers, progress, batch_invariant=False) as loaded,
     ):
+        form: Form = "chat" if loaded.chat_template else "text"
+        work = None
+        if facts is not None:
+            writer = writer_for(Recipe(name=cartridge, format=form), loaded)
+            work = PageWork(facts, loaded, writer, progress, threads)
+            if own is not None:
+                messages = Questions.own(work.usable(own), where)
+            else:
+                messages = questions_of(folder) or Questions.own(work.written(), "the page")
         made = Wish(
             name=cartridge,
             model=absolute(model),
-            form="chat" if loaded.chat_template else "text",
+            form=form,
             system=system,
             examples=turns,
             questions=messages,
             alpha=alpha,
+            when=() if facts is None else facts.names,
         )
         write_wish(made, folder)
         task = load_task(folder)
-        task = task.with_answers(_answers(task, loaded, progress, folder, threads))
+        if work is None:
+            task = task.with_answers(_answers(task, loaded, progress, folder, threads))
+        else:
+            task = task.with_answers(work.kept_answers(messages.train, folder))
         settings = {
             "max_memory": None if max_memory is None else int(max_memory * 2**30),
             "n_threads": threads,
             "job": _job(output),
         }
         result = fit_with_progress(task, loaded, progress, settings)
-        strengths = ALPHAS if alpha is None else (alpha,)
-        # The model, the prompt and the cartridge at its α, after all α beside the prompt.
-        choosing = 1 + len(strengths) if len(strengths) > 1 else 0
-        progress.stage("measure", unit="point", total=3 + choosing)
-        found = quick_evaluation(
-            task,
-            loaded,
-            result.cartridge,
-            strengths,
-            on_point=lambda _point: progress.advance(),
-            on_part=progress.part,
-            n_threads=threads,
-        )
-    finish_wish(made, folder, found.alpha)
-    size = save_cartridge(_measured(result.cartridge, found), output)
+        if work is None:
+            done, sentence = _measured(task, loaded, result.cartridge, alpha, progress, threads)
+        else:
+            done, sentence = work.measured(task, result.cartridge, messages, alpha)
+    chosen = done.metadata.default_alpha
+    finish_wish(made, folder, chosen)
+    size = save_cartridge(done, output)
     remove_job(_job(output))
-    console.print(found.sentence, soft_wrap=True, highlight=False)
+    console.print(sentence, soft_wrap=True, highlight=False)
     console.print(
-        f"{output}: {size / 1e6:.2f} MB, α = {found.alpha:g}, after "
+        f"{output}: {size / 1e6:.2f} MB, α = {chosen:g}, after "
         f"{clock_time(time.perf_counter() - started)} min; its recipe: {folder}",
         soft_wrap=True,
     )
@@ -239,11 +267,32 @@ def _answers(
     return answers
 
 
-def _measured(cartridge: Cartridge, found: QuickEvaluation) -> Cartridge:
-    """The cartridge at the α that was chosen, with the figures that it was chosen by."""
+def _measured(
+    task: Task,
+    model: Model,
+    cartridge: Cartridge,
+    alpha: float | None,
+    progress: Progress,
+    threads: int | None,
+) -> tuple[Cartridge, str]:
+    """The cartridge at the α that was chosen, with the figures, and those in a sentence."""
+    from llamacart_trainer.evaluation.prompts.quick import ALPHAS, quick_evaluation
     from llamacart_trainer.report.stored import with_evaluation
 
+    strengths = ALPHAS if alpha is None else (alpha,)
+    # The model, the prompt and the cartridge at its α, after all α beside the prompt.
+    choosing = 1 + len(strengths) if len(strengths) > 1 else 0
+    progress.stage("measure", unit="point", total=3 + choosing)
+    found = quick_evaluation(
+        task,
+        model,
+        cartridge,
+        strengths,
+        on_point=lambda _point: progress.advance(),
+        on_part=progress.part,
+        n_threads=threads,
+    )
     (facts,) = found.evaluation.cartridges
     figures = with_evaluation(cartridge, found.evaluation, facts.name)
     metadata = replace(cartridge.metadata, default_alpha=found.alpha, diagnostics=figures)
-    return replace(cartridge, metadata=metadata)
+    return replace(cartridge, metadata=metadata), found.sentence

@@ -88,6 +88,7 @@ class Wish:
         examples: Turns behind it.
         questions: What it is tried on.
         alpha: α of a request that names none, where the person has chosen it.
+        when: What the cartridge waits for; empty where it acts always.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Wish:
     examples: tuple[Turn, ...]
     questions: Questions
     alpha: float | None = None
+    when: tuple[str, ...] = ()
 
     def files(self, *, alpha: float | None = None, answered: bool = False) -> dict[str, str]:
         """Text of each file of the recipe's folder, without the answers.
@@ -138,6 +140,7 @@ class Wish:
             title="A prompt without the prompt, written by `llamacart distill`.",
             evaluation=[Line("validation", "validation.jsonl", "What α is chosen by.")],
             default_alpha=1.0 if chosen is None else chosen,
+            when=self.when,
         )
         return files
 

@@ -93,6 +93,9 @@ KINDS: tuple[Kind, ...] = ("language", "style", "contrast", "prompt", "facts", "
 FITTED = (Line("target", "residual", "What a layer is to reach; docs/recipes.md has all keys."),)
 """How maps are fitted, where the defaults are not best."""
 
+FITTED_WHERE_IT_WAITS = (Line("neurons", 250), Line("storage", "q4_0"))
+"""No other text has to be kept, so that fewer neurons in fewer bits do."""
+
 _MEASURED = (
     Line("neutral", "neutral_eval.jsonl", "Texts that must not change; in no other file."),
     Line("validation", "validation.jsonl", "Prompts to choose α by; in no other file."),
@@ -126,6 +129,7 @@ def prompt_recipe(
     title: str,
     evaluation: Sequence[Line] = (),
     default_alpha: float = 1.0,
+    when: Sequence[str] = (),
 ) -> str:
     """The `recipe.toml` of a prompt that is distilled.
 
@@ -138,7 +142,10 @@ def prompt_recipe(
         title: First comment.
         evaluation: Keys of `[evaluation]`.
         default_alpha: α of a request that names none.
+        when: What the cartridge waits for; empty where it acts always.
     """
+    stays = Line("neutral", "builtin-english", "Texts that the cartridge is to leave alone.")
+    waits = Line("when", list(when), "It acts from where one of these has been said.")
     lines = [
         *_head(name, description, model, form),
         Line("default_alpha", default_alpha, "α of a request that names none."),
@@ -147,7 +154,7 @@ def prompt_recipe(
         *sources,
         GAP,
         *FITTED,
-        Line("neutral", "builtin-english", "Texts that the cartridge is to leave alone."),
+        *((waits, *FITTED_WHERE_IT_WAITS) if when else (stays,)),
     ]
     return recipe_text(title, lines, evaluation)
 

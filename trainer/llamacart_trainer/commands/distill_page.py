@@ -1,0 +1,161 @@
+"""`llamacart distill --page`: what differs from a prompt that is distilled."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from llamacart.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from llamacart.cartridge import Cartridge
+    from llamacart.llama.model import Model
+    from llamacart_trainer.commands.progress import Progress
+    from llamacart_trainer.distilling.page import Page
+    from llamacart_trainer.distilling.wish import Questions
+    from llamacart_trainer.recipe.recipe import Task
+    from llamacart_trainer.recipe.turns import Exchange
+    from llamacart_trainer.recipe.writer import Writer
+
+
+def read_page(path: Path, when: Sequence[str]) -> tuple[str, Page]:
+    """A page's text, and what it says.
+
+    Raises:
+        InputError: It says nothing, or not what it names.
+        RecipeError: The file cannot be read.
+    """
+    from llamacart_trainer.distilling.page import Page
+    from llamacart_trainer.recipe.lines import read_file
+
+    text = read_file(path).strip()
+    return text, Page.of(text, when)
+
+
+class PageWork:
+    """Questions about a page, their answers, and what became of them.
+
+    Args:
+        page: The page.
+        model: The model.
+        writer: Writes conversations for it.
+        progress: Shows how far it is.
+        threads: Threads for compute.
+    """
+
+    def __init__(
+        self, page: Page, model: Model, writer: Writer, progress: Progress, threads: int | None
+    ) -> None:
+        self._page, self._model, self._writer = page, model, writer
+        self._progress, self._threads = progress, threads
+        self._known: dict[str, str] = {}
+
+    def usable(self, given: Sequence[str]) -> list[str]:
+        """The questions that name something that the cartridge waits for."""
+        named = [text for text in given if self._page.about(text)]
+        if len(named) < len(given):
+            names = ", ".join(self._page.names)
+            self._progress.tell(
+                f"{len(given) - len(named)} of {len(given)} questions name none of {names}, and "
+                "are left out"
+            )
+        return named
+
+    def written(self) -> list[str]:
+        """Questions that the model writes about the page.
+
+        Raises:
+            InputError: The model has no chat form, in which it could be asked.
+        """
+        from llamacart_trainer.distilling.page import QUESTION_TOKENS, asked_for, questions_in
+        from llamacart_trainer.fitting.answers import QUESTIONS_AT_ONCE, answer
+        from llamacart_trainer.recipe.turns import Turn
+
+        if not self._model.chat_template:
+            raise InputError("a model without a chat template writes no questions: --questions")
+        asked = asked_for(self._page)
+        messages = list(asked)
+        self._progress.stage("questions", unit="text", total=len(messages))
+        texts: list[str] = []
+        for start in range(0, len(messages), QUESTIONS_AT_ONCE):
+            part = [[Turn("user", text)] for text in messages[start : start + QUESTIONS_AT_ONCE]]
+            texts += [
+                own.text
+                for own in answer(
+                    self._model,
+                    self._writer,
+                    part,
+                    QUESTION_TOKENS,
+                    n_threads=self._threads,
+                    on_part=self._progress.within,
+                )
+            ]
+            self._progress.advance(len(part))
+        self._known = questions_in(self._page, zip(asked.values(), texts, strict=True))
+        self._progress.tell(f"the model wrote {len(self._known)} different questions")
+        return list(self._known)
+
+    def answered(self, messages: Sequence[str]) -> list[Exchange]:
+        """Questions with the sentences that answer them."""
+        from llamacart_trainer.distilling.page import answer_by_sentences
+        from llamacart_trainer.recipe.turns import Exchange
+
+        new = [text for text in messages if text not in self._known]
+        if new:
+            self._progress.stage("answers", unit="answer", total=len(new))
+            found = answer_by_sentences(
+                self._page, self._model, self._writer, new, n_threads=self._threads
+            )
+            self._known |= {each.prompt: each.text for each in found}
+            self._progress.advance(len(new))
+        return [Exchange(text, self._known[text]) for text in messages]
+
+    def kept_answers(self, messages: Sequence[str], folder: Path) -> tuple[Exchange, ...]:
+        """The sentences that answer questions, as the folder of the recipe keeps them."""
+        from llamacart_trainer.distilling.wish import ANSWERS
+        from llamacart_trainer.recipe.distilled import write_answers
+        from llamacart_trainer.recipe.turns import read_exchanges
+
+        if (folder / ANSWERS).is_file():
+            return read_exchanges(folder / ANSWERS)
+        answers = tuple(self.answered(messages))
+        write_answers(answers, folder / ANSWERS)
+        return answers
+
+    def measured(
+        self, task: Task, cartridge: Cartridge, questions: Questions, alpha: float | None
+    ) -> tuple[Cartridge, str]:
+        """The cartridge at the α that some held-out questions choose, and a sentence.
+
+        It says what the cartridge answers of the other held-out questions.
+        """
+        from llamacart_trainer.distilling.page_figures import ALPHAS, PageJudge
+
+        validation, test = (self.answered(own) for own in (questions.validation, questions.test))
+        before = () if task.prompt is None else task.prompt.turns
+        judge = PageJudge(self._page, before, self._model, self._writer, self._threads)
+        strengths = ALPHAS if alpha is None else ()
+        self._progress.stage("measure", unit="point", total=3 + len(strengths))
+        on_point = self._progress.advance
+        best = judge.best(cartridge, strengths, validation, on_point) if alpha is None else alpha
+        found = judge.measure(cartridge, best, test, on_point)
+        metadata = replace(cartridge.metadata, default_alpha=best)
+        return replace(cartridge, metadata=metadata), found.sentence
+
+
+def questions_of(folder: Path) -> Questions | None:
+    """Those of an earlier run; None where there was none.
+
+    Raises:
+        RecipeError: A file of them cannot be read.
+    """
+    from llamacart_trainer.distilling.wish import RECIPE, Questions
+    from llamacart_trainer.recipe.questions import read_questions
+
+    if not (folder / RECIPE).is_file():
+        return None
+    files = ("questions.jsonl", "validation.jsonl", "prompts.jsonl")
+    return Questions(*(read_questions(folder / name) for name in files))
