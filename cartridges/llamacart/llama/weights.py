@@ -124,6 +124,11 @@ class Weights(Closing):
         return int(llama_cpp.llama_vocab_n_tokens(self._vocab))
 
     @cached_property
+    def n_bytes(self) -> int:
+        """Bytes of all its tensors."""
+        return int(llama_cpp.llama_model_size(self.handle))
+
+    @cached_property
     def n_ctx_train(self) -> int:
         """Context length the model was trained with, in tokens."""
         return int(llama_cpp.llama_model_n_ctx_train(self.handle))

@@ -17,11 +17,13 @@ from llamacart_trainer.fitting import memory as memory_module
 from llamacart_trainer.fitting.chunks import split
 from llamacart_trainer.fitting.memory import MemoryPlan, plan_memory
 from llamacart_trainer.fitting.samples import SampleBuilder
+from llamacart_trainer.fitting.settings import FitSettings
 from llamacart_trainer.fitting.training import train
 from llamacart_trainer.recipe.recipe import Recipe, Task, TextPair
 
 PAIRS = tuple(TextPair(f"the red number {i}", f"le nombre rouge {i}") for i in range(24))
 TASK = Task(Recipe(name="t", threshold=0.1, penalty=1.0), PAIRS, ("as it is", "and so be it"))
+SETTINGS = FitSettings(threshold=0.1, penalty=1.0)
 RUNNING = Path("/proc/self/task")
 
 
@@ -34,7 +36,7 @@ def wordy(tiny_path: Callable[..., Path]) -> Iterator[Model]:
 
 def plan(model: Model, limit: int, max_rows: int = 200, *, last: bool = True) -> MemoryPlan:
     chunks = split(SampleBuilder(TASK, model).build(), max_rows)
-    return plan_memory(model, chunks, limit, last=last)
+    return plan_memory(model, chunks, limit, SETTINGS, last=last)
 
 
 @pytest.mark.parametrize("target", ["activation", "residual"])
@@ -90,7 +92,7 @@ def test_the_quickest_way_that_fits(wordy: Model, monkeypatch: pytest.MonkeyPatc
     assert "texts one after the other" in str(streamed)
     least = plan(wordy, 1)
     assert not least.side_by_side
-    assert str(least).endswith("0.00 GiB; there is no way that takes less")
+    assert str(least).endswith(" with the model; there is no way that takes less")
 
 
 def test_sums_are_held_where_rows_are_many(wordy: Model, monkeypatch: pytest.MonkeyPatch) -> None:

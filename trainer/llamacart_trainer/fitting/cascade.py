@@ -163,9 +163,7 @@ class Cascade:
     # --- side by side -----------------------------------------------------------------------
 
     def _plan(self, chunks: Sequence[SampleChunk], *, last: bool) -> MemoryPlan:
-        plan = plan_memory(
-            self.model, chunks, self.max_memory, last=last, to_gap=self.settings.closes_gap
-        )
+        plan = plan_memory(self.model, chunks, self.max_memory, self.settings, last=last)
         self.on_plan(plan)
         return plan
 

@@ -1,8 +1,9 @@
 """What a fit takes of memory, known before it begins, and which way through the layers that leaves.
 
 It counts what llama.cpp reserves for each lane or pass (see `llama.footprint`), the rows that
-a layer is fitted on with the copies that a fit makes of them, or the sums in their place. What a
-solver needs for its matrices comes on top: it is the same on either way.
+a layer is fitted on with the copies that a fit makes of them and the matrices that it solves with,
+or the sums in their place. The process itself comes on top, with the model's weights: the plan says
+so, but they are not among the bytes that are allowed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from llamacart.llama.model import Model
     from llamacart_trainer.fitting.chunks import SampleChunk
+    from llamacart_trainer.fitting.settings import FitSettings
 
 ROW_COPIES = 5
 """A layer's rows, those of them that differ, and both less their mean, while they are joined."""
@@ -28,6 +30,19 @@ matrices share in them alike; where gaps are summed up, two of the kinds are sma
 
 NEUTRAL_SQUARES = 6
 """Those that neutral rows add, whose sums are kept apart."""
+
+PROCESS_BYTES = 200 * 2**20
+"""Python with the libraries that a fit uses."""
+
+SOLVED_BYTES = 12
+"""Bytes of each number of the matrix that a fit from rows factors: as it is multiplied out, and in
+float64."""
+
+ROUNDED_BYTES = 28
+"""Those of each number of the scatter [D, D] that rounding looks at, and of its factor."""
+
+SPLIT_BYTES = 40
+"""Those of the matrix that is taken apart into eigenvalues where λ is chosen."""
 
 WAY_BYTES = 24
 """Bytes of each number of an FFN's down projection [E, D], where gaps are closed through it: as it
@@ -46,6 +61,7 @@ class MemoryPlan:
         side_by_side: All chunks run at once, each in two lanes.
         with_last: The last layer is among those that do.
         limit: Bytes that were allowed.
+        process: Bytes of the process besides, with those of the model that are in host memory.
     """
 
     lanes: int
@@ -55,15 +71,22 @@ class MemoryPlan:
     side_by_side: bool
     with_last: bool
     limit: int
+    process: int = 0
 
     @property
     def total(self) -> int:
         """Bytes at most."""
         return self.held + max(self.lanes, self.one_pass)
 
+    @property
+    def peak(self) -> int:
+        """Bytes at most of the whole process."""
+        return self.total + self.process
+
     def __str__(self) -> str:
         way = "all texts at once" if self.side_by_side else "texts one after the other, each layer"
-        text = f"{way}, {gib(self.total)} of {gib(self.limit)} GiB"
+        text = f"{way}, {gib(self.total)} of {gib(self.limit)} GiB, "
+        text += f"{gib(self.peak)} with the model"
         return text if self.total <= self.limit else f"{text}; there is no way that takes less"
 
 
@@ -76,9 +99,9 @@ def plan_memory(
     model: Model,
     chunks: Sequence[SampleChunk],
     limit: int,
+    settings: FitSettings,
     *,
     last: bool = True,
-    to_gap: bool = False,
 ) -> MemoryPlan:
     """The quickest way through the layers that stays within the limit.
 
@@ -86,14 +109,17 @@ def plan_memory(
         model: The model.
         chunks: All samples.
         limit: Bytes; where no way stays within them, it is the one that takes the least.
+        settings: How each layer is fitted.
         last: Whether the last layer is to be fitted.
-        to_gap: Whether gaps are to be closed.
     """
+    to_gap = settings.closes_gap
+    process = PROCESS_BYTES + (0 if model.uses_device else model.n_bytes)
     layers = range(model.n_layer - 1)
     n_rows = sum(chunk.n_rows for chunk in chunks)
     gathers = gathers_rows(model, chunks, limit, to_gap=to_gap)
     if gathers:
         held = _row_bytes(model, chunks, to_gap=to_gap) * ROW_COPIES
+        held += _solver_bytes(model, chunks, settings)
     else:
         held = _sum_bytes(model, chunks, to_gap=to_gap)
     if to_gap:
@@ -113,8 +139,8 @@ def plan_memory(
         # A last layer that is left out streams past once the lanes are closed.
         after = 0 if with_last or not last else streamed
         if layers and held + max(lanes, after) <= limit:
-            return MemoryPlan(lanes, after, held, gathers, True, with_last, limit)
-    return MemoryPlan(0, streamed, held, gathers, False, False, limit)
+            return MemoryPlan(lanes, after, held, gathers, True, with_last, limit, process)
+    return MemoryPlan(0, streamed, held, gathers, False, False, limit, process)
 
 
 def gathers_rows(
@@ -130,6 +156,15 @@ def _row_bytes(model: Model, chunks: Sequence[SampleChunk], *, to_gap: bool) -> 
     n_x = sum(len(chunk.source_rows) for chunk in chunks)
     n_y = sum(len(chunk.target_rows) for chunk in chunks)
     return 4 * (n_x * model.n_ff + n_y * (3 * model.n_embd if to_gap else model.n_ff))
+
+
+def _solver_bytes(model: Model, chunks: Sequence[SampleChunk], settings: FitSettings) -> int:
+    """The largest matrices that a fit from rows has at the same time; see `layer.LayerFit`."""
+    n_rows = sum(len(chunk.source_rows) for chunk in chunks)
+    smaller = min(n_rows, model.n_ff)
+    factored = SPLIT_BYTES if settings.penalty == "auto" else SOLVED_BYTES
+    rounded = 0 if settings.storage == "q8_0" else ROUNDED_BYTES * model.n_ff**2
+    return max(factored * smaller**2, rounded)
 
 
 def _sum_bytes(model: Model, chunks: Sequence[SampleChunk], *, to_gap: bool) -> int:
