@@ -19,6 +19,9 @@ from llamacart_trainer.solvers import (
     spectrum_path,
 )
 from llamacart_trainer.solvers.activations import ActivationRows
+from llamacart_trainer.solvers.path import default_penalties
+from llamacart_trainer.solvers.problem import PenaltyCurve
+from llamacart_trainer.solvers.tridiagonal import TridiagonalPath
 
 PENALTIES = np.array([0.05, 1.0, 30.0])
 PRIORS = {"zero": "ridge", "identity": "ridge-identity"}
@@ -90,6 +93,42 @@ def test_gcv_is_leave_one_out_with_every_leverage_the_mean_one(case) -> None:
             hat = centred @ inner @ centred.T + 1 / n_rows
             rss = ((y - hat @ y) ** 2).sum() / n_rows / 2
             np.testing.assert_allclose(found[i], rss / (1 - np.trace(hat) / n_rows) ** 2, rtol=1e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(case=cases, prior=st.sampled_from(sorted(PRIORS)), weighted=st.booleans())
+def test_the_cheap_way_gives_the_same_penalty(case, prior: str, weighted: bool) -> None:
+    """Primal, dual and from moments, without eigenvectors and with them."""
+    seed, shape = case
+    base = problem(seed, shape).pairs
+    counts = np.random.default_rng(seed).uniform(0.2, 3, shape[0]) if weighted else None
+    chosen = []
+    for sample in (ActivationRows, Scatter.of):
+        s = sample(base.x, base.y, counts)
+        p = Problem(np.array([1, 4]), s, s)
+        full, cheap = RidgePath.of(p, prior), TridiagonalPath.of(p, prior)
+        values = cheap.eigenvalues()
+        penalties = full.default_penalties()
+        assert cheap.dual == (sample is ActivationRows and shape[0] < shape[1])
+        np.testing.assert_allclose(default_penalties(float(values[-1])), penalties, rtol=1e-9)
+        # With fewer rows than inputs, 0 / 0 is near where λ is next to nothing.
+        firm = penalties >= 1e-3 * values[-1] if shape[0] < shape[1] else penalties > 0
+        errors = full.gcv(penalties[firm])
+        np.testing.assert_allclose(cheap.gcv(penalties[firm], values), errors, rtol=1e-5)
+        choice = choose_penalty(p, prior, np.zeros(shape[0], np.int64))
+        assert choice.rule == "gcv"
+        if firm.all():
+            best = PenaltyCurve.least(penalties, errors, "gcv")
+            assert choice.penalty == pytest.approx(best.penalty, rel=1e-9)
+        chosen.append(choice.penalty)
+    if shape[0] > shape[1]:
+        assert chosen[0] == pytest.approx(chosen[1], rel=1e-9)
+
+
+def test_no_direction_at_all_is_no_error() -> None:
+    s = ActivationRows(np.ones((5, 3)), np.ones((5, 3)))
+    choice = choose_penalty(Problem(np.array([0]), s, s), "zero", np.zeros(5, np.int64))
+    assert np.isfinite(choice.errors).all()
 
 
 def test_gcv_equals_leave_one_out_on_a_balanced_design() -> None:

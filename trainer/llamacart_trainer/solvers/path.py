@@ -19,6 +19,7 @@ from scipy.linalg import eigh, solve, svdvals
 from llamacart_trainer.solvers.activations import ActivationRows
 from llamacart_trainer.solvers.problem import PenaltyCurve
 from llamacart_trainer.solvers.ridge import residual_cross, residual_rows
+from llamacart_trainer.solvers.tridiagonal import TridiagonalPath
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,10 +109,8 @@ class RidgePath:
         return np.asarray(svdvals(self.loadings / (self.eigenvalues + penalty)[:, None]))
 
     def default_penalties(self) -> Doubles:
-        """λ from almost none to almost the limit, as shares of the largest eigenvalue."""
-        top = float(self.eigenvalues[0]) if len(self.eigenvalues) else 1.0
-        low, high = DECADES
-        return top * np.logspace(low, high, round((high - low) * PER_DECADE) + 1)
+        """See the function of that name."""
+        return default_penalties(float(self.eigenvalues[0]) if len(self.eigenvalues) else 0.0)
 
     def residual(self, penalty: float) -> float:
         """‖R − X̄V(λ)ᵀ‖²."""
@@ -159,9 +158,15 @@ class RidgePath:
         return np.asarray(errors / (self.n_rows * self.targets.shape[1]))
 
 
+def default_penalties(top: float) -> Doubles:
+    """λ from almost none to almost the limit, as shares of the largest eigenvalue."""
+    low, high = DECADES
+    return (top or 1.0) * np.logspace(low, high, round((high - low) * PER_DECADE) + 1)
+
+
 def _spectrum(gram: Doubles) -> tuple[Doubles, Doubles]:
     """Eigenvalues above rounding, descending, and their vectors as columns."""
-    values, vectors = eigh(gram)
+    values, vectors = eigh(gram, driver="evd")  # by dividing and conquering, twice as fast
     kept = values > NULL * max(float(values[-1]), np.finfo(np.float64).tiny)
     return np.asarray(values[kept][::-1]), np.asarray(vectors[:, kept][:, ::-1])
 
@@ -191,14 +196,17 @@ def choose_penalty(problem: Problem, prior: Prior, folds: Integers | None = None
         prior: Of the ridge.
         folds: Fold of each row [N]; None means consecutive blocks.
     """
-    path = RidgePath.of(problem, prior)
-    penalties = path.default_penalties()
-    if path.left is None or path.n_rows > MAX_FOLD_ROWS:
-        return PenaltyCurve.least(penalties, path.gcv(penalties), "gcv")
-    folds = assign_folds(len(path.left)) if folds is None else folds
-    if len(np.unique(folds)) < 2:
-        return PenaltyCurve.least(penalties, path.gcv(penalties), "gcv")
-    return PenaltyCurve.least(penalties, path.held_out(penalties, folds), "k-fold")
+    rows = problem.everything
+    if isinstance(rows, ActivationRows) and rows.n_x <= MAX_FOLD_ROWS:
+        folds = assign_folds(len(rows.x)) if folds is None else folds
+        if len(np.unique(folds)) >= 2:
+            path = RidgePath.of(problem, prior)
+            penalties = path.default_penalties()
+            return PenaltyCurve.least(penalties, path.held_out(penalties, folds), "k-fold")
+    reduced = TridiagonalPath.of(problem, prior)
+    values = reduced.eigenvalues()
+    penalties = default_penalties(float(values[-1]))
+    return PenaltyCurve.least(penalties, reduced.gcv(penalties, values), "gcv")
 
 
 def spectrum_path(
