@@ -89,6 +89,6 @@ def test_a_map_of_a_real_model_is_a_lora(make, demo_model, tmp_path) -> None:
     off = score_texts(demo_model, texts.held, against=base)
     assert own.divergences is not None
     assert off.divergences is not None
-    # 0.11 was measured. Perhaps rounding: llama.cpp takes a steered row to 8 bits for its product
-    # with D, and adds a LoRA's step behind that.
+    # 0.11 was measured. That is rounding: llama.cpp takes a steered row to 8 bits for its product
+    # with D, and adds a LoRA's step behind that. With weights of 32 bits it is below 0.001.
     assert np.concatenate(own.divergences).mean() < 0.25 * np.concatenate(off.divergences).mean()
