@@ -19,7 +19,7 @@ from llamacart_server.settings import ENV_PREFIX, ServeSettings, load_settings, 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docker" / "kubernetes"
 KUBERNETES = "1.34"
-CRDS = "LLAMACART_CRDS"
+CRDS = "KUBERNETES_CRDS"
 
 
 def documents(name):
