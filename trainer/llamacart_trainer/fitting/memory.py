@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 ROW_COPIES = 5
 """A layer's rows, those of them that differ, and both less their mean, while they are joined."""
 
+GAP_COPIES = 4
+"""The same where gaps are closed: their steps at S are few, and no target rows are less a mean."""
+
 SQUARES = 11
 """Matrices [D, D] of 8 bytes that sums over rows take while two of them are joined. Three kinds of
 matrices share in them alike; where gaps are summed up, two of the kinds are smaller."""
@@ -118,7 +121,8 @@ def plan_memory(
     n_rows = sum(chunk.n_rows for chunk in chunks)
     gathers = gathers_rows(model, chunks, limit, to_gap=to_gap)
     if gathers:
-        held = _row_bytes(model, chunks, to_gap=to_gap) * ROW_COPIES
+        copies = GAP_COPIES if to_gap else ROW_COPIES
+        held = _row_bytes(model, chunks, to_gap=to_gap) * copies
         held += _solver_bytes(model, chunks, settings)
     else:
         held = _sum_bytes(model, chunks, to_gap=to_gap)
