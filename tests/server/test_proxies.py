@@ -210,10 +210,10 @@ def test_tokens_pass_through_one_by_one_and_a_client_that_leaves_is_noticed(flee
         for line in answer.iter_lines():  # would wait for ever if it were held back
             said += line
             if '"o"' in line:
-                break
+                [generation] = [g for engine in fleet.engines for g in engine.generations]
+                assert not generation.cancelled.is_set()
+                break  # which closes the answer
         assert '"h"' in said
-        [generation] = [g for engine in fleet.engines for g in engine.generations]
-        assert not generation.cancelled.is_set()
     until(generation.cancelled.is_set)
 
 
