@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from llamacart.cartridge import Cartridge, LayerMap, Metadata
 from llamacart.cli import build_app
 from llamacart.file.writer import write_cartridge
+from llamacart_server.ray_app.arguments import read_arguments
 
 ROOT = Path(__file__).parents[2]
 NO_TEST = "no-test:"
@@ -71,6 +72,9 @@ def check(words):
             assert (ROOT / arguments[-2]).exists()
         case "." | "cd" | "curl" | "git" | "mkdir":
             pass
+        case "serve":  # Ray's
+            assert arguments[:2] == ["run", "llamacart_server.ray_app.app:build"]
+            read_arguments(dict(argument.split("=") for argument in arguments[2:]))
         case _:
             pytest.fail(f"no test knows how to check {program!r}")
 
