@@ -247,3 +247,10 @@ def test_what_is_the_same_everywhere_is_answered_by_anyone(fleet):
 )
 def test_what_is_each_servers_own_is_not_reached(fleet, method, path):
     assert fleet.client.request(method, path).status_code in (403, 404)
+
+
+@pytest.mark.parametrize("file", [file for _, file in PROXIES.values()])
+def test_a_proxy_waits_longer_than_the_server_lets_an_answer_take(file):
+    text = (FOLDER / file).read_text()
+    [seconds] = re.findall(r"(?:proxy_read_timeout|timeout server) (\d+)s", text)
+    assert float(seconds) > ServeSettings.model_fields["request_timeout"].default
