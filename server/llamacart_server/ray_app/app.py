@@ -189,7 +189,7 @@ def build(args: Mapping[str, Any]) -> Any:
     computing = serve.deployment(
         LlamacartReplica,
         ray_actor_options={"num_cpus": fleet.num_cpus},
-        max_ongoing_requests=2 * settings.parallel,
+        max_ongoing_requests=settings.parallel,
         autoscaling_config={
             "min_replicas": fleet.min_replicas,
             "max_replicas": fleet.max_replicas,
