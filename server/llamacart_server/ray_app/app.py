@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import threading
@@ -76,7 +77,11 @@ class LlamacartReplica:
         shelf = Shelf(source, server.state.store)
 
         async def load(cartridge_id: str) -> Held:
-            await in_thread(shelf.load, cartridge_id)
+            try:
+                await in_thread(shelf.load, cartridge_id)
+            except asyncio.CancelledError:  # it is loaded, and Ray will never know
+                shelf.evict_at_release(cartridge_id)
+                raise
             return Held(shelf, cartridge_id)
 
         get = serve.multiplexed(max_num_models_per_replica=fleet.max_cartridges)(load)

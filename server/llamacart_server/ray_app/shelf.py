@@ -72,7 +72,8 @@ class Shelf:
                 param="model",
             )
         with self._lock:
-            self._evicted.discard(cartridge_id)
+            with self._counting:
+                self._evicted.discard(cartridge_id)
             if self._held.get(cartridge_id) == file:
                 return
             name, stamp = file
@@ -84,9 +85,14 @@ class Shelf:
 
     def evict(self, cartridge_id: str) -> None:
         """Let go of a cartridge, once no request holds it."""
+        self.evict_at_release(cartridge_id)
         with self._lock:
-            self._evicted.add(cartridge_id)
             self._drop()
+
+    def evict_at_release(self, cartridge_id: str) -> None:
+        """Let go of a cartridge once the next request ends, as `evict` would; does not block."""
+        with self._counting:
+            self._evicted.add(cartridge_id)
 
     def use(self, ids: Iterable[str]) -> Use:
         """Hold cartridges from before they are loaded until `Use.end`."""
@@ -99,8 +105,10 @@ class Shelf:
         """Undo a `use`."""
         with self._counting:
             self._uses.subtract(held)
-        with self._lock:
-            self._drop()
+            due = any(not self._uses[i] for i in self._evicted)
+        if due:
+            with self._lock:
+                self._drop()
 
     def n_loads(self, cartridge_id: str) -> int:
         """How often a cartridge has been loaded."""
@@ -109,7 +117,7 @@ class Shelf:
     def _drop(self) -> None:
         with self._counting:
             dropped = {i for i in self._evicted if not self._uses[i]}
-        self._evicted -= dropped
+            self._evicted -= dropped
         for cartridge_id in dropped:
             file = self._held.pop(cartridge_id, None)
             if file is not None:

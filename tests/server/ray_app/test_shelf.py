@@ -1,3 +1,4 @@
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -70,6 +71,34 @@ def test_what_a_request_holds_is_evicted_at_its_end(shelf, library, engine):
     assert library.ids == ("french",)
     other.end()
     assert (library.ids, engine.loaded) == ((), [])
+
+
+def test_what_was_loaded_for_a_client_that_left(shelf, library):
+    use = shelf.use(["french"])
+    shelf.load("french")
+    shelf.evict_at_release("french")
+    assert library.ids == ("french",)
+    use.end()
+    assert library.ids == ()
+
+
+def test_the_end_of_a_request_does_not_wait_for_a_load(shelf, monkeypatch):
+    """Another request's cartridge may come from far away."""
+    ended = []
+    use = shelf.use(["french"])
+    shelf.load("french")
+    path = Folder.path
+
+    def slow(self, name, stamp):
+        thread = threading.Thread(target=lambda: ended.append(use.end()))
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive()
+        return path(self, name, stamp)
+
+    monkeypatch.setattr(Folder, "path", slow)
+    shelf.load("formal")
+    assert ended == [None]
 
 
 def test_what_is_wanted_again_is_not_evicted(shelf, library):
