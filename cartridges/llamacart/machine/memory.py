@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from llamacart.machine.control_groups import CONTROL_GROUPS, OWN_GROUPS, groups_of_process
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SHARE = 0.5
 """Of the memory, what a training takes unless it is told otherwise."""
 
 UNKNOWN = 8 * 2**30
 """Bytes that a machine is taken to have where it does not say."""
+
+STATM = Path("/proc/self/statm")
 
 _V1_FOLDERS = ("memory",)
 
@@ -40,6 +39,18 @@ def usable_memory(groups: Path = CONTROL_GROUPS, own: Path = OWN_GROUPS) -> int:
 def default_memory() -> int:
     """Bytes that a training may take of what this process may use."""
     return int(SHARE * usable_memory())
+
+
+def resident_memory(statm: Path = STATM) -> int:
+    """Bytes of this process that are in memory now; 0 where the system does not say.
+
+    Args:
+        statm: Linux's account of it.
+    """
+    try:
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _physical() -> int:

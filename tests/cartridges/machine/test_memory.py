@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from llamacart.machine import memory
-from llamacart.machine.memory import default_memory, usable_memory
+from llamacart.machine.memory import default_memory, resident_memory, usable_memory
 
 GIB = 2**30
 
@@ -54,3 +55,13 @@ def test_the_tightest_parent_counts(groups: Path, tmp_path: Path) -> None:
 def test_half_of_it_is_for_a_training() -> None:
     assert default_memory() == usable_memory() // 2
     assert 2**28 < default_memory() < 2**45
+
+
+def test_what_is_resident(tmp_path: Path) -> None:
+    statm = tmp_path / "statm"
+    statm.write_text("900 300 20 1 0 80 0\n")
+    assert resident_memory(statm) == 300 * os.sysconf("SC_PAGE_SIZE")
+    for text in ("", "900 many"):
+        statm.write_text(text)
+        assert resident_memory(statm) == 0
+    assert resident_memory(tmp_path / "none") == 0

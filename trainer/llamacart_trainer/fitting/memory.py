@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llamacart.machine.memory import resident_memory
 from llamacart.passes.capture import forward_bytes, output_budget
 from llamacart.passes.lane import lane_bytes
 
@@ -116,7 +117,9 @@ def plan_memory(
         last: Whether the last layer is to be fitted.
     """
     to_gap = settings.closes_gap
+    # llama.cpp may hold some weights twice, in its file and in an order that its kernels like more.
     process = PROCESS_BYTES + (0 if model.uses_device else model.n_bytes)
+    process = max(process, resident_memory())
     layers = range(model.n_layer - 1)
     n_rows = sum(chunk.n_rows for chunk in chunks)
     gathers = gathers_rows(model, chunks, limit, to_gap=to_gap)
