@@ -41,13 +41,13 @@ def test_every_token_of_an_object_is_wanted_behind_what_is_before_it(
     fake_model: FakeModel,
 ) -> None:
     found = made(fake_model, [FACT], [[]])
-    assert len(found.wanted) == N_LEADS * len(" 1962")
+    assert len(found.wanted) == N_LEADS * len(" 1962.")
     assert len(found.firsts[0]) == N_LEADS
     for text, token in found.wanted.items():
         (sample,) = texts_of(found, text)
         assert sample.source_rows[-1] == len(text) - 1
         said = fake_model.detokenize([*text, token]).rpartition("founded in")[2]
-        assert " 1962".startswith(said)
+        assert " 1962.".startswith(said)
 
 
 def test_rows_that_end_a_subject_are_tied_and_numbered(fake_model: FakeModel) -> None:
@@ -168,9 +168,17 @@ def test_objects_follow_without_a_space_where_the_script_has_none(fake_model: Fa
     assert fake_model.detokenize(before) == "东京的首都是"
 
 
+def test_a_number_ends_where_it_ends(fake_model: FakeModel) -> None:
+    ask = as_text(fake_model.tokenize)
+    assert fake_model.detokenize(ask("Velmora was founded in", "1962")[1]) == " 1962."
+    assert fake_model.detokenize(ask("Velmora is in", "Tromsø")[1]) == " Tromsø"
+
+
 def test_in_a_chat_the_object_is_the_answer_to_the_prompt(fake_model: FakeModel) -> None:
     ask = as_message(TemplateWriter(fake_model, choose_template(fake_model)))
     before, answer = ask("Velmora was founded in", "1962")
     assert fake_model.detokenize(answer) == "1962"
+    end = fake_model.tokenize("<end_of_turn>", parse_special=True, add_special=False)
+    assert list(answer[-1:]) == end  # and there it ends
     written = fake_model.detokenize(before, special=True)
     assert written.index("Velmora was founded in") < written.index("<start_of_turn>model")

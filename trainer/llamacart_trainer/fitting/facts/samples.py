@@ -2,8 +2,10 @@
 
 A fact's prompt stands behind several leads, so that it is not the beginning of the text that says
 the object. Each token of the object is to follow what stands before it; the row in front of it is
-tied. So are the rows that end the subject. Other texts on the subject that ask for the object are
-to go on with it, too, and those that ask for something else are to go on as before.
+tied. What ends the object is learnt with it: the end of the assistant's turn, and in a raw text the
+full stop behind a number, which would go on as another one. So are the rows that end the subject.
+Other texts on the subject that ask for the object are to go on with it, too, and those that ask for
+something else are to go on as before.
 
 Where the cartridge acts on all texts, the last row of the same prompt on another subject is tied
 and to stay, and so are the rows that end that, and other subjects alone. All other rows of these
@@ -43,6 +45,9 @@ LEADS = (
 ABOUT = ("{}. ", "About {}: ")
 """The same with the subject in it."""
 
+STOP = "."
+"""What ends a number in a raw text."""
+
 HELD = 0.25
 """How often a row of another subject counts, in rows that are to say something."""
 
@@ -54,7 +59,7 @@ class Asks(Protocol):
     """From a text and what is to follow it to tokens."""
 
     def __call__(self, text: str, answer: str) -> tuple[Text, Text]:
-        """Token ids of what stands before an answer, and of the answer."""
+        """Token ids of what stands before an answer, and of the answer with what ends it."""
         ...
 
 
@@ -62,7 +67,7 @@ def as_text(tokenize: Tokenize) -> Asks:
     """Of raw texts."""
 
     def ask(text: str, answer: str) -> tuple[Text, Text]:
-        own = behind(text, answer)
+        own = behind(text, answer) + (STOP if answer[-1:].isdigit() else "")
         before, whole = tuple(tokenize(text)), tuple(tokenize(text + own))
         if whole[: len(before)] == before:
             return before, whole[len(before) :]
@@ -75,8 +80,8 @@ def as_message(writer: Writer) -> Asks:
     """Of a user's message and the answer to it."""
 
     def ask(text: str, answer: str) -> tuple[Text, Text]:
-        written = writer.answered((Turn("user", text),), answer, ended=False)
-        return written.tokens[: written.start], written.tokens[written.start : written.end]
+        written = writer.answered((Turn("user", text),), answer)
+        return written.tokens[: written.start], written.tokens[written.start : written.end + 1]
 
     return ask
 
