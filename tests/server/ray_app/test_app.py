@@ -47,8 +47,13 @@ def base_url(tmp_path_factory, tiny_model, tiny_path):
         ray.shutdown()
 
 
-def test_cartridges_come_and_go(base_url):
-    client = openai.OpenAI(base_url=base_url, api_key="none", max_retries=0)
+@pytest.fixture
+def client(base_url):
+    with openai.OpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_cartridges_come_and_go(client):
     assert [m.id for m in client.models.list()] == ["tiny", "tiny:c0", "tiny:c1", "tiny:c2"]
     asked = {"prompt": "a", "max_tokens": 8, "temperature": 0}
     texts = {}
