@@ -10,6 +10,7 @@ import drain
 import httpx
 import pytest
 import shared_machine
+import telemetry
 import training_time
 import vanish
 import versus_llama_server
@@ -160,3 +161,19 @@ def test_answers_on_a_shared_machine_are_compared_with_those_alone() -> None:
     assert alone == ["beside nothing: ours 2.000 s, at most 9.000 s"]
     (line,) = shared_machine.lines("2 busy loops", {"ours": [3.0]}, {"ours": 2.0})
     assert line.endswith("1.50 times that alone")
+
+
+def test_streams_that_are_told_their_doses_and_streams_that_are_not() -> None:
+    cards = [
+        {"id": "base:a", "parent": "base", "cartridges": []},
+        {"id": "base", "parent": None, "cartridges": [{"id": "a"}]},
+    ]
+    assert telemetry.steered_model(cards) == "base:a"
+    with pytest.raises(SystemExit, match="base has no cartridge"):
+        telemetry.steered_model([{"id": "base", "parent": None, "cartridges": []}])
+    bodies = [
+        telemetry.Way(None, "base:a", extra).body("x", 3) for extra in telemetry.WAYS.values()
+    ]
+    assert ["telemetry" in body for body in bodies] == [False, True, True]
+    assert telemetry.told_of({"text": "a", "telemetry": {"tokens": [{}, {}]}}) == 2
+    assert [telemetry.told_of(choice) for choice in ({}, {"telemetry": None})] == [0, 0]
