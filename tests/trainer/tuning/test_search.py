@@ -27,6 +27,7 @@ from llamacart_trainer.recipe.facts import Fact
 from llamacart_trainer.recipe.recipe import Recipe, Task, TextPair
 from llamacart_trainer.recipe.turns import Turn
 from llamacart_trainer.tuning import search as search_module
+from llamacart_trainer.tuning.evidence import by_alpha, recorded
 from llamacart_trainer.tuning.search import Search, search_facts, tune
 from llamacart_trainer.tuning.space import (
     NEURONS,
@@ -85,6 +86,49 @@ def test_the_winner_is_the_best_of_the_last_rung(tiny_model: Model, tmp_path: Pa
     assert result.test.nll
     assert evidence["test"]["nll"] == pytest.approx(result.test.nll.value, abs=1e-5)
     assert evidence["test"]["prompts"] == 2
+
+
+def test_the_winner_keeps_an_evaluation_as_eval_stores_it(
+    tiny_model: Model, tmp_path: Path
+) -> None:
+    """Also where no trial was made anew, and what is known of them is what their table says."""
+    path = tmp_path / "trials.jsonl"
+    for _ in range(2):
+        result = make(tiny_model, TrialTable(path, {"recipe": "t"})).run()
+        found = result.cartridge.metadata.diagnostics["evaluation"]
+        assert found["alpha"] == result.chosen.alpha
+        assert found["recipe"] == "t"
+        assert found["test"]["nll"][0] == pytest.approx(result.test.nll.value, abs=1e-5)  # type: ignore[union-attr]
+        base = result.beside[0].scores
+        assert found["unsteered"]["nll"][0] == pytest.approx(base.nll.value, abs=1e-5)  # type: ignore[union-attr]
+        assert found["tested_on"].startswith("2 prompts")
+        alphas = [point["alpha"] for point in found["points"]]
+        assert len(alphas) > 1
+        assert alphas == sorted(alphas)
+        own = [t for t in result.trials if t.candidate == result.chosen.candidate]
+        known = [(t.alpha, t.figures) for t in own]
+        assert all((point["alpha"], point["figures"]) in known for point in found["points"])
+        assert found["chosen_on"].startswith("5 prompts")
+        assert any(point["frontier"] for point in found["points"])
+
+
+def test_points_that_are_kept_are_those_of_the_highest_rung_with_several() -> None:
+    def trial(alpha: float, rung: int, nll: float = 1.0, **more: object) -> Trial:
+        figures = {"behaviour": alpha, "nll": nll}
+        return Trial(OWN, alpha, rung, 5, 0.0, nll, figures=figures, **more)  # type: ignore[arg-type]
+
+    best = trial(1.0, 2)
+    first = [trial(alpha, 0) for alpha in (1.5, 0.5, 1.0)]
+    second = [trial(1.0, 1), trial(0.9, 1, 2.0), trial(1.1, 1, error="failed")]
+    other = replace(trial(0.7, 2), candidate=replace(OWN, solver="ridge"))
+    assert by_alpha([*first, best, other], best) == [first[1], first[2], first[0]]
+    kept = by_alpha([*first, *second, best, other], best)
+    assert kept == [second[1], second[0]]
+    # The one with less behaviour at a greater cost is beaten in everything.
+    assert [(p.alpha, p.frontier) for p in recorded(kept, prompted=False)] == [
+        (0.9, False), (1.0, True)
+    ]  # fmt: skip
+    assert by_alpha([best, other], best) == [best]
 
 
 def test_resumed_search_runs_nothing_twice_and_chooses_alike(
@@ -153,6 +197,9 @@ def test_facts_alone_are_searched_by(tiny_model: Model) -> None:
     assert {trial.prompts for trial in made.trials} == {2}
     assert made.test.facts is not None
     assert made.test.behaviour == made.test.facts.mean
+    found = made.cartridge.metadata.diagnostics["evaluation"]
+    assert found["tested_on"].startswith("2 facts")
+    assert all("efficacy" in figures for figures in (found["test"], found["points"][0]["figures"]))
 
 
 def test_time_ends_each_rung_but_never_before_its_first_trial(tiny_model: Model) -> None:

@@ -1,9 +1,13 @@
-"""What a cartridge keeps of the search that chose its settings: a JSON object."""
+"""What a cartridge keeps of the search that chose its settings: two JSON objects."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from llamacart_trainer.evaluation.bootstrap import Estimate
+from llamacart_trainer.evaluation.objective import frontier
+from llamacart_trainer.evaluation.results import Point, Scores
+from llamacart_trainer.report.stored import RecordedPoint
 from llamacart_trainer.tuning.trials import scored
 
 if TYPE_CHECKING:
@@ -11,7 +15,6 @@ if TYPE_CHECKING:
 
     from llamacart_trainer.evaluation.objective import Objective
     from llamacart_trainer.evaluation.plan import EvaluationPlan
-    from llamacart_trainer.evaluation.results import Scores
     from llamacart_trainer.tuning.trials import Trial
 
 
@@ -52,6 +55,51 @@ def evidence(
         "runners_up": [_summary(trial) for trial in top[1:6]],
         "test": _summary(tested),
     }
+
+
+def by_alpha(trials: Sequence[Trial], best: Trial) -> list[Trial]:
+    """The winner's candidate at several α on equal prompts, in their order.
+
+    Those of the highest rung that has several, or the winner alone.
+    """
+    own = [t for t in trials if t.candidate == best.candidate and not t.error]
+    for rung in range(best.rung, -1, -1):
+        found = sorted((t for t in own if t.rung == rung), key=lambda t: t.alpha)
+        if len(found) > 1:
+            return found
+    return [best]
+
+
+def recorded(trials: Sequence[Trial], *, prompted: bool) -> list[RecordedPoint]:
+    """Trials of one rung as a cartridge's evaluation has them.
+
+    Args:
+        trials: One candidate at several α.
+        prompted: As `frontier` has it.
+    """
+    points = [Point("", "cartridge", trial.alpha, _ranked(trial)) for trial in trials]
+    front = frontier(points, prompted=prompted)
+    return [
+        RecordedPoint(trial.alpha, point in front, trial.figures)
+        for trial, point in zip(trials, points, strict=True)
+    ]
+
+
+def _ranked(trial: Trial) -> Scores:
+    """What points are ranked by. A table of trials keeps values alone, so intervals are points."""
+
+    def known(name: str) -> Estimate | None:
+        value = trial.figures.get(name)
+        return None if value is None else Estimate(value, value, value, trial.prompts)
+
+    return Scores(
+        behaviour=known("behaviour"),
+        nll=known("nll"),
+        distinct=None,
+        repetition=None,
+        kl=known("kl"),
+        kl_prompted=known("kl_prompted"),
+    )
 
 
 def _summary(trial: Trial) -> dict[str, Any]:

@@ -27,8 +27,9 @@ from llamacart_trainer.evaluation.work import LayersDone, Work
 from llamacart_trainer.fitting.cascade import MAX_UBATCH_ROWS
 from llamacart_trainer.fitting.identity import fit_facts, of_function
 from llamacart_trainer.fitting.training import train
+from llamacart_trainer.report.stored import EVALUATION, Record
 from llamacart_trainer.solvers import SOLVERS
-from llamacart_trainer.tuning.evidence import evidence
+from llamacart_trainer.tuning.evidence import by_alpha, evidence, recorded
 from llamacart_trainer.tuning.space import candidates, coarse_alphas, refined
 from llamacart_trainer.tuning.trials import FAILED, Trial, TrialTable, scored
 
@@ -198,12 +199,13 @@ class Search:
             self._fits[candidate] = result.cartridge
         return self._fits[candidate]
 
+    def _plan(self, rung: int) -> EvaluationPlan:
+        plan = self.validation.first(min(FIRST_PROMPTS * KEEP**rung, MAX_PROMPTS))
+        return replace(plan, neutral=plan.neutral[:NEUTRAL_TEXTS]) if rung == 0 else plan
+
     def _judge(self, rung: int) -> Evaluator:
         if rung not in self._judges:
-            count = min(FIRST_PROMPTS * KEEP**rung, MAX_PROMPTS)
-            plan = self.validation.first(count)
-            if rung == 0:
-                plan = replace(plan, neutral=plan.neutral[:NEUTRAL_TEXTS])
+            plan = self._plan(rung)
             self._judges[rung] = Evaluator(self.model, plan, self.n_threads, with_perplexity=False)
         return self._judges[rung]
 
@@ -217,7 +219,6 @@ class Search:
 
     def _finish(self, best: Trial) -> TuneResult:
         fitted = self._fit(best.candidate)
-        chosen_on = self._judge(best.rung).plan.measured
         objective = self._objective(best.rung)
         self._judges.clear()
         judge = Evaluator(self.model, self.test, self.n_threads)
@@ -230,31 +231,41 @@ class Search:
             *prompt_points(judge, self._work),
         )
         mine = Point(fitted.name, "cartridge", best.alpha, scores)
+        took = self.clock() - self._started
+        found = evidence(self.table.all(), best, scores, objective, self.test, took)
+        kept = {"tune": found, EVALUATION: self._record(best, scores, unsteered, objective)}
         metadata = replace(
             fitted.metadata,
             default_alpha=best.alpha,
-            diagnostics={
-                **fitted.metadata.diagnostics,
-                "tune": evidence(
-                    self.table.all(),
-                    best,
-                    scores,
-                    objective,
-                    self.test,
-                    self.clock() - self._started,
-                ),
-            },
+            diagnostics={**fitted.metadata.diagnostics, **kept},
         )
         return TuneResult(
             replace(fitted, metadata=metadata),
             best,
             tuple(self.table.all()),
             scores,
-            chosen_on,
+            self._plan(best.rung).measured,
             self.test.measured,
             beside,
             closing_sentence(mine, beside, seed=self.test.seed),
         )
+
+    def _record(
+        self, best: Trial, scores: Scores, unsteered: Scores, objective: Objective
+    ) -> dict[str, Any]:
+        """The winner's evaluation, as `llamacart eval --store` keeps one."""
+        trials = by_alpha(self.table.all(), best)
+        return Record(
+            recipe=self.test.name,
+            behaviour=self.test.behaviour,
+            objective=str(objective),
+            tested_on=self.test.measured,
+            chosen_on=self._plan(trials[0].rung).measured,
+            alpha=best.alpha,
+            test=scores,
+            unsteered=unsteered,
+            points=recorded(trials, prompted=objective.prompted),
+        ).as_json()
 
 
 def tune(

@@ -79,6 +79,7 @@ def scored(
         *("behaviour", "written", "nll", "distinct", "repetition"),
         *("kl", "kl_prompted", "removed", "agreement", "ended"),
         *("log_odds", "p_target", "p_leaked"),
+        *("efficacy", "paraphrases", "neighbours"),
     )
     values = {name: getattr(scores, name) for name in names}
     shortfall, unknown, cost = objective.key(scores)
