@@ -71,10 +71,9 @@ def request_body(cards: Sequence[Mapping[str, Any]], n_tokens: int) -> dict[str,
 
     With the first cartridge where the server is ours and has one.
     """
-    base = next((card for card in cards if card.get("parent") is None), cards[0])
-    model = base["id"]
-    if base.get("cartridges"):
-        model = f"{model}:{base['cartridges'][0]['id']}"
+    # Ours has a card for each cartridge, whose parent is the base model.
+    steered = (card["id"] for card in cards if card.get("parent") is not None)
+    model = next(steered, cards[0]["id"])
     return {
         "model": model,
         "prompt": PROMPT,

@@ -104,11 +104,11 @@ def told_of(choice: Mapping[str, Any]) -> int:
 
 
 def steered_model(cards: list[dict[str, Any]]) -> str:
-    """Id of the base model with its first cartridge, from what /v1/models lists."""
-    base = next(card for card in cards if card["parent"] is None)
-    if not base["cartridges"]:
-        raise SystemExit(f"the server of {base['id']} has no cartridge: start it with --cartridges")
-    return f"{base['id']}:{base['cartridges'][0]['id']}"
+    """The first model id with a cartridge of those that /v1/models lists."""
+    steered = [card["id"] for card in cards if card["parent"] is not None]
+    if not steered:
+        raise SystemExit("the server has no cartridge: start it with --cartridges")
+    return str(steered[0])
 
 
 async def open_ways(options: argparse.Namespace, owned: AsyncExitStack) -> dict[str, Way]:
