@@ -22,7 +22,7 @@ from llamacart_server.bodies.tools import CLOSING, OPENING
 from llamacart_server.constraints.json_format import grammar_of
 from llamacart_server.constraints.tools import tool_use
 from llamacart_server.engine.request import GenerationRequest
-from llamacart_server.library.selection import Selection, select
+from llamacart_server.library.selection import Selection, comparison, select
 from llamacart_server.library.source import folder_of
 from llamacart_server.library.store import CartridgeStore
 from llamacart_server.logs import fields
@@ -69,7 +69,7 @@ class Prepared:
         resolved_in: Where they were looked up.
         resolve: Makes the same of another snapshot, without what is replaced below.
         n_per_prompt: Choices for each prompt.
-        compares: Whether each prompt has two choices, without the cartridges and with them.
+        compared: What each of them resolved to, where that is not the same for all.
         echoes: What comes before the choices of each prompt, if that was asked for.
         has_tools: Whether the answer may hold calls.
     """
@@ -80,15 +80,15 @@ class Prepared:
     resolved_in: Snapshot
     resolve: Callable[[Snapshot], Prepared]
     n_per_prompt: int = 1
-    compares: bool = False
+    compared: tuple[Selection, ...] = ()
     echoes: tuple[Echo, ...] = ()
     has_tools: bool = False
 
     def acting(self, index: int) -> list[ActingCartridge] | None:
         """What acts on a choice, where that is not the same for all."""
-        if not self.compares:
+        if not self.compared:
             return None
-        return ActingCartridge.list_of(self.selection) if index % 2 else []
+        return ActingCartridge.list_of(self.compared[index % self.n_per_prompt])
 
     def echo(self, index: int) -> Echo | None:
         """What comes before a choice."""
@@ -140,9 +140,10 @@ class Service:
                 f"prompt has {len(prompts)} items; 1 to {self.settings.max_queued} are allowed",
                 param="prompt",
             )
-        if body.best_of not in (None, body.n_choices):
+        n = body.n or 1
+        if body.best_of not in (None, n):
             raise InputError(
-                f"best_of has value {body.best_of}; only n = {body.n_choices} is supported",
+                f"best_of has value {body.best_of}; only n = {n} is supported",
                 param="best_of",
             )
         if body.max_tokens == 0 and not body.scores_prompt:
@@ -260,7 +261,11 @@ class Service:
         self.check_tokens(list(body.logit_bias or ()), "logit_bias")
         if not all(prompts):
             raise InputError("a prompt has no tokens", param="prompt")
-        n = 2 if body.compare else body.n_choices
+        if body.compare and body.n not in (None, 1):
+            raise InputError(
+                f"n has value {body.n}; a comparison has one choice of each kind", param="n"
+            )
+        n = body.n_choices
         limit = default_limit if body.token_limit is None else body.token_limit
         unsteered = GenerationRequest(
             prompt=(),
@@ -276,41 +281,38 @@ class Service:
 
         def resolve(snapshot: Snapshot) -> Prepared:
             selection = select(body.model, body.steering, self.model.names, snapshot)
-            acting = selection.acting
-            request = replace(unsteered, doses=acting, sample_dose=bool(acting))
-            if body.compare:
-                _check_comparable(body, selection)
-            variants = _pair(request) if body.compare else _seeded_apart(request, n)
+            compared = comparison(body.compare, selection)
+            if compared:
+                variants = _from_one_seed(unsteered, compared)
+            else:
+                variants = _seeded_apart(_steered(unsteered, selection), n)
             requests = tuple(
                 replace(variant, prompt=tuple(tokens)) for tokens in prompts for variant in variants
             )
-            compares = bool(body.compare)
-            return Prepared(requests, stops, selection, snapshot, resolve, n, compares=compares)
+            return Prepared(requests, stops, selection, snapshot, resolve, n, compared=compared)
 
         if n * len(prompts) > self.settings.max_queued:
             raise InputError(
                 f"{n} choices of {len(prompts)} prompts are wanted; at most "
                 f"{self.settings.max_queued} choices are allowed in all",
-                param="n",
+                param="compare" if body.compare else "n",
             )
         return resolve(self.library.snapshot)
 
 
-def _check_comparable(body: GenerationBody, selection: Selection) -> None:
-    if not selection.acting:
-        raise InputError("compare is true, but no cartridge acts on this request", param="compare")
-    if body.n_choices != 1:
-        raise InputError(
-            f"n has value {body.n_choices}; a comparison has one choice of each kind", param="n"
-        )
+def _steered(request: GenerationRequest, selection: Selection) -> GenerationRequest:
+    acting = selection.acting
+    return replace(request, doses=acting, sample_dose=bool(acting))
 
 
-def _pair(request: GenerationRequest) -> list[GenerationRequest]:
-    """The request without its cartridges and with them, with one seed."""
+def _from_one_seed(
+    request: GenerationRequest, compared: Sequence[Selection]
+) -> list[GenerationRequest]:
+    """The request under each selection, with one seed."""
     sampling = request.sampling
     if sampling.seed is None:
         request = replace(request, sampling=replace(sampling, seed=secrets.randbelow(SEED_LIMIT)))
-    return [replace(request, doses=()), request]
+    return [_steered(request, selection) for selection in compared]
 
 
 def _seeded_apart(request: GenerationRequest, n: int) -> list[GenerationRequest]:

@@ -166,10 +166,11 @@ class GenerationBody(SampledBody):
     """What completions and chat completions share."""
 
     max_tokens: Annotated[WholeNumber, Field(ge=1)] | None = None
-    compare: Flag | None = Field(
+    compare: Flag | Annotated[list[Number], Field(min_length=1)] | None = Field(
         None,
-        description="Answer twice from one batch and one seed: choice 0 without the cartridges, "
-        "choice 1 with them; each choice says which act on it.",
+        description="Answer several times from one batch and one seed; each choice says which "
+        "cartridges act on it. true: choice 0 without the cartridges, choice 1 with them. A list: "
+        "one choice for each α in it, at which the one cartridge that is named acts.",
     )
     n: Annotated[int, Field(strict=True, ge=1)] | None = None
     response_format: ResponseFormat | None = None
@@ -195,7 +196,9 @@ class GenerationBody(SampledBody):
     @property
     def n_choices(self) -> int:
         """Choices for each prompt."""
-        return self.n or 1
+        if isinstance(self.compare, list):
+            return len(self.compare)
+        return 2 if self.compare else self.n or 1
 
 
 def _fold_seed(seed: int | None) -> int | None:

@@ -10,7 +10,7 @@ may add, what both state must be the same.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from llamacart.cartridge import Cartridge, check_alpha
@@ -72,10 +72,11 @@ class SteeringFields:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a request resolved to.
+    """What a request resolved to, or what a choice of it did.
 
     Attributes:
-        model_id: The model id that says it in full; an alpha that is the default is left out.
+        model_id: The model id that says a request in full; an alpha that is the default is left
+            out.
         doses: The cartridges, also those with alpha 0.
     """
 
@@ -115,6 +116,41 @@ def select(
         chosen = _agree(in_model, in_body, model) if in_model is not None else in_body
     doses = tuple(_resolve(choice, catalogue) for choice in chosen)
     return Selection(_full_id(names[0], doses), doses)
+
+
+def comparison(
+    wanted: bool | Sequence[float] | None, selection: Selection
+) -> tuple[Selection, ...]:
+    """What `compare` asks for: one selection for each choice; none where it asks for nothing.
+
+    Args:
+        wanted: True: without the cartridges, then with them. Numbers: the one cartridge at each of
+            these strengths.
+        selection: What the request resolved to.
+
+    Raises:
+        AlphaError: A strength is not a finite number within ±10.
+        InputError: Nothing acts, or there is not one cartridge for several strengths.
+    """
+    if not wanted:
+        return ()
+    if wanted is True:
+        if not selection.acting:
+            raise InputError(
+                "compare is true, but no cartridge acts on this request", param="compare"
+            )
+        return replace(selection, doses=()), selection
+    for i, alpha in enumerate(wanted):
+        check_alpha(alpha, name=f"compare[{i}]")
+    if len(selection.doses) != 1:
+        raise InputError(
+            f"compare has {len(wanted)} values of alpha, which takes a request with one cartridge; "
+            f"this one names {len(selection.doses)}",
+            param="compare",
+        )
+    (placed,) = selection.doses
+    each = (replace(placed, dose=replace(placed.dose, alpha=alpha)) for alpha in wanted)
+    return tuple(replace(selection, doses=(one,)) for one in each)
 
 
 def parse_model_id(model: str, names: Sequence[str]) -> tuple[Choice, ...] | None:
