@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 import re
 from http import HTTPStatus
@@ -36,13 +37,18 @@ def drawn() -> dict[str, tuple[str | None, int, str]]:
     return found
 
 
+OF_EXTRAS = {"llamacart_server.ray_app.app": "ray"}
+"""Modules that import what only an extra brings; they define no error."""
+
+
 def all_modules() -> list[str]:
-    """Every module of the three packages, imported."""
+    """Every module of the three packages, imported; those of an extra where it is installed."""
     names = [
         module.name
         for package in (llamacart, llamacart_trainer, llamacart_server)
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
         if not module.name.endswith("__main__")
+        and importlib.util.find_spec(OF_EXTRAS.get(module.name, "re")) is not None
     ]
     for name in names:
         importlib.import_module(name)
