@@ -24,6 +24,7 @@ import time
 import traceback
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart.errors import CartridgeError, InputError
 from llamacart.file.reader import read_cartridge
 from llamacart.file.writer import write_cartridge
+from llamacart.matrix import FactoredMatrix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -50,14 +52,14 @@ MEMORY_FACTOR, MEMORY_BASE = 16, 2**20
 
 
 def sample_files(folder: Path) -> list[bytes]:
-    """Small valid cartridges: with each type of delta, with none, with one layer and with several.
+    """Small valid cartridges: each type of delta, none, factors; one layer and several.
 
     Args:
         folder: To write into.
     """
     rng = np.random.default_rng(0)
     out = []
-    for levels in (7, 15, 127, 0):
+    for levels in (7, 15, 127, 0, -1):
         layers = []
         for layer in range(2 if levels == 127 else 1):
             neurons = np.array([1, 5, 40], np.int32)
@@ -66,8 +68,11 @@ def sample_files(folder: Path) -> list[bytes]:
             weight[:, ::32] = levels
             weight[np.arange(3), neurons] += 1
             mean_shift = LayerMap(layer, neurons, None, bias)
+            factors = FactoredMatrix.quantize(rng.normal(size=(3, 2)), rng.normal(size=(2, 64)))
             layers.append(
-                LayerMap.from_dense(layer, neurons, weight, bias) if levels else mean_shift
+                LayerMap.from_dense(layer, neurons, weight, bias)
+                if levels > 0
+                else replace(mean_shift, delta=factors if levels else None)
             )
         metadata = Metadata("french", "d", settings={"a": [1, {"b": 0.5}]}, solver="ridge")
         cartridge = Cartridge(metadata, Fingerprint("llama", 2, 64, 8, "00" * 32), tuple(layers))

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llamacart.cartridge import Cartridge, LayerMap
-from llamacart.matrix import QuantizedMatrix
+from llamacart.matrix import FactoredMatrix, QuantizedMatrix
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -251,13 +251,19 @@ def distinct(cartridge: Cartridge, count: int) -> list[Cartridge]:
 
 
 def _copy(layer_map: LayerMap, number: int) -> LayerMap:
-    delta = layer_map.delta
-    if delta is not None:
-        delta = QuantizedMatrix(delta.values.copy(), delta.scales.copy())
     bias = layer_map.bias * (1 + 1e-5 * number) + 1e-6 * number
     return LayerMap(
-        layer_map.layer, layer_map.neurons.copy(), delta, bias.astype(layer_map.bias.dtype)
+        layer_map.layer,
+        layer_map.neurons.copy(),
+        _copy_of(layer_map.delta),
+        bias.astype(layer_map.bias.dtype),
     )
+
+
+def _copy_of(delta: Any) -> Any:
+    if isinstance(delta, FactoredMatrix):
+        return FactoredMatrix(delta.left.copy(), _copy_of(delta.right))
+    return delta and QuantizedMatrix(delta.values.copy(), delta.scales.copy())
 
 
 # --- servers --------------------------------------------------------------------------------

@@ -12,16 +12,17 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llamacart.cartridge import Cartridge, LayerMap, QuantizedMatrix
+from llamacart.cartridge import Cartridge, LayerMap
 from llamacart.export.adapter import Adapter, low_rank
 from llamacart.export.gguf_files import write_lora
 from llamacart.file.reader import read_cartridge
 from llamacart.file.writer import write_cartridge
 from llamacart.llama.model import Model
+from llamacart.matrix import FactoredMatrix, QuantizedMatrix
 
 if TYPE_CHECKING:
     from llamacart.llama.weights import Weights
@@ -43,7 +44,7 @@ def without_bias(cartridge: Cartridge, number: int, count: int) -> Cartridge:
         LayerMap(
             m.layer,
             m.neurons,
-            QuantizedMatrix(m.delta.values, (m.delta.scales * factor).astype(m.delta.scales.dtype)),
+            _times(m.delta, factor),
             np.zeros_like(m.bias),
         )
         for m in cartridge.layers
@@ -51,6 +52,12 @@ def without_bias(cartridge: Cartridge, number: int, count: int) -> Cartridge:
     )
     metadata = replace(cartridge.metadata, name=f"{cartridge.name}-{number:02}", default_alpha=1.0)
     return replace(cartridge, metadata=metadata, layers=layers, when=())
+
+
+def _times(delta: QuantizedMatrix | FactoredMatrix, factor: float) -> Any:
+    if isinstance(delta, FactoredMatrix):
+        return replace(delta, right=_times(delta.right, factor))
+    return QuantizedMatrix(delta.values, (delta.scales * factor).astype(delta.scales.dtype))
 
 
 def exact_adapter(cartridge: Cartridge, model: Weights) -> Adapter:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from llamacart.llama.resolve import resolve_model
     from llamacart.llama.tap import Tap
     from llamacart.llama.weights import Weights
-    from llamacart.matrix import QuantizedMatrix
+    from llamacart.matrix import FactoredMatrix, QuantizedMatrix
     from llamacart.passes.capture import forward, row_offsets
     from llamacart.passes.control_vector import ControlDose, ControlVector, fit_control_vector
     from llamacart.passes.embedding import Embedder
@@ -114,7 +114,7 @@ _HOMES = {
     "llamacart.llama.resolve": ("resolve_model",),
     "llamacart.llama.tap": ("Tap",),
     "llamacart.llama.weights": ("Weights",),
-    "llamacart.matrix": ("QuantizedMatrix",),
+    "llamacart.matrix": ("FactoredMatrix", "QuantizedMatrix"),
     "llamacart.passes.capture": (
         "forward",
         "row_offsets",
@@ -177,6 +177,7 @@ __all__ = [
     "Embedder",
     "EngineError",
     "EvalHook",
+    "FactoredMatrix",
     "Fault",
     "Fingerprint",
     "Grammar",

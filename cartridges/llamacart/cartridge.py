@@ -7,7 +7,8 @@ neurons S (K of them), map W [K, D] and bias b [K], a cartridge acts as
 
 where E_S [K, D] picks the rows of S. The right-hand form is the one stored and
 computed: `delta` = W − E_S needs no gather of h_S, is zero for a plain mean shift,
-and is small where the map is close to the identity, which suits 8-bit storage.
+and is small where the map is close to the identity, which suits 8-bit storage. It may be
+held whole or as the product of two factors of low rank.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llamacart.errors import AlphaError, CartridgeMismatchError
-from llamacart.matrix import QuantizedMatrix
+from llamacart.matrix import FactoredMatrix, QuantizedMatrix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,13 +88,13 @@ class LayerMap:
     Attributes:
         layer: Index in 0..L-1.
         neurons: S, int32 [K], strictly ascending, in 0..D-1.
-        delta: W − E_S as [K, D]; None means zero (a mean shift).
+        delta: W − E_S as [K, D], whole or in two factors; None means zero (a mean shift).
         bias: b, float32 [K].
     """
 
     layer: int
     neurons: NDArray[np.int32]
-    delta: QuantizedMatrix | None
+    delta: QuantizedMatrix | FactoredMatrix | None
     bias: NDArray[np.float32]
 
     @classmethod
@@ -193,11 +194,16 @@ class Cartridge:
             digest.update(m.bias.astype("<f4").tobytes())
             if m.delta is None:
                 digest.update(b"\0")
+                continue
+            if isinstance(m.delta, FactoredMatrix):
+                digest.update(b"\2" + np.array(m.delta.rank, "<i8").tobytes())
+                digest.update(m.delta.left.astype("<f2").tobytes())
+                values, scales = m.delta.right.plain()
             else:
                 digest.update(b"\1")
                 values, scales = m.delta.plain()
-                digest.update(values.tobytes())
-                digest.update(scales.astype("<f2").tobytes())
+            digest.update(values.tobytes())
+            digest.update(scales.astype("<f2").tobytes())
         return digest.hexdigest()
 
 

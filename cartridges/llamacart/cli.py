@@ -15,6 +15,7 @@ from llamacart import __version__
 from llamacart.commands.terminal import plain_console, run
 from llamacart.errors import LlamacartError
 from llamacart.file.reader import read_cartridge
+from llamacart.matrix import FactoredMatrix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,6 +104,7 @@ def _estimate(value: object) -> str:
 def _summary(file: Path) -> dict[str, Any]:
     cartridge = read_cartridge(file)
     metadata, base = cartridge.metadata, cartridge.fingerprint
+    deltas = [m.delta for m in cartridge.layers]
     return {
         "name": metadata.name,
         "description": metadata.description,
@@ -117,6 +119,7 @@ def _summary(file: Path) -> dict[str, Any]:
         "tool version": metadata.tool_version,
         "content hash": cartridge.content_hash,
         "active neurons": cartridge.n_active,
+        "ranks": sorted({d.rank for d in deltas if isinstance(d, FactoredMatrix)}),
         "file bytes": file.stat().st_size,
         "diagnostics": dict(metadata.diagnostics),
         "layers": metadata.diagnostics.get("layers")

@@ -1,4 +1,4 @@
-"""A quantized matrix, in the layout of its file or in that of the kernel that multiplies by it.
+"""A quantized matrix, as its file or as the kernel lays it out; and one held by two factors.
 
 The kernel reads tiles, which stream through the caches:
 
@@ -9,6 +9,7 @@ K is padded to a multiple of 4 with rows of zeros.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,12 +113,77 @@ class QuantizedMatrix:
             self._held = held = tiles
         return held
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its values and scales."""
+        n_rows, width = self.shape
+        return n_rows * (width + 2 * (width // BLOCK))
+
     def dequantize(self) -> NDArray[np.float32]:
         """The matrix that acts, float32 [K, D]."""
         values, scales = self.plain()
         n_rows, width = values.shape
         blocks = values.reshape(n_rows, width // BLOCK, BLOCK).astype(np.float32)
         return (blocks * scales.astype(np.float32)[:, :, None]).reshape(n_rows, width)
+
+
+@dataclass(frozen=True, eq=False)
+class FactoredMatrix:
+    """A [K, D] matrix of rank r, as the product U V of two factors.
+
+    A row's inner products cost r (K + D) multiplications instead of K D, and its bytes shrink.
+
+    Attributes:
+        left: U, float16 [K, r].
+        right: V [r, D]; only it is quantized.
+    """
+
+    left: NDArray[np.float16]
+    right: QuantizedMatrix
+
+    @classmethod
+    def quantize(
+        cls, left: NDArray[np.floating[Any]], right: NDArray[np.floating[Any]]
+    ) -> FactoredMatrix:
+        """Round float factors U [K, r] and V [r, D], D a multiple of 32, V to 8 bits.
+
+        Raises:
+            ValueError: As for `QuantizedMatrix.quantize`, or U does not fit 16-bit floats.
+        """
+        return cls(half_floats(left), QuantizedMatrix.quantize(right))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """K and D."""
+        return self.left.shape[0], self.right.shape[1]
+
+    @property
+    def rank(self) -> int:
+        """Columns of U, r."""
+        return int(self.left.shape[1])
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of both factors, the right one's values and scales."""
+        return self.left.nbytes + self.right.n_bytes
+
+    def dequantize(self) -> NDArray[np.float32]:
+        """The matrix that acts, float32 [K, D]."""
+        product: NDArray[np.float32] = self.left.astype(np.float32) @ self.right.dequantize()
+        return product
+
+
+def half_floats(dense: NDArray[np.floating[Any]]) -> NDArray[np.float16]:
+    """A matrix in 16-bit floats.
+
+    Raises:
+        ValueError: A value is not finite or too large.
+    """
+    with np.errstate(over="ignore"):
+        rounded = np.ascontiguousarray(dense, np.float16)
+    if not np.isfinite(rounded).all():
+        raise ValueError("a weight is not finite or too large for a 16-bit float")
+    return rounded
 
 
 def tile_bytes(width: int) -> int:

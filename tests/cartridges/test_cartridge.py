@@ -18,7 +18,7 @@ from llamacart.cartridge import (
     check_alpha,
 )
 from llamacart.errors import AlphaError
-from llamacart.matrix import QuantizedMatrix
+from llamacart.matrix import FactoredMatrix, QuantizedMatrix
 
 WIDTH = 64
 PRINT = Fingerprint("llama", 2, WIDTH, 32, "ab" * 32, "base")
@@ -83,6 +83,26 @@ def test_hash_covers_what_acts_and_nothing_else() -> None:
         ),
     ):
         assert changed.content_hash != base.content_hash
+
+
+def test_hash_covers_both_factors() -> None:
+    whole = cartridge().layers[0]
+    rng = np.random.default_rng(3)
+    left, right = rng.normal(size=(3, 2)), rng.normal(size=(2, WIDTH))
+    base = FactoredMatrix.quantize(left, right)
+    found = {
+        replace(cartridge(), layers=(replace(whole, delta=delta),)).content_hash
+        for delta in (
+            base,
+            whole.delta,
+            None,
+            base.right,
+            replace(base, left=base.left * 2),
+            replace(base, right=QuantizedMatrix.quantize(2 * right)),
+            FactoredMatrix.quantize(left[:, ::-1], right[::-1]),
+        )
+    }
+    assert len(found) == 7
 
 
 @pytest.mark.parametrize("alpha", [float("nan"), float("-inf"), 10.01, -10.01])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamacart.matrix import BLOCK, QuantizedMatrix, pack_tiles
+from llamacart.matrix import BLOCK, FactoredMatrix, QuantizedMatrix, pack_tiles
 
 
 def random_matrix(n_rows: int, n_blocks: int, seed: int = 0) -> QuantizedMatrix:
@@ -57,3 +57,23 @@ def test_it_is_held_once() -> None:
     tracemalloc.stop()
     plain = 64 * 64 * (BLOCK + 2)
     assert after - before <= tiles.nbytes - plain + 4096
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(0, 99))
+def test_factors_are_their_product(n_rows: int, rank: int, n_blocks: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    width = n_blocks * BLOCK
+    left, right = rng.normal(size=(n_rows, rank)), rng.normal(size=(rank, width))
+    matrix = FactoredMatrix.quantize(left, right)
+    assert (matrix.shape, matrix.rank) == ((n_rows, width), rank)
+    assert matrix.n_bytes == 2 * n_rows * rank + rank * (width + 2 * n_blocks)
+    exact = left @ right
+    # Half a level of V and half a unit of U's last bit, a term each.
+    bound = np.abs(left) @ np.full((rank, width), np.abs(right).max() / 254) + rank * 2**-9
+    assert (np.abs(matrix.dequantize() - exact) <= 2 * bound).all()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e6])
+def test_a_left_factor_fits_16_bit_floats(wrong: float) -> None:
+    with pytest.raises(ValueError, match="16-bit float"):
+        FactoredMatrix.quantize(np.array([[1.0], [wrong]]), np.ones((1, BLOCK)))

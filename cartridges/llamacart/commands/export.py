@@ -16,7 +16,7 @@ from llamacart.commands.options import GpuLayersOption, ThreadsOption
 from llamacart.commands.terminal import plain_console
 from llamacart.disk.whole import check_folder, check_target
 from llamacart.errors import InputError
-from llamacart.export.adapter import check_travels
+from llamacart.export.adapter import check_travels, own_rank
 from llamacart.export.check import compare
 from llamacart.export.control import directions_of
 from llamacart.export.exporting import choose_texts, make_adapter
@@ -207,7 +207,7 @@ def _lora(model: Model, wanted: _Wanted) -> dict[str, Any]:
 
 def _rank(cartridge: Cartridge) -> int:
     """The rank of a folder that all layers share."""
-    return vllm_rank(max(1 if m.delta is None else len(m.neurons) for m in cartridge.layers))
+    return vllm_rank(max(map(own_rank, cartridge.layers)))
 
 
 def _write(adapter: Adapter, wanted: _Wanted) -> int:

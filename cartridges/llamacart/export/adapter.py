@@ -4,7 +4,8 @@ Where a cartridge acts, h_S ← h_S + α ((W − E_S) h + b), the down projectio
 ((W − E_S) h + b), with D_S its columns at S. The linear part is a LoRA on the down projection: A =
 W − E_S [K, D], B = α D_S [E, K]. A LoRA has no place for b. It is folded into A as b uᵀ, where u
 [D] is chosen so that u · h ≈ 1 on all rows (`llamacart.export.constant`); the rank stays K. A norm
-behind the down projection changes nothing, because both act before it.
+behind the down projection changes nothing, because both act before it. Where W − E_S is held in
+factors U V of rank r, A is V with the row u below it, and B is α D_S [U b]: rank r + 1.
 
 Axes: D FFN width, E width of the residual stream, K active neurons, R rank.
 """
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llamacart.errors import InputError
+from llamacart.matrix import FactoredMatrix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,10 +125,27 @@ def low_rank(
             return None
         shift = np.float32(alpha) * (columns @ layer_map.bias)
         return LowRank(layer_map.layer, constant[None].astype(np.float32), shift[:, None])
-    a = layer_map.delta.dequantize()
+    delta = layer_map.delta
+    if isinstance(delta, FactoredMatrix) and own_rank(layer_map) < len(layer_map.neurons):
+        a, left = delta.right.dequantize(), delta.left.astype(np.float32)
+        if constant is not None and layer_map.bias.any():
+            a = np.vstack([a, constant[None].astype(np.float32)])
+            left = np.column_stack([left, layer_map.bias])
+        return LowRank(layer_map.layer, a, np.float32(alpha) * (columns @ left))
+    a = delta.dequantize()
     if constant is not None:
         a += np.outer(layer_map.bias, constant)
     return LowRank(layer_map.layer, a, np.float32(alpha) * columns)
+
+
+def own_rank(layer_map: LayerMap) -> int:
+    """The least rank at which `low_rank` loses nothing of a layer, its bias included."""
+    delta, n_active = layer_map.delta, len(layer_map.neurons)
+    if delta is None:
+        return 1
+    if isinstance(delta, FactoredMatrix):
+        return min(n_active, delta.rank + bool(layer_map.bias.any()))
+    return n_active
 
 
 def cut(

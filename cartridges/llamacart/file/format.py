@@ -1,4 +1,4 @@
-"""Constants of cartridge file format versions 1 to 3; FORMAT.md gives the rules and reasons."""
+"""Constants of cartridge file format versions 1 to 4; FORMAT.md gives the rules and reasons."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Final
 from llamacart.file.storage import STORAGES
 from llamacart.matrix import BLOCK
 
-FORMAT_VERSIONS: Final = (1, 2, 3)
-"""Since version 2 a delta may be Q4_0 or Q5_0; version 3 has the key `llamacart.when`. A file
-states the least it needs."""
+FORMAT_VERSIONS: Final = (1, 2, 3, 4)
+"""Since version 2 a delta may be Q4_0 or Q5_0; version 3 has the key `llamacart.when`; since
+version 4 a layer may hold two factors, and the key may be there or not. A file states the least it
+needs."""
 FILE_SUFFIX: Final = ".gguf"
 """Of files that are written; `has_suffix` takes other letter cases too."""
 
@@ -28,15 +29,27 @@ VALUE_BYTES: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11:
 
 TENSOR_TYPES: Final = {
     0: "F32",
+    1: "F16",
     26: "I32",
     **{storage.ggml_number: storage.ggml_name for storage in STORAGES.values()},
 }
 """GGML's number for each tensor type a cartridge may hold."""
-PART_TYPES: Final = {"neurons": ("I32",), "delta": ("Q8_0", "Q5_0", "Q4_0"), "bias": ("F32",)}
-"""Types that each tensor `blk.N.<part>` may have; `delta` alone may be absent."""
+_BLOCKS = ("Q8_0", "Q5_0", "Q4_0")
+PART_TYPES: Final = {
+    "neurons": ("I32",),
+    "delta": _BLOCKS,
+    "left": ("F16",),
+    "right": _BLOCKS,
+    "bias": ("F32",),
+}
+"""Types that each tensor `blk.N.<part>` may have; a layer has `neurons`, `bias`, and nothing else,
+or `delta`, or `left` and `right`."""
+FACTORS: Final = ("left", "right")
+"""Parts that there are since version 4."""
 VERSION_2_TYPES: Final = ("Q5_0", "Q4_0")
 TYPE_BYTES: Final = {
     "F32": (1, 4),
+    "F16": (1, 2),
     "I32": (1, 4),
     **{s.ggml_name: (BLOCK, s.block.itemsize) for s in STORAGES.values()},
 }
@@ -95,7 +108,8 @@ REQUIRED_KEYS: Final = {
 }
 """Every key of all versions with its GGUF type, in the order in which they are written."""
 VERSION_3_KEYS: Final = {WHEN: STRING}
-"""Keys that files of version 3 have beside those, and files of no earlier version."""
+"""Keys that files of version 3 have beside those, and files of no earlier version; later ones may
+have them."""
 
 FIXED_VALUES: Final[dict[str, tuple[str, int, tuple[str | int, ...]]]] = {
     TYPE: ("adapter-type", STRING, ("adapter",)),
@@ -116,7 +130,7 @@ MAX_WHEN_TEXTS: Final = 4096
 MAX_WHEN_BYTES: Final = 256
 MAX_LAYERS: Final = 1024
 MAX_WIDTH: Final = 1 << 20
-MAX_TENSORS: Final = len(PART_TYPES) * MAX_LAYERS
+MAX_TENSORS: Final = 4 * MAX_LAYERS
 MAX_TENSOR_NAME_BYTES: Final = 63
 MAX_DIMS: Final = 4
 MIN_HASH_DIGITS: Final = 8

@@ -21,18 +21,11 @@ from llamacart.errors import CartridgeError, CartridgeFormatError, NotFoundError
 from llamacart.file import format as fmt
 from llamacart.file.condition import parse_when
 from llamacart.file.cursor import Cursor, read_value
+from llamacart.file.layout import Tensor, check_layout, place_tensors
 from llamacart.file.storage import STORAGES, unpack
 from llamacart.file.texts import parse_json, shown
-from llamacart.file.validator import (
-    Tensor,
-    check_cartridge,
-    check_fixed,
-    check_keys,
-    check_layout,
-    check_metadata,
-    place_tensors,
-)
-from llamacart.matrix import QuantizedMatrix
+from llamacart.file.validator import check_cartridge, check_fixed, check_keys, check_metadata
+from llamacart.matrix import FactoredMatrix, QuantizedMatrix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -215,14 +208,20 @@ def _read_layer(cursor: Cursor, tensors: Mapping[str, Tensor], number: int) -> L
         cursor.jump(tensors[name].start)
         return np.frombuffer(cursor.take(tensors[name].n_bytes, f"tensor {name!r}"), dtype)
 
-    delta = None
-    if f"blk.{number}.delta" in tensors:
-        tensor = tensors[f"blk.{number}.delta"]
+    def matrix(part: str) -> QuantizedMatrix:
+        tensor = tensors[f"blk.{number}.{part}"]
         storage = STORAGES[tensor.dtype.lower()]
-        found = unpack(array("delta", storage.block), storage, (tensor.shape[0], tensor.shape[1]))
-        delta = QuantizedMatrix(
+        found = unpack(array(part, storage.block), storage, (tensor.shape[0], tensor.shape[1]))
+        return QuantizedMatrix(
             values=_owned(found.values, np.int8), scales=_owned(found.scales, np.float16)
         )
+
+    delta: QuantizedMatrix | FactoredMatrix | None = None
+    if f"blk.{number}.delta" in tensors:
+        delta = matrix("delta")
+    elif f"blk.{number}.left" in tensors:
+        left = array("left", np.dtype("<f2")).reshape(tensors[f"blk.{number}.left"].shape)
+        delta = FactoredMatrix(left=_owned(left, np.float16), right=matrix("right"))
     return LayerMap(
         layer=number,
         neurons=_owned(array("neurons", np.dtype("<i4")), np.int32),

@@ -1,6 +1,6 @@
 """The rules of FORMAT.md about what a file says, whoever wrote or read it.
 
-The reader calls `check_keys`, `check_metadata`, `check_layout` and `place_tensors` on a
+The reader calls `check_keys`, `check_metadata` and the rules of `llamacart.file.layout` on a
 header before it touches tensor data, and `check_cartridge` on the result; the writer
 calls `check_cartridge` before it opens a file. Each broken rule is a
 `CartridgeFormatError` under the rule's name.
@@ -8,9 +8,7 @@ calls `check_cartridge` before it opens a file. Each broken rule is a
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -20,8 +18,9 @@ from llamacart.cartridge import SITE, Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart.errors import AlphaError, CartridgeFormatError
 from llamacart.file import format as fmt
 from llamacart.file.condition import check_when
+from llamacart.file.layout import Tensor, check_layout
 from llamacart.file.texts import CONTROL, check_text, format_json, shown
-from llamacart.matrix import BLOCK
+from llamacart.matrix import BLOCK, FactoredMatrix, QuantizedMatrix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,35 +28,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")
 _ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _HASH = re.compile(rf"[0-9a-f]{{{fmt.MIN_HASH_DIGITS},{fmt.MAX_HASH_DIGITS}}}")
-_TENSOR = re.compile(r"blk\.(0|[1-9][0-9]{0,3})\.(neurons|delta|bias)")
-_ARRAY_TYPES = {"int32": "I32", "float32": "F32", "int8 and float16": "Q8_0"}
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """What a tensor is, apart from its data.
-
-    Attributes:
-        dtype: GGML's name of the type, e.g. `Q8_0`.
-        shape: Rows first, as numpy counts: [K] or [K, D].
-        start: Position of the data, in bytes: in a tensor info from the end of the
-            header, after `place_tensors` from the start of the file.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int = 0
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of data, for a type and shape that `check_layout` has passed."""
-        n_elements, n_bytes = fmt.TYPE_BYTES[self.dtype]
-        return math.prod(self.shape) // n_elements * n_bytes
-
-
-def aligned(position: int) -> int:
-    """The first position at or after `position` where tensor data may start."""
-    return -(-position // fmt.ALIGNMENT) * fmt.ALIGNMENT
+_ARRAY_TYPES = {"int32": "I32", "float32": "F32", "float16": "F16", "int8 and float16": "Q8_0"}
 
 
 def check_fixed(key: str, kind: int, value: object) -> None:
@@ -88,13 +59,15 @@ def check_keys(kinds: Mapping[str, int], version: int | None) -> None:
         kinds: GGUF value type of each key.
         version: Format version; None where the file states none.
     """
-    wanted = fmt.REQUIRED_KEYS | (fmt.VERSION_3_KEYS if version == 3 else {})
-    for key, expected in wanted.items():
-        if key not in kinds:
+    required = fmt.REQUIRED_KEYS | (fmt.VERSION_3_KEYS if version == 3 else {})
+    known = required | (fmt.VERSION_3_KEYS if version in fmt.FORMAT_VERSIONS[3:] else {})
+    for key, expected in known.items():
+        if key in kinds:
+            _check_kind(key, kinds[key], expected)
+        elif key in required:
             raise CartridgeFormatError("required-key", f"key {key!r} is missing")
-        _check_kind(key, kinds[key], expected)
     for key in kinds:
-        if key.startswith(fmt.PREFIX) and key not in wanted:
+        if key.startswith(fmt.PREFIX) and key not in known:
             raise CartridgeFormatError("unknown-key", f"key {key!r} is not one of the format")
 
 
@@ -156,93 +129,6 @@ def _check_base_shape(fingerprint: Fingerprint) -> None:
             )
 
 
-def check_layout(
-    tensors: Mapping[str, Tensor],
-    fingerprint: Fingerprint,
-    version: int = fmt.FORMAT_VERSIONS[-1],
-) -> None:
-    """Check names, types and shapes of all tensors against each other and the base.
-
-    Args:
-        tensors: By name; `start` is not looked at.
-        fingerprint: One that `check_metadata` has passed.
-        version: Format version of the file.
-    """
-    layers: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        match = _TENSOR.fullmatch(name)
-        if match is None:
-            raise CartridgeFormatError("tensor-name", f"tensor {shown(name)} is not of the format")
-        layers.setdefault(int(match[1]), {})[match[2]] = tensor
-    if not layers:
-        raise CartridgeFormatError("layers", "there is no layer; at least one is needed")
-    for layer, parts in layers.items():
-        if layer >= fingerprint.n_layer:
-            raise CartridgeFormatError(
-                "layer-index", f"layer {layer} is beyond the base's {fingerprint.n_layer} layers"
-            )
-        _check_parts(layer, parts, fingerprint.n_ff)
-    for name, tensor in tensors.items():
-        if version < 2 and tensor.dtype in fmt.VERSION_2_TYPES:
-            raise CartridgeFormatError(
-                "tensor-dtype",
-                f"tensor {name!r} has type {tensor.dtype}, which format version {version} lacks",
-            )
-
-
-def _check_parts(layer: int, parts: Mapping[str, Tensor], width: int) -> None:
-    for part in ("neurons", "bias"):
-        if part not in parts:
-            raise CartridgeFormatError("layer-tensors", f"tensor 'blk.{layer}.{part}' is missing")
-    n_active = math.prod(parts["neurons"].shape)
-    if not 1 <= n_active <= width:
-        raise CartridgeFormatError(
-            "tensor-shape", f"layer {layer} has {n_active} neurons; 1 to {width} are possible"
-        )
-    for part, tensor in parts.items():
-        name = f"blk.{layer}.{part}"
-        dtypes = fmt.PART_TYPES[part]
-        if tensor.dtype not in dtypes:
-            raise CartridgeFormatError(
-                "tensor-dtype",
-                f"tensor {name!r} has type {tensor.dtype}, not {' or '.join(dtypes)}",
-            )
-        shape = (n_active, width) if part == "delta" else (n_active,)
-        if tensor.shape != shape:
-            raise CartridgeFormatError(
-                "tensor-shape", f"tensor {name!r} has shape {tensor.shape}, not {shape}"
-            )
-
-
-def place_tensors(tensors: Mapping[str, Tensor], header_end: int, size: int) -> dict[str, Tensor]:
-    """Positions in a file of `size` bytes, which the data must fill tensor after tensor.
-
-    Args:
-        tensors: In the order of the file; `check_layout` has passed them.
-        header_end: Position of the first byte after the last tensor info.
-        size: Length of the file.
-    """
-    base = position = aligned(header_end)
-    placed = {}
-    for name, tensor in tensors.items():
-        if tensor.start != position - base:
-            raise CartridgeFormatError(
-                "tensor-offset", f"tensor {name!r} has offset {tensor.start}, not {position - base}"
-            )
-        placed[name] = replace(tensor, start=position)
-        position = aligned(position + tensor.n_bytes)
-        if position > size:
-            raise CartridgeFormatError(
-                "truncated",
-                f"tensor {name!r} ends at byte {position}, but the file at byte {size}",
-            )
-    if position != size:
-        raise CartridgeFormatError(
-            "trailing-bytes", f"the data ends at byte {position}, but the file at byte {size}"
-        )
-    return placed
-
-
 def check_cartridge(cartridge: Cartridge) -> dict[str, str]:
     """Check a cartridge in memory by all rules that do not concern bytes.
 
@@ -270,10 +156,13 @@ def _describe(layers: Sequence[LayerMap]) -> dict[str, Tensor]:
         for part, array in (("neurons", m.neurons), ("bias", m.bias)):
             types = str(array.dtype)
             tensors[f"blk.{m.layer}.{part}"] = Tensor(_ARRAY_TYPES.get(types, types), array.shape)
-        if m.delta is not None:
-            values, scales = m.delta.values, m.delta.scales
+        if isinstance(m.delta, FactoredMatrix):
+            types, name = str(m.delta.left.dtype), f"blk.{m.layer}.left"
+            tensors[name] = Tensor(_ARRAY_TYPES.get(types, types), m.delta.left.shape)
+        for part, matrix in _quantized(m).items():
+            values, scales = matrix.plain()
             types = f"{values.dtype} and {scales.dtype}"
-            name = f"blk.{m.layer}.delta"
+            name = f"blk.{m.layer}.{part}"
             tensors[name] = Tensor(_ARRAY_TYPES.get(types, types), values.shape)
             blocks = tuple(n // size for n, size in zip(values.shape, (1, BLOCK), strict=False))
             if scales.shape != blocks:
@@ -281,6 +170,13 @@ def _describe(layers: Sequence[LayerMap]) -> dict[str, Tensor]:
                     "tensor-shape", f"tensor {name!r} has scales {scales.shape}, not {blocks}"
                 )
     return tensors
+
+
+def _quantized(m: LayerMap) -> dict[str, QuantizedMatrix]:
+    """A layer's quantized matrix by the name of its part; none for a mean shift."""
+    if m.delta is None:
+        return {}
+    return {"right": m.delta.right} if isinstance(m.delta, FactoredMatrix) else {"delta": m.delta}
 
 
 def _check_values(m: LayerMap, width: int) -> None:
@@ -296,9 +192,13 @@ def _check_values(m: LayerMap, width: int) -> None:
         raise CartridgeFormatError("index-order", f"{name}neurons' has {after} after {before}")
     if not np.isfinite(m.bias).all():
         raise CartridgeFormatError("finite", f"{name}bias' has a value that is not finite")
-    if m.delta is None:
-        return
-    if not np.isfinite(m.delta.scales).all():
-        raise CartridgeFormatError("finite", f"{name}delta' has a scale that is not finite")
-    if m.delta.values.min() < -127:
-        raise CartridgeFormatError("q8-range", f"{name}delta' has -128; -127 is the least allowed")
+    if isinstance(m.delta, FactoredMatrix) and not np.isfinite(m.delta.left).all():
+        raise CartridgeFormatError("finite", f"{name}left' has a value that is not finite")
+    for part, matrix in _quantized(m).items():
+        values, scales = matrix.plain()
+        if not np.isfinite(scales).all():
+            raise CartridgeFormatError("finite", f"{name}{part}' has a scale that is not finite")
+        if values.min() < -127:
+            raise CartridgeFormatError(
+                "q8-range", f"{name}{part}' has -128; -127 is the least allowed"
+            )

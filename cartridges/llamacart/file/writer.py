@@ -17,6 +17,7 @@ from llamacart.errors import CartridgeError, CartridgeFormatError
 from llamacart.file import format as fmt
 from llamacart.file.storage import narrowest, pack
 from llamacart.file.validator import check_cartridge
+from llamacart.matrix import FactoredMatrix, QuantizedMatrix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,13 +63,11 @@ def _write(cartridge: Cartridge, structured: Mapping[str, str], path: Path) -> i
         writer.add_key_value(fmt.WHEN, text, GGUFValueType(fmt.STRING))
     for m in cartridge.layers:
         writer.add_tensor(f"blk.{m.layer}.neurons", _plain(m.neurons))
-        if m.delta is not None:
-            storage = narrowest(m.delta)
-            writer.add_tensor(
-                f"blk.{m.layer}.delta",
-                _plain(pack(m.delta, storage)),
-                raw_dtype=GGMLQuantizationType(storage.ggml_number),
-            )
+        if isinstance(m.delta, FactoredMatrix):
+            writer.add_tensor(f"blk.{m.layer}.left", _plain(m.delta.left))
+            _add_blocks(writer, f"blk.{m.layer}.right", m.delta.right)
+        elif m.delta is not None:
+            _add_blocks(writer, f"blk.{m.layer}.delta", m.delta)
         writer.add_tensor(f"blk.{m.layer}.bias", _plain(m.bias))
     with closing(writer):
         writer.write_header_to_file()
@@ -77,6 +76,15 @@ def _write(cartridge: Cartridge, structured: Mapping[str, str], path: Path) -> i
         writer.flush()
         os.fsync(writer.fout[0].fileno())
     return path.stat().st_size
+
+
+def _add_blocks(writer: GGUFWriter, name: str, matrix: QuantizedMatrix) -> None:
+    storage = narrowest(matrix)
+    writer.add_tensor(
+        name,
+        _plain(pack(matrix, storage)),
+        raw_dtype=GGMLQuantizationType(storage.ggml_number),
+    )
 
 
 class _Plain(np.ndarray[Any, Any]):
@@ -121,8 +129,11 @@ def _values(cartridge: Cartridge) -> dict[str, Any]:
 
 def _version(cartridge: Cartridge) -> int:
     """The least format version that can say what the cartridge holds."""
+    deltas = [m.delta for m in cartridge.layers]
+    if any(isinstance(delta, FactoredMatrix) for delta in deltas):
+        return fmt.FORMAT_VERSIONS[3]
     if cartridge.when:
         return fmt.FORMAT_VERSIONS[2]
-    deltas = [m.delta for m in cartridge.layers if m.delta is not None]
-    narrow = any(narrowest(delta).ggml_name in fmt.VERSION_2_TYPES for delta in deltas)
+    whole = [delta for delta in deltas if isinstance(delta, QuantizedMatrix)]
+    narrow = any(narrowest(delta).ggml_name in fmt.VERSION_2_TYPES for delta in whole)
     return fmt.FORMAT_VERSIONS[1 if narrow else 0]

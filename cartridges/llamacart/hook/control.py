@@ -35,7 +35,7 @@ class Field(IntEnum):
     LIVE_START = 24  # int32 [runs + 1]: as RUN_START, over entries whose row is in the tensor
     LIVE_ENTRY = 25  # int32 [U]
     LIVE_ROW = 26  # int64 [U]: addresses of their activation rows
-    SCRATCH = 27  # float32 [U, SCRATCH_STRIDE]: inner products, then deltas
+    SCRATCH = 27  # float32 [U, SCRATCH_STRIDE]: inner products, then deltas; V h behind them
     SCRATCH_STRIDE = 28
     STAGE = 29  # float32 [STAGE_LENGTH]: copy of a device tensor
     STAGE_LENGTH = 30
@@ -51,6 +51,7 @@ class Field(IntEnum):
     FAULT_SLOT = 40  # int32 [rows]
     ERROR = 41
     BUFFER_OFFSET = 42  # see `ggml.buffer_offset`
+    MOST_TILES = 43  # tiles of an entry's matrix, at most
 
 
 CONTROL_WORDS = 48
@@ -72,8 +73,10 @@ class TableField(IntEnum):
 
     K = 0  # active neurons; 0 where it does nothing
     NEURONS = 1  # int32 [K]
-    TILES = 2  # see `pack_tiles`; 0 for a mean shift
+    TILES = 2  # see `pack_tiles`; 0 for a mean shift; of V alone where the matrix is U V
     BIAS = 3  # float32 [K]
+    RANK = 4  # r of a matrix that is held as U V; 0 where it is held whole
+    LEFT = 5  # float32 [r, K]: Uᵀ
 
 
 TABLE_FIELDS = len(TableField)

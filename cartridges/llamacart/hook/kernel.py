@@ -5,11 +5,12 @@ Everything it needs lies in one int64 control block whose address llama.cpp hand
 as a code in the block for Python to raise after the decode.
 
     control block ──► entries (CSR: batch row → (slot, α)), the same entries ordered by slot
-                 ──► table [slots, L, 4]: K and the addresses of neurons, tiles and bias
+                 ──► table [slots, L, 6]: K, r, the addresses of neurons, tiles, bias and Uᵀ
 
 A layer is steered in three passes: `_locate` finds the activation row of each entry, `_multiply`
 runs every cartridge's tiles over all of its rows (on llama.cpp's threads), `_write_rows` adds the
-deltas row by row. Nothing of one row enters the sums of another.
+deltas row by row. Of a matrix in factors U V the tiles are those of V, and `_expand`
+multiplies by U. Nothing of one row enters the sums of another.
 """
 
 from __future__ import annotations
@@ -130,6 +131,12 @@ def _multiply_tile(block, tile, column, begin, end):  # type: ignore[no-untyped-
         i += 1
 
 
+@numba.njit(inline="always")
+def _factor_column(k_active):  # type: ignore[no-untyped-def]
+    """Where the products of V lie in an entry's scratch: behind those of U."""
+    return (k_active + ROWS - 1) // ROWS * ROWS
+
+
 @numba.njit(cache=KEEP)
 def _multiply(block, part, parts):  # type: ignore[no-untyped-def]
     """Inner products of every live entry with a share of its cartridge's tiles."""
@@ -146,13 +153,15 @@ def _multiply(block, part, parts):  # type: ignore[no-untyped-def]
         k_active, tiles = table_row[TableField.K], table_row[TableField.TILES]
         if tiles == 0:
             continue
-        n_tiles = (k_active + ROWS - 1) // ROWS
+        rank = table_row[TableField.RANK]
+        column = _factor_column(k_active) if rank > 0 else np.int64(0)
+        n_tiles = ((rank if rank > 0 else k_active) + ROWS - 1) // ROWS
         share = (part + run) % parts  # so that no part gets the odd tile of every run
         first, last = n_tiles * share // parts, n_tiles * (share + 1) // parts
         for begin in range(start, stop, _ROWS_A_PASS):
             end = begin + _ROWS_A_PASS if begin + _ROWS_A_PASS < stop else stop
             for t in range(first, last):
-                _multiply_tile(block, tiles + t * tile_bytes, t * ROWS, begin, end)
+                _multiply_tile(block, tiles + t * tile_bytes, column + t * ROWS, begin, end)
 
 
 @numba.cfunc(types.void(types.uintp), cache=KEEP)
@@ -164,13 +173,23 @@ def multiply_part(address):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=KEEP)
 def _multiply_all(block, address, n_live):  # type: ignore[no-untyped-def]
-    n_tiles = block[Field.SCRATCH_STRIDE] // ROWS
     threads = block[Field.THREADS]
-    if threads > 1 and n_live * n_tiles >= _PARALLEL_FROM:
+    if threads > 1 and n_live * block[Field.MOST_TILES] >= _PARALLEL_FROM:
         # As many threads as llama.cpp uses: a team of another size would be built anew.
         _parallel(np.uintp(block[Field.WORKER]), address, np.uint32(threads), np.uint32(0))
     else:
         _multiply(block, np.int64(0), np.int64(1))
+
+
+@numba.njit(cache=KEEP, fastmath=_NO_NAN_ASSUMPTIONS)
+def _expand(deltas, left, dots):  # type: ignore[no-untyped-def]
+    """Deltas [K] ← U dots, from Uᵀ [r, K]: one sum a neuron, in the order of the dots."""
+    for k in range(np.uint64(deltas.shape[0])):
+        deltas[k] = left[0, k] * dots[0]
+    for j in range(np.uint64(1), np.uint64(left.shape[0])):
+        dot = dots[j]
+        for k in range(np.uint64(deltas.shape[0])):
+            deltas[k] += left[j, k] * dot
 
 
 @numba.njit(cache=KEEP, fastmath=_NO_NAN_ASSUMPTIONS)
@@ -202,6 +221,10 @@ def _write_row(block, layer, row, h):  # type: ignore[no-untyped-def]
             continue
         bias = _array(table_row[TableField.BIAS], k_active, np.float32)
         neurons = _array(table_row[TableField.NEURONS], k_active, np.int32)
+        rank = table_row[TableField.RANK]
+        if rank > 0:
+            left = _array(table_row[TableField.LEFT], (rank, k_active), np.float32)
+            _expand(scratch[e, :k_active], left, scratch[e, _factor_column(k_active) :])
         own = _finish_deltas(scratch[e], bias, alphas[e], table_row[TableField.TILES] != 0)
         if not own <= largest and not np.isnan(largest):  # NaN counts as the largest
             largest, slot = own, slots[e]

@@ -16,7 +16,7 @@ from llamacart.hook.control import CONTROL_WORDS, TABLE_FIELDS, Field, TableFiel
 from llamacart.hook.kernel import eval_callback, multiply_part, steer_rows
 from llamacart.hook.memory import side_by_side
 from llamacart.llama import ggml, openmp
-from llamacart.matrix import ROWS, pack_tiles
+from llamacart.matrix import ROWS, FactoredMatrix, pack_tiles
 from llamacart.values.report import NOTHING_TO_REPORT, Fault, StepReport
 from llamacart.values.steering import effective
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from llamacart.cartridge import LayerMap
     from llamacart.llama.model import Model
+    from llamacart.matrix import QuantizedMatrix
     from llamacart.values.steering import Steering
 
 _TROUBLE = {
@@ -36,6 +37,9 @@ _TROUBLE = {
     Trouble.BUFFER: "the site's tensor lies in no buffer",
     Trouble.STAGE: "the copy of a device tensor is too small",
 }
+
+
+_ARRAYS = 4  # of a layer, see `_layer_arrays`
 
 
 @dataclass(frozen=True)
@@ -148,15 +152,17 @@ class SteeringHook:
         table[slot] = 0
         arrays = side_by_side([a for m in cartridge.layers for a in _layer_arrays(m)])
         for i, layer_map in enumerate(cartridge.layers):
-            neurons, bias, tiles = arrays[3 * i : 3 * i + 3]
-            delta = layer_map.delta
-            if delta is not None:
-                tiles = arrays[3 * i + 2] = delta.hold(tiles)
+            neurons, bias, left, tiles = arrays[_ARRAYS * i : _ARRAYS * (i + 1)]
+            matrix = _tiled(layer_map)
+            if matrix is not None:
+                tiles = arrays[_ARRAYS * i + 3] = matrix.hold(tiles)
             row = table[slot, layer_map.layer]
             row[TableField.K] = len(neurons)
             row[TableField.NEURONS] = neurons.ctypes.data
-            row[TableField.TILES] = tiles.ctypes.data if delta is not None else 0
+            row[TableField.TILES] = tiles.ctypes.data if matrix is not None else 0
             row[TableField.BIAS] = bias.ctypes.data
+            row[TableField.RANK] = len(left)
+            row[TableField.LEFT] = left.ctypes.data if len(left) else 0
         self._residents[cartridge.content_hash] = _LoadedCartridge(
             cartridge.name, slot, tuple(arrays)
         )
@@ -297,9 +303,12 @@ class SteeringHook:
                 Field.LIVE_ROW: np.zeros(len(entries), np.int64),
             }
         )
-        active = self._arrays[Field.TABLE][np.unique(slots), :, TableField.K]
+        table = self._arrays[Field.TABLE][np.unique(slots)]
+        active, ranks = table[..., TableField.K], table[..., TableField.RANK]
         self._arrays[Field.NEEDED][:] = active.any(axis=0)
-        stride = -(-int(active.max(initial=0)) // ROWS) * ROWS
+        whole, factors = -(-active // ROWS), -(-ranks // ROWS)
+        self._block[Field.MOST_TILES] = np.where(ranks, factors, whole).max(initial=0)
+        stride = int((whole + factors).max(initial=0)) * ROWS
         self._block[Field.SCRATCH_STRIDE] = stride
         if stride * len(entries) > self._arrays[Field.SCRATCH].size:
             self._point(Field.SCRATCH, np.zeros(stride * len(entries), np.float32))
@@ -331,9 +340,22 @@ class SteeringHook:
         return array
 
 
-def _layer_arrays(layer_map: LayerMap) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Neurons, bias and tiles as the kernel reads them; no tiles where none are to be made."""
+def _layer_arrays(layer_map: LayerMap) -> tuple[NDArray[Any], ...]:
+    """Neurons, bias, Uᵀ and tiles as the kernel reads them.
+
+    Uᵀ has no row where the matrix is held whole, and there are no tiles where none are to be made.
+    """
+    matrix = _tiled(layer_map)
+    tiles = np.zeros(0, np.uint8)
+    if matrix is not None and matrix.tiles is None:
+        tiles = pack_tiles(*matrix.plain())
+    left = np.zeros((0, len(layer_map.neurons)), np.float32)
+    if isinstance(layer_map.delta, FactoredMatrix):
+        left = layer_map.delta.left.T.astype(np.float32)
+    return layer_map.neurons.astype(np.int32), layer_map.bias.astype(np.float32), left, tiles
+
+
+def _tiled(layer_map: LayerMap) -> QuantizedMatrix | None:
+    """The matrix whose tiles the kernel reads: W − E_S, or its right factor."""
     delta = layer_map.delta
-    made = delta is None or delta.tiles is not None
-    tiles = np.zeros(0, np.uint8) if made or delta is None else pack_tiles(*delta.plain())
-    return layer_map.neurons.astype(np.int32), layer_map.bias.astype(np.float32), tiles
+    return delta.right if isinstance(delta, FactoredMatrix) else delta

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from llamacart.cartridge import ALPHA_LIMIT
-from llamacart.matrix import BLOCK
 from llamacart_server.bodies.fields import Body
 
 if TYPE_CHECKING:
@@ -194,5 +193,4 @@ class CartridgeDeleted(BaseModel):
 
 def _n_bytes(cartridge: Cartridge) -> int:
     small = sum(m.neurons.nbytes + m.bias.nbytes for m in cartridge.layers)
-    shapes = [m.delta.shape for m in cartridge.layers if m.delta]
-    return small + sum(k * (width + 2 * width // BLOCK) for k, width in shapes)
+    return small + sum(m.delta.n_bytes for m in cartridge.layers if m.delta)

@@ -5,7 +5,16 @@ import pytest
 
 from llamacart.cartridge import LayerMap
 from llamacart.errors import InputError
-from llamacart.export.adapter import LowRank, check_travels, cut, exact_step, low_rank, pad
+from llamacart.export.adapter import (
+    LowRank,
+    check_travels,
+    cut,
+    exact_step,
+    low_rank,
+    own_rank,
+    pad,
+)
+from llamacart.matrix import FactoredMatrix
 
 D, E, K = 96, 64, 5
 RNG = np.random.default_rng(0)
@@ -61,6 +70,28 @@ def test_a_mean_shift_has_rank_1() -> None:
         atol=1e-5,
     )
     assert low_rank(shift, DOWN[:, NEURONS], 0.5, None) is None
+
+
+@pytest.mark.parametrize("bias", [0.0, 2.0])
+def test_factors_keep_their_rank(bias: float) -> None:
+    factors = FactoredMatrix.quantize(RNG.normal(size=(K, 2)), RNG.normal(size=(2, D)))
+    own = LayerMap(1, NEURONS, factors, np.full(K, bias, np.float32))
+    rows, constant = H.copy(), np.zeros(D, np.float32)
+    rows[:, 7], constant[7] = 4.0, 0.25
+    columns = DOWN[:, NEURONS]
+    adapter = low_rank(own, columns, 0.7, constant)
+    assert adapter is not None
+    assert adapter.rank == own_rank(own) == (3 if bias else 2)
+    np.testing.assert_allclose(adapter.step(rows), exact_step(own, columns, 0.7, rows), atol=1e-3)
+
+
+def test_factors_that_make_nothing_narrower_are_multiplied() -> None:
+    factors = FactoredMatrix.quantize(RNG.normal(size=(K, K)), RNG.normal(size=(K, D)))
+    own = LayerMap(1, NEURONS, factors, np.ones(K, np.float32))
+    adapter = low_rank(own, DOWN[:, NEURONS], 1.0, None)
+    assert adapter is not None
+    assert adapter.rank == own_rank(own) == K
+    np.testing.assert_array_equal(adapter.a, factors.dequantize())
 
 
 @pytest.mark.parametrize("on_rows", [True, False])

@@ -6,14 +6,14 @@ import json
 import os
 import re
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
-from llamacart.matrix import QuantizedMatrix
+from llamacart.matrix import FactoredMatrix, QuantizedMatrix
 
 FORMAT_MD = Path(__file__).parents[3] / "cartridges" / "FORMAT.md"
 WIDTH = 32
@@ -46,6 +46,16 @@ def sample() -> Cartridge:
     )
 
 
+def factored() -> Cartridge:
+    """Two layers: a map of three neurons in factors of rank 2, and a mean shift."""
+    whole = sample()
+    rng = np.random.default_rng(5)
+    factors = FactoredMatrix.quantize(rng.normal(size=(3, 2)), rng.normal(size=(2, WIDTH)))
+    return replace(
+        whole, layers=(replace(layer_map(1, [0, 9, 31]), delta=factors), whole.layers[1])
+    )
+
+
 def assert_same(left: Cartridge, right: Cartridge) -> None:
     assert left.metadata == right.metadata
     assert left.fingerprint == right.fingerprint
@@ -55,9 +65,13 @@ def assert_same(left: Cartridge, right: Cartridge) -> None:
     assert [m.layer for m in left.layers] == [m.layer for m in right.layers]
     for a, b in zip(left.layers, right.layers, strict=True):
         pairs = [(a.neurons, b.neurons), (a.bias, b.bias)]
-        assert (a.delta is None) == (b.delta is None)
-        if a.delta is not None and b.delta is not None:
-            pairs += [(a.delta.values, b.delta.values), (a.delta.scales, b.delta.scales)]
+        mine, other = a.delta, b.delta
+        assert type(mine) is type(other)
+        if isinstance(mine, FactoredMatrix) and isinstance(other, FactoredMatrix):
+            pairs.append((mine.left, other.left))
+            mine, other = mine.right, other.right
+        if isinstance(mine, QuantizedMatrix) and isinstance(other, QuantizedMatrix):
+            pairs += [(mine.values, other.values), (mine.scales, other.scales)]
         for x, y in pairs:
             assert x.dtype == y.dtype
             assert x.shape == y.shape
@@ -136,6 +150,12 @@ def q8_0(matrix: QuantizedMatrix) -> bytes:
     return out
 
 
+def version_of(cartridge: Cartridge) -> int:
+    if any(isinstance(m.delta, FactoredMatrix) for m in cartridge.layers):
+        return 4
+    return 3 if cartridge.when else 1
+
+
 def raw_of(cartridge: Cartridge) -> Raw:
     about, base = cartridge.metadata, cartridge.fingerprint
     values: list[tuple[str, str | float]] = [
@@ -145,7 +165,7 @@ def raw_of(cartridge: Cartridge) -> Raw:
         ("general.name", about.name),
         ("general.description", about.description),
         ("general.quantization_version", 2),
-        ("llamacart.format_version", 3 if cartridge.when else 1),
+        ("llamacart.format_version", version_of(cartridge)),
         ("llamacart.site", "ffn_down.input"),
         ("llamacart.base.architecture", base.architecture),
         ("llamacart.base.n_layer", base.n_layer),
@@ -169,7 +189,11 @@ def raw_of(cartridge: Cartridge) -> Raw:
     for m in cartridge.layers:
         n_active, blk = len(m.neurons), f"blk.{m.layer}"
         tensors.append(RawTensor(f"{blk}.neurons", [n_active], 26, m.neurons.tobytes()))
-        if m.delta is not None:
+        if isinstance(m.delta, FactoredMatrix):
+            rank, left = m.delta.rank, m.delta.left.astype("<f2").tobytes()
+            tensors.append(RawTensor(f"{blk}.left", [rank, n_active], 1, left))
+            tensors.append(RawTensor(f"{blk}.right", [base.n_ff, rank], 8, q8_0(m.delta.right)))
+        elif m.delta is not None:
             tensors.append(RawTensor(f"{blk}.delta", [base.n_ff, n_active], 8, q8_0(m.delta)))
         tensors.append(RawTensor(f"{blk}.bias", [n_active], 0, m.bias.tobytes()))
     return Raw([(key, kinds[type(v)], payload(v)) for key, v in values], tensors)
@@ -193,6 +217,7 @@ class Packed:
     DOCUMENT = FORMAT_MD.read_text("utf-8")
     RULES = re.findall(r"^\| `([a-z0-9-]+)` \|", DOCUMENT, re.MULTILINE)
     sample = staticmethod(sample)
+    factored = staticmethod(factored)
     assert_same = staticmethod(assert_same)
     raw_of = staticmethod(raw_of)
     put = staticmethod(put)

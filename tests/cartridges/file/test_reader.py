@@ -20,6 +20,7 @@ from llamacart.errors import (
 from llamacart.file import format as fmt
 from llamacart.file.reader import read_cartridge
 from llamacart.file.writer import write_cartridge
+from llamacart.matrix import FactoredMatrix
 
 
 def test_a_file_packed_by_hand_is_read_and_is_what_the_writer_writes(tmp_path, packed):
@@ -35,6 +36,15 @@ def test_what_a_cartridge_waits_for_makes_a_file_of_version_3(tmp_path, packed):
     cartridge = replace(packed.sample(), when=("Velmora", 'Rom"é', "北京"))
     assert cartridge.content_hash != packed.sample().content_hash
     path = packed.put(packed.raw_of(cartridge), tmp_path / "facts.gguf")
+    packed.assert_same(read_cartridge(path), cartridge)
+    write_cartridge(cartridge, tmp_path / "written.gguf")
+    assert (tmp_path / "written.gguf").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("when", [(), ("Velmora",)])
+def test_factors_make_a_file_of_version_4(when, tmp_path, packed):
+    cartridge = replace(packed.factored(), when=when)
+    path = packed.put(packed.raw_of(cartridge), tmp_path / "thin.gguf")
     packed.assert_same(read_cartridge(path), cartridge)
     write_cartridge(cartridge, tmp_path / "written.gguf")
     assert (tmp_path / "written.gguf").read_bytes() == path.read_bytes()
@@ -65,8 +75,9 @@ def test_limits_are_inclusive(tmp_path, packed):
     assert read_cartridge(packed.put(raw, tmp_path / "x.gguf")).metadata.default_alpha == -10
 
 
-def test_truncation_at_every_byte(tmp_path, packed):
-    path = packed.put(packed.raw_of(packed.sample()), tmp_path / "x.gguf")
+@pytest.mark.parametrize("sample", ["sample", "factored"])
+def test_truncation_at_every_byte(sample, tmp_path, packed):
+    path = packed.put(packed.raw_of(getattr(packed, sample)()), tmp_path / "x.gguf")
     for size in reversed(range(path.stat().st_size)):
         os.truncate(path, size)
         with pytest.raises(CartridgeFormatError) as caught:
@@ -78,9 +89,12 @@ DAMAGE = [lambda old, bit=bit: bytes([old ^ 1 << bit]) for bit in range(8)]
 DAMAGE += [lambda old, new=new: new for new in (b"\xff" * 8, b"\xff" * 7 + b"\x7f", bytes(8))]
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_at_every_byte(damage, tmp_path, packed):
-    original = packed.sample()
+@pytest.mark.parametrize(
+    ("damage", "sample"),
+    [(damage, "sample") for damage in DAMAGE] + [(damage, "factored") for damage in DAMAGE[::5]],
+)
+def test_damage_at_every_byte(damage, sample, tmp_path, packed):
+    original = getattr(packed, sample)()
     good = packed.raw_of(original).pack()
     path = tmp_path / "x.gguf"
     path.write_bytes(good)
@@ -101,15 +115,19 @@ def test_damage_at_every_byte(damage, tmp_path, packed):
     assert rules <= set(packed.RULES)
 
 
-def test_arrays_outlive_the_file_and_cannot_be_changed(tmp_path, packed):
-    path = packed.put(packed.raw_of(packed.sample()), tmp_path / "x.gguf")
+@pytest.mark.parametrize("sample", ["sample", "factored"])
+def test_arrays_outlive_the_file_and_cannot_be_changed(sample, tmp_path, packed):
+    path = packed.put(packed.raw_of(getattr(packed, sample)()), tmp_path / "x.gguf")
     cartridge = read_cartridge(path)
     os.truncate(path, 0)
     path.unlink()
-    packed.assert_same(cartridge, packed.sample())
+    packed.assert_same(cartridge, getattr(packed, sample)())
     for m in cartridge.layers:
-        arrays = [m.neurons, m.bias]
-        arrays += [m.delta.values, m.delta.scales] if m.delta else []
+        arrays, delta = [m.neurons, m.bias], m.delta
+        if isinstance(delta, FactoredMatrix):
+            arrays.append(delta.left)
+            delta = delta.right
+        arrays += [delta.values, delta.scales] if delta else []
         for array in arrays:
             assert array.base is None
             assert array.flags.c_contiguous

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import sys
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 
@@ -92,7 +93,7 @@ BROKEN = {
     ],
     "magic": [having(magic=b"GGJT"), having(magic=b"FUGG")],
     "version": [having(version=2), having(version=3 << 24)],
-    "count": [having(n_tensors=3073), having(n_keys=65), having(n_tensors=2**64 - 1)],
+    "count": [having(n_tensors=4097), having(n_keys=65), having(n_tensors=2**64 - 1)],
     "string-length": [
         adding("general.author", 8, HUGE),
         adding("k" * 129, 8, ""),
@@ -117,7 +118,7 @@ BROKEN = {
     ],
     "alignment": [adding("general.alignment", 4, n) for n in (0, 16, 64)],
     "adapter-type": [setting("general.type", "model"), setting("adapter.type", "lora")],
-    "format-version": [setting("llamacart.format_version", n) for n in (0, 4)],
+    "format-version": [setting("llamacart.format_version", n) for n in (0, 5)],
     "quantization-version": [setting("general.quantization_version", 1)],
     "required-key": [lambda raw, key=key: raw.drop(key) for key in fmt.REQUIRED_KEYS],
     "key-type": [
@@ -258,6 +259,65 @@ CASES = [
     for rule, changes in BROKEN.items()
     for number, change in enumerate(changes)
 ]
+
+
+FACTORED = [
+    pytest.param(rule, change, id=f"{rule}-{number}")
+    for rule, changes in {
+        "format-version": [setting("llamacart.format_version", 5)],
+        "tensor-name": [setting("llamacart.format_version", n) for n in (1, 2)],
+        "required-key": [setting("llamacart.format_version", 3)],
+        "key-type": [adding("llamacart.when", 4, 1)],
+        "layer-tensors": [
+            without("blk.1.left"),
+            without("blk.1.right"),
+            moved("blk.1.left", "blk.1.delta"),
+            lambda raw: raw.tensors.append(replace(raw.tensor("blk.1.right"), name="blk.1.delta")),
+            lambda raw: raw.tensors.append(replace(raw.tensor("blk.1.left"), name="blk.3.left")),
+        ],
+        "tensor-dtype": [
+            tensor_with("blk.1.left", kind=0),
+            tensor_with("blk.1.left", kind=8),
+            tensor_with("blk.1.right", kind=1),
+        ],
+        "tensor-shape": [
+            tensor_with("blk.1.left", dims=[3, 2]),
+            tensor_with("blk.1.left", dims=[2]),
+            tensor_with("blk.1.left", dims=[0, 3]),
+            tensor_with("blk.1.left", dims=[4, 3]),  # the rank is above K
+            tensor_with("blk.1.left", dims=[2**63, 3]),
+            tensor_with("blk.1.left", dims=[2, 2]),
+            tensor_with("blk.1.right", dims=[32, 3]),
+            tensor_with("blk.1.right", dims=[32, 1]),
+            tensor_with("blk.1.right", dims=[64, 2]),
+            tensor_with("blk.1.right", dims=[2**64 - 1, 2]),
+        ],
+        "tensor-offset": [
+            tensor_with("blk.1.right", offset=0),
+            tensor_with("blk.1.right", kind=2),
+        ],
+        "finite": [
+            patched("blk.1.left", 2, struct.pack("<e", NAN)),
+            patched("blk.1.left", 10, struct.pack("<e", INFINITY)),
+            patched("blk.1.right", 34, struct.pack("<e", -INFINITY)),
+        ],
+        "q8-range": [patched("blk.1.right", 40, b"\x80")],
+        "content-hash": [
+            patched("blk.1.left", 0, struct.pack("<e", 3.0)),
+            patched("blk.1.right", 2, b"\x01"),
+        ],
+    }.items()
+    for number, change in enumerate(changes)
+]
+
+
+@pytest.mark.parametrize(("rule", "change"), FACTORED)
+def test_hostile_factors(rule, change, tmp_path, packed):
+    raw = packed.raw_of(packed.factored())
+    change(raw)
+    with pytest.raises(CartridgeFormatError) as caught:
+        read_cartridge(packed.put(raw, tmp_path / "x.gguf"))
+    assert caught.value.rule == rule
 
 
 def test_each_documented_rule_has_a_hostile_file(packed):

@@ -23,7 +23,7 @@ from llamacart.errors import (
 from llamacart.file import format as fmt
 from llamacart.file.reader import read_cartridge
 from llamacart.file.writer import write_cartridge
-from llamacart.matrix import QuantizedMatrix
+from llamacart.matrix import FactoredMatrix, QuantizedMatrix
 
 NAN, INFINITY = float("nan"), float("inf")
 printable = st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=20)
@@ -52,10 +52,15 @@ def layer_maps(draw: st.DrawFn, layer: int, width: int) -> LayerMap:
     bias = rng.integers(0, 2**32, n_active, np.uint32).view(np.float32)
     bias[~np.isfinite(bias)] = np.finfo(np.float32).max
     values = rng.integers(-127, 128, (n_active, width), np.int8)
+    whole = QuantizedMatrix(values, scales)
+    rank = draw(st.integers(1, n_active))
+    left = rng.integers(0, 2**16, (n_active, rank), np.uint16).view(np.float16)
+    left[~np.isfinite(left)] = -0.0
+    factors = [FactoredMatrix(left, QuantizedMatrix(values[:rank], scales[:rank]))]
     return LayerMap(
         layer=layer,
         neurons=np.sort(rng.choice(width, n_active, replace=False)).astype(np.int32),
-        delta=QuantizedMatrix(values, scales) if draw(st.booleans()) else None,
+        delta=draw(st.sampled_from([None, whole, *factors])),
         bias=bias,
     )
 
@@ -205,6 +210,63 @@ def test_a_broken_cartridge_is_not_written(rule, change, tmp_path, packed):
         write_cartridge(change(packed.sample()), tmp_path / "x.gguf")
     assert caught.value.rule == rule
     assert list(tmp_path.iterdir()) == []
+
+
+def to_factors(left=None, right=None):
+    """The sample of factors, one of them another."""
+
+    def change(cartridge):
+        delta = cartridge.layers[0].delta
+        other = FactoredMatrix(
+            delta.left if left is None else left, delta.right if right is None else right
+        )
+        return to_layer(delta=other)(cartridge)
+
+    return change
+
+
+def right(values, scales=None):
+    scales = np.ones((len(values), 1), np.float16) if scales is None else scales
+    return QuantizedMatrix(values, scales)
+
+
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [
+        ("tensor-dtype", to_factors(left=np.ones((3, 2), np.float32))),
+        ("tensor-shape", to_factors(left=np.ones((2, 2), np.float16))),
+        ("tensor-shape", to_factors(left=np.ones((3, 0), np.float16))),
+        ("tensor-shape", to_factors(left=np.ones((3, 1), np.float16))),
+        ("tensor-shape", to_factors(left=np.ones(3, np.float16))),
+        ("tensor-shape", to_factors(right=right(np.zeros((3, 32), np.int8)))),
+        ("tensor-shape", to_factors(right=right(np.zeros((2, 64), np.int8)))),
+        (
+            "tensor-shape",  # a rank above the number of neurons
+            to_factors(np.ones((3, 4), np.float16), right(np.zeros((4, 32), np.int8))),
+        ),
+        ("finite", to_factors(left=np.full((3, 2), INFINITY, np.float16))),
+        (
+            "finite",
+            to_factors(right=right(np.zeros((2, 32), np.int8), np.full((2, 1), NAN, np.float16))),
+        ),
+        ("q8-range", to_factors(right=right(np.full((2, 32), -128, np.int8)))),
+    ],
+)
+def test_broken_factors_are_not_written(rule, change, tmp_path, packed):
+    with pytest.raises(CartridgeFormatError) as caught:
+        write_cartridge(change(packed.factored()), tmp_path / "x.gguf")
+    assert caught.value.rule == rule
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_tools_read_factors(tmp_path, packed):
+    cartridge = packed.factored()
+    write_cartridge(cartridge, tmp_path / "x.gguf")
+    tensors = {t.name: t for t in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
+    left, right = (tensors[f"blk.1.{part}"] for part in ("left", "right"))
+    dense = left.data.astype(np.float32) @ gguf.quants.dequantize(right.data, right.tensor_type)
+    np.testing.assert_allclose(dense, cartridge.layers[0].delta.dequantize(), rtol=1e-6)
+    assert "blk.1.delta" not in tensors
 
 
 def test_a_hash_computed_before_a_change_is_not_written(tmp_path, packed):

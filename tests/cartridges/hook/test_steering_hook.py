@@ -17,6 +17,7 @@ from llamacart.hook.steering_hook import SteeringHook
 from llamacart.llama.context import Context
 from llamacart.llama.model import Model
 from llamacart.llama.tap import Tap
+from llamacart.matrix import FactoredMatrix, QuantizedMatrix
 from llamacart.values.batch import Batch
 from llamacart.values.steering import Dose, Steering, apply_reference
 
@@ -24,10 +25,25 @@ RTOL = 1e-4
 
 
 def random_cartridge(
-    model: Model, seed: int, *, n_active: int = 5, shift: bool = False, name: str = "random"
+    model: Model,
+    seed: int,
+    *,
+    n_active: int = 5,
+    shift: bool = False,
+    rank: int | None = None,
+    name: str = "random",
 ) -> Cartridge:
+    """Maps of all layers, in factors of `rank` where there is one."""
     rng = np.random.default_rng(seed)
-    layers = []
+    layers: list[LayerMap] = []
+    if rank is not None:
+        for layer in range(model.n_layer):
+            neurons = np.sort(rng.choice(model.n_ff, n_active, replace=False)).astype(np.int32)
+            left, right = rng.normal(size=(n_active, rank)), rng.normal(size=(rank, model.n_ff))
+            delta = FactoredMatrix.quantize(left, right * 0.2)
+            bias = (rng.normal(size=n_active) * 0.3).astype(np.float32)
+            layers.append(LayerMap(layer, neurons, delta, bias))
+        return Cartridge(Metadata(name), model.fingerprint, tuple(layers))
     for layer in range(model.n_layer):
         neurons = np.sort(rng.choice(model.n_ff, n_active, replace=False))
         weight = np.zeros((n_active, model.n_ff), np.float32)
@@ -87,6 +103,7 @@ def prompt_rows(lengths: list[int], outputs: Callable[[int, int], bool]) -> list
     n_active=st.integers(1, 40),
     n_cartridges=st.integers(1, 3),
     shift=st.booleans(),
+    ranks=st.lists(st.none() | st.integers(1, 19), min_size=3, max_size=3),
     alpha=st.floats(-10, 10, allow_nan=False),
     seed=st.integers(0, 2**31),
 )
@@ -96,6 +113,7 @@ def test_kernel_equals_dense_formula(
     n_active: int,
     n_cartridges: int,
     shift: bool,
+    ranks: list[int | None],
     alpha: float,
     seed: int,
 ) -> None:
@@ -104,7 +122,8 @@ def test_kernel_equals_dense_formula(
     h = rng.normal(size=(n_rows, tiny_model.n_ff)).astype(np.float32)
     doses = tuple(
         Dose(
-            random_cartridge(tiny_model, seed + i, n_active=n_active, shift=shift), alpha / (i + 1)
+            random_cartridge(tiny_model, seed + i, n_active=n_active, shift=shift, rank=ranks[i]),
+            alpha / (i + 1),
         )
         for i in range(n_cartridges)
     )
@@ -130,18 +149,24 @@ def test_kernel_equals_dense_formula(
 
 @settings(max_examples=40, deadline=None)
 @given(
-    shapes=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    shapes=st.lists(
+        st.tuples(st.integers(1, 40), st.none() | st.integers(1, 40)), min_size=1, max_size=3
+    ),
     choices=st.lists(st.integers(0, 6), min_size=1, max_size=150),
     n_threads=st.integers(1, 3),
     seed=st.integers(0, 2**31),
 )
 def test_a_row_is_the_same_to_the_bit_alone_and_in_company(
-    tiny_model: Model, shapes: list[int], choices: list[int], n_threads: int, seed: int
+    tiny_model: Model,
+    shapes: list[tuple[int, int | None]],
+    choices: list[int],
+    n_threads: int,
+    seed: int,
 ) -> None:
     """Whatever acts on the rows beside it, in whatever number, on however many threads."""
     doses = [
-        Dose(random_cartridge(tiny_model, seed + i, n_active=n), 0.5 + i)
-        for i, n in enumerate(shapes)
+        Dose(random_cartridge(tiny_model, seed + i, n_active=n, rank=rank), 0.5 + i)
+        for i, (n, rank) in enumerate(shapes)
     ]
     subsets = [tuple(d for i, d in enumerate(doses) if bits >> i & 1) for bits in range(8)]
     steerings = [subsets[choice] for choice in choices]
@@ -169,7 +194,7 @@ def test_graph_equals_twin(
     tiny_path: Callable[..., Path], architecture: str, copy: bool, n_ubatch: int | None
 ) -> None:
     with Model(str(tiny_path(architecture=architecture))) as model:
-        a, b = random_cartridge(model, 1), random_cartridge(model, 2)
+        a, b = random_cartridge(model, 1), random_cartridge(model, 2, rank=3)
         choices: list[Steering] = [(), (Dose(a, 0.7),), (Dose(b, -0.4), Dose(a, 0.3))]
         rows = prompt_rows([9, 6, 11, 4], lambda s, i: (s + i) % 3 == 0)
         steerings = [choices[row[2] % 3] for row in rows]
@@ -265,14 +290,16 @@ def test_a_slot_taken_over_is_not_mistaken_for_its_old_cartridge(tiny_model: Mod
         hook.set_rows([steering])
 
 
-def test_hooks_and_cartridge_share_their_weights(tiny_model: Model) -> None:
-    cartridge = random_cartridge(tiny_model, seed=1)
+@pytest.mark.parametrize("rank", [None, 3])
+def test_hooks_and_cartridge_share_their_weights(tiny_model: Model, rank: int | None) -> None:
+    cartridge = random_cartridge(tiny_model, seed=1, rank=rank)
     before = cartridge.content_hash
     dense = [m.dense_delta(tiny_model.n_ff) for m in cartridge.layers]
     first, second = (SteeringHook(tiny_model, max_rows=4) for _ in range(2))
     first.load(cartridge)
     second.load(cartridge)
-    tiles = [m.delta.tiles for m in cartridge.layers if m.delta is not None]
+    tiles = [m.delta.tiles for m in cartridge.layers if isinstance(m.delta, QuantizedMatrix)]
+    tiles += [m.delta.right.tiles for m in cartridge.layers if isinstance(m.delta, FactoredMatrix)]
     assert tiles
     for hook in (first, second):
         (resident,) = hook._residents.values()
@@ -292,6 +319,39 @@ def shift(model: Model, size: float) -> Cartridge:
     """Adds `size` to neuron 3 of layer 1."""
     layer = LayerMap(1, np.array([3], np.int32), None, np.array([size], np.float32))
     return Cartridge(Metadata("shift"), model.fingerprint, (layer,))
+
+
+@pytest.mark.parametrize(("size", "limit"), [(1.0, None), (1.0, 0.01), (6e4, None)])
+def test_limits_and_faults_are_those_of_the_whole_map(
+    tiny_model: Model, size: float, limit: float | None
+) -> None:
+    """Of a map whose factors are held without loss; one row is not finite, one moves too far."""
+    width, neurons = tiny_model.n_ff, np.array([2, 5, 9], np.int32)
+    left, right = np.array([[1.0, 2.0], [0.0, 1.0], [-1.0, 1.0]]), np.zeros((2, width))
+    right[:, 7:9] = size
+    bias = np.ones(3, np.float32)
+    factors = FactoredMatrix.quantize(left, right)
+    whole = QuantizedMatrix.quantize(left @ right)
+    h = np.ones((3, width), np.float32)
+    h[1, 8], h[2, 7] = np.nan, 1e9
+    found = []
+    for delta in (whole, factors):
+        cartridge = Cartridge(
+            Metadata("c"), tiny_model.fingerprint, (LayerMap(1, neurons, delta, bias),)
+        )
+        hook = SteeringHook(tiny_model, max_rows=3, dose_limit=limit)
+        hook.load(cartridge)
+        hook.set_rows([(Dose(cartridge, 1.0),)] * 3, [True] * 3)
+        rows = h.copy()
+        hook.apply(rows, 1)
+        found.append((rows, hook.take_report()))
+    (rows, report), (thin_rows, thin) = found
+    np.testing.assert_allclose(thin_rows, rows, rtol=1e-2)
+    assert thin.faults == report.faults
+    assert 1 in thin.faults
+    assert (2 in thin.faults) == (size > 1)
+    assert thin.capped.keys() == report.capped.keys()
+    assert (0 in thin.capped) == (limit is not None)
 
 
 class TestReport:
