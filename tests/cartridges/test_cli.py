@@ -18,6 +18,7 @@ from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart.file.figures import write_diagnostics
 from llamacart.file.reader import read_cartridge
 from llamacart.file.writer import write_cartridge
+from llamacart.matrix import FactoredMatrix
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
@@ -66,6 +67,7 @@ def test_inspect(
     assert summary["name"] == "small"
     assert summary["default alpha"] == 0.5
     assert summary["active neurons"] == 2
+    assert summary["ranks"] == []
     assert summary["layers"] == [{"layer": 1, "kept": 2}]
     assert summary["waits for"] == []
     assert summary["file bytes"] == file.stat().st_size
@@ -81,6 +83,18 @@ def test_inspect_shows_what_a_cartridge_waits_for(
     write_cartridge(replace(read_cartridge(file), when=("Velmora", "Tromsø")), file)
     assert run(monkeypatch, "inspect", str(file)) == 0
     assert '["Velmora", "Tromsø"]' in capsys.readouterr().out
+
+
+def test_inspect_shows_the_ranks_of_factors(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: Path
+) -> None:
+    whole = read_cartridge(file)
+    width = whole.fingerprint.n_ff
+    factors = FactoredMatrix.quantize(np.ones((2, 1)), np.ones((1, width)))
+    layers = tuple(replace(m, delta=factors) for m in whole.layers)
+    write_cartridge(replace(whole, layers=layers), file)
+    assert run(monkeypatch, "inspect", str(file), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["ranks"] == [1]
 
 
 def test_errors_are_one_line(
