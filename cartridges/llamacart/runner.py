@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
 from llamacart.errors import EngineError, HostWorkError, InputError, LlamacartError
-from llamacart.hook.steering_hook import SteeringHook
+from llamacart.hook.steering_hook import Place, SteeringHook
 from llamacart.llama.closing import Closing
 from llamacart.llama.context import Context
 from llamacart.machine.processors import choose_threads
@@ -53,6 +53,7 @@ class LlamaRunner(Closing):
         n_threads: See `Context`.
         force: Accept cartridges made for other weights of the same shape.
         dose_limit: Most ‖Δ‖/‖h_S‖ that steering may reach in a row at a layer; None for any.
+        place: Where rows in a device's memory are steered, see `SteeringHook`.
         token_seconds: Most seconds of processor time that one choice of a token, or one reading of
             log-probabilities, may take of the thread that does it; None for any. A choice that
             takes longer is not broken off, but it is that generation's last.
@@ -74,6 +75,7 @@ class LlamaRunner(Closing):
         n_threads: int | None = None,
         force: bool = False,
         dose_limit: float | None = None,
+        place: Place = "auto",
         token_seconds: float | None = None,
     ) -> None:
         # llama.cpp lowers its own n_batch to n_ctx and aborts on a larger batch.
@@ -97,6 +99,7 @@ class LlamaRunner(Closing):
             force=force,
             dose_limit=dose_limit,
             n_threads=most_threads,
+            place=place,
         )
         self._context = Context(
             model,

@@ -107,6 +107,10 @@ class ServeSettings(BaseSettings):
         Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
         Option(MODEL, "Largest relative size of a steering step; larger steps are made smaller."),
     ] = None
+    steer_on: Annotated[
+        Literal["auto", "host"],
+        Option(MODEL, "Steer layers of a device there (auto), or by copies to the host."),
+    ] = "auto"
     gpu_layers: Annotated[int, Field(ge=ALL_LAYERS), Option(MODEL, GPU_LAYERS_HELP)] = ALL_LAYERS
     threads: Annotated[
         Annotated[int, Field(ge=1, le=MAX_THREADS)] | None, Option(MODEL, THREADS_HELP)

@@ -24,6 +24,7 @@ from llamacart.commands.terminal import plain_console
 from llamacart.errors import UnsupportedModelError
 from llamacart.hook import speed as hook_speed
 from llamacart.hook.compiled import KEEP
+from llamacart.hook.device.probe import where_steered
 from llamacart.hook.kernel import steer_rows
 from llamacart.llama import ggml, openmp
 from llamacart.llama import log as llama_log
@@ -213,12 +214,7 @@ def examine_model(spec: str, gpu_layers: int = ALL_LAYERS) -> Iterator[Finding]:
         )
         yield _hook_speed(model)
         if model.uses_device:
-            yield Finding(
-                "hook",
-                "layers on a device: where a cartridge acts, each layer's product is copied to "
-                "the host and back",
-                "slow",
-            )
+            yield _on_device(model)
         else:
             yield Finding(
                 "prompts",
@@ -232,6 +228,19 @@ def examine_model(spec: str, gpu_layers: int = ALL_LAYERS) -> Iterator[Finding]:
                 "will be read from disk again and again",
                 "slow",
             )
+
+
+def _on_device(model: Model) -> Finding:
+    names, refused = where_steered(model)
+    if names and refused is None:
+        return Finding("device", f"cartridges act in the memory of {', '.join(names)}")
+    reason = refused or "no layer lies in the memory of a device that llama.cpp names"
+    return Finding(
+        "device",
+        f"{reason}: where a cartridge acts, each layer's product on a device is copied to the host "
+        "and back",
+        "slow",
+    )
 
 
 def _hook_speed(model: Model) -> Finding:

@@ -52,9 +52,16 @@ class Field(IntEnum):
     ERROR = 41
     BUFFER_OFFSET = 42  # see `ggml.buffer_offset`
     MOST_TILES = 43  # tiles of an entry's matrix, at most
+    DATA_OFFSET = 44  # see `ggml.data_offset`
+    PLAN = 45  # int64 [L, PLAN_FIELDS]: graphs that steer on a device
+    RAN = 46  # uint8 [L]: 1 where such a graph ran in this batch
+    MET = 47  # int64 [L]: buffer of a layer's tensor that no graph was made for, 0 for none
+    FORCE_DEVICE = 48  # 1: run the graphs even where the tensor lies in host memory
+    STOPS = 49  # tensors that were steered in this batch
+    COPIED = 50  # bytes of activations that went between device and host in this batch
 
 
-CONTROL_WORDS = 48
+CONTROL_WORDS = 56
 
 
 class Trouble(IntEnum):
@@ -66,6 +73,7 @@ class Trouble(IntEnum):
     OUTPUTS = 3  # more last-layer rows than the batch had outputs
     STAGE = 4  # the stage is too small
     BUFFER = 5  # the tensor lies in no buffer
+    DEVICE = 6  # the device failed to compute the step
 
 
 class TableField(IntEnum):
@@ -80,6 +88,20 @@ class TableField(IntEnum):
 
 
 TABLE_FIELDS = len(TableField)
+
+
+class PlanField(IntEnum):
+    """What steers one layer of this batch on its device."""
+
+    GRAPH = 0  # `ggml_cgraph *`; 0 where there is none
+    BACKEND = 1  # `ggml_backend_t` that computes it
+    DEVICE = 2  # device of the tensor's buffer, 0 for host memory
+    N_ROWS = 3  # rows that the graph is for
+    N_PATCHES = 4
+    PATCHES = 5  # int64 [N_PATCHES, 2]: tensors that lie in the layer's, and their offsets
+
+
+PLAN_FIELDS = len(PlanField)
 
 OUT_OF_RANGE = 1e12
 """Largest ‖Δ‖ and ‖h_S‖ that are let through.

@@ -23,8 +23,10 @@ from llamacart.hook.compiled import KEEP
 from llamacart.hook.control import (
     CONTROL_WORDS,
     OUT_OF_RANGE,
+    PLAN_FIELDS,
     TABLE_FIELDS,
     Field,
+    PlanField,
     TableField,
     Trouble,
 )
@@ -52,6 +54,11 @@ _tensor_set = types.ExternalFunction(
     "ggml_backend_tensor_set", types.void(types.uintp, types.uintp, types.uintp, types.uintp)
 )
 _buffer_is_host = types.ExternalFunction("ggml_backend_buffer_is_host", types.uint8(types.uintp))
+_buffer_type = types.ExternalFunction("ggml_backend_buffer_get_type", types.uintp(types.uintp))
+_type_device = types.ExternalFunction("ggml_backend_buft_get_device", types.uintp(types.uintp))
+_graph_compute = types.ExternalFunction(
+    "ggml_backend_graph_compute", types.int32(types.uintp, types.uintp)
+)
 _parallel = types.ExternalFunction(
     "GOMP_parallel", types.void(types.uintp, types.uintp, types.uint32, types.uint32)
 )
@@ -305,6 +312,34 @@ def _steered_span(block, layer, n_rows):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=KEEP)
+def _steer_on_device(block, layer, tensor, buffer, n_rows):  # type: ignore[no-untyped-def]
+    """Compute the layer's graph on the tensor where it lies.
+
+    Returns a `Trouble` code, or -1 where there is no graph for such a tensor.
+    """
+    start = block[Field.PLAN] + layer * PLAN_FIELDS * 8
+    plan = _array(start, PLAN_FIELDS, np.int64)
+    first = block[Field.OUTPUT] if layer == block[Field.LAST_LAYER] else block[Field.ROW]
+    device = np.int64(_type_device(_buffer_type(buffer)))
+    graph, rows = plan[PlanField.GRAPH], plan[PlanField.N_ROWS]
+    # A batch that llama.cpp has split has other rows than the graph is for.
+    if graph == 0 or rows != n_rows or first != 0 or plan[PlanField.DEVICE] != device:
+        _array(block[Field.MET], layer + 1, np.int64)[layer] = np.int64(buffer)
+        return np.int64(-1)
+    data = np.int64(_get_data(tensor))
+    n_patches = plan[PlanField.N_PATCHES]
+    patches = _array(plan[PlanField.PATCHES], (n_patches, 2), np.int64)
+    for i in range(n_patches):
+        _array(patches[i, 0] + block[Field.DATA_OFFSET], 1, np.int64)[0] = data + patches[i, 1]
+        _array(patches[i, 0] + block[Field.BUFFER_OFFSET], 1, np.int64)[0] = np.int64(buffer)
+    _array(block[Field.RAN], layer + 1, np.uint8)[layer] = 1
+    backend = np.uintp(plan[PlanField.BACKEND])
+    if _graph_compute(backend, np.uintp(graph)) != 0:
+        return np.int64(Trouble.DEVICE)
+    return np.int64(Trouble.NONE)
+
+
+@numba.njit(cache=KEEP)
 def _steer_tensor(block, address, layer, tensor):  # type: ignore[no-untyped-def]
     """Steer the rows of one site tensor. Returns a `Trouble` code."""
     n_rows, width = _nrows(tensor), block[Field.WIDTH]
@@ -316,8 +351,14 @@ def _steer_tensor(block, address, layer, tensor):  # type: ignore[no-untyped-def
     buffer = _array(tensor + np.uintp(block[Field.BUFFER_OFFSET]), 1, np.uintp)[0]
     if buffer == 0:
         return np.int64(Trouble.BUFFER)
+    block[Field.STOPS] += 1
     # Asked of each tensor: llama.cpp moves layers, and single products, between devices.
-    if block[Field.COPY] == 0 and _buffer_is_host(buffer) != 0:
+    on_host = _buffer_is_host(buffer) != 0
+    if block[Field.FORCE_DEVICE] != 0 or (block[Field.COPY] == 0 and not on_host):
+        outcome = _steer_on_device(block, layer, tensor, buffer, n_rows)
+        if outcome >= 0:
+            return outcome
+    if block[Field.COPY] == 0 and on_host:
         return steer_rows(
             block, address, layer, _array(_get_data(tensor), (n_rows, width), np.float32)
         )
@@ -327,6 +368,7 @@ def _steer_tensor(block, address, layer, tensor):  # type: ignore[no-untyped-def
     begin, end = _steered_span(block, layer, n_rows)
     offset, size = np.uintp(begin * width * 4), np.uintp((end - begin) * width * 4)
     _tensor_get(tensor, stage + offset, offset, size)  # nobody looks at the other rows
+    block[Field.COPIED] += np.int64(2 * size)
     trouble = steer_rows(block, address, layer, _array(stage, (n_rows, width), np.float32))
     if trouble == Trouble.NONE:
         _tensor_set(tensor, stage + offset, offset, size)

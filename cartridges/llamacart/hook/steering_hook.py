@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import operator
+import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import llama_cpp
 import numpy as np
 
 from llamacart.cartridge import Cartridge, check_alpha, check_fits
 from llamacart.errors import EngineError, InputError
-from llamacart.hook.control import CONTROL_WORDS, TABLE_FIELDS, Field, TableField, Trouble
+from llamacart.hook.control import (
+    CONTROL_WORDS,
+    PLAN_FIELDS,
+    TABLE_FIELDS,
+    Field,
+    TableField,
+    Trouble,
+)
+from llamacart.hook.device.backend import device_of
+from llamacart.hook.device.report import note
+from llamacart.hook.device.steering import DeviceSteering
 from llamacart.hook.kernel import eval_callback, multiply_part, steer_rows
 from llamacart.hook.memory import side_by_side
 from llamacart.llama import ggml, openmp
@@ -36,7 +47,12 @@ _TROUBLE = {
     Trouble.OUTPUTS: "the last layer holds more rows than the batch has outputs",
     Trouble.BUFFER: "the site's tensor lies in no buffer",
     Trouble.STAGE: "the copy of a device tensor is too small",
+    Trouble.DEVICE: "the device failed to compute the step",
 }
+
+Place = Literal["auto", "host", "device"]
+"""Where rows in a device's memory are steered: there, on the host by copies, or on a device even
+if they lie in the host's memory (for tests). `auto` is there, or by copies if the device cannot."""
 
 
 _ARRAYS = 4  # of a layer, see `_layer_arrays`
@@ -65,6 +81,7 @@ class SteeringHook:
         dose_limit: Most ‖Δ‖/‖h_S‖ of a row at a layer; what is more is scaled down to it. None
             means no limit.
         copy: Go through `ggml_backend_tensor_get/set` as for a device even on the host.
+        place: Where rows in a device's memory are steered.
         force: Accept cartridges made for other weights of the same shape.
 
     Raises:
@@ -79,6 +96,7 @@ class SteeringHook:
         n_threads: int = 1,
         dose_limit: float | None = None,
         copy: bool = False,
+        place: Place = "auto",
         force: bool = False,
     ) -> None:
         if dose_limit is not None and not dose_limit > 0:
@@ -92,7 +110,13 @@ class SteeringHook:
         self._max_rows = max_rows
         self._residents: dict[str, _LoadedCartridge] = {}
         self._rows: list[Steering] = []
+        self._acting: list[list[tuple[int, float]]] = []
         self._observed: list[bool] | None = None
+        self._device: DeviceSteering | None = None
+        if place != "host" and not copy:
+            self._device = DeviceSteering(self._width, self._n_layer, dose_limit)
+            weakref.finalize(self, self._device.close)
+        self._planned: bytes | None = None
         # Arrays that the kernel knows by address, kept alive here.
         self._arrays: dict[Field, NDArray[Any]] = {}
         self._block = np.zeros(CONTROL_WORDS, np.int64)
@@ -104,6 +128,8 @@ class SteeringHook:
             (Field.PREFIX_LENGTH, len(prefix)),
             (Field.STAGE_LENGTH, max_rows * self._width),
             (Field.BUFFER_OFFSET, ggml.buffer_offset()),
+            (Field.DATA_OFFSET, ggml.data_offset()),
+            (Field.FORCE_DEVICE, int(place == "device")),
             (Field.WORKER, multiply_part.address),
         ):
             self._block[field] = value
@@ -122,6 +148,11 @@ class SteeringHook:
                 Field.FAULT_SLOT: np.zeros(max_rows, np.int32),
             }
         )
+        no_plan = np.zeros((self._n_layer, PLAN_FIELDS), np.int64)
+        self._point(Field.PLAN, self._device.table if self._device else no_plan)
+        ran = np.zeros(self._n_layer, np.uint8)
+        self._point(Field.RAN, self._device.ran if self._device else ran)
+        self._point(Field.MET, np.zeros(self._n_layer, np.int64))
         # Takes memory only once a device's tensor is copied into it.
         self._point(Field.STAGE, np.zeros(self._block[Field.STAGE_LENGTH], np.float32))
         self.callback = ctypes.cast(
@@ -167,6 +198,8 @@ class SteeringHook:
             cartridge.name, slot, tuple(arrays)
         )
         self._rows = []
+        if self._device is not None:
+            self._device.load(slot, cartridge)
 
     def unload(self, cartridge: Cartridge) -> None:
         """Forget a resident cartridge and free its arrays; unknown ones are ignored."""
@@ -174,6 +207,8 @@ class SteeringHook:
         if resident is not None:
             self._arrays[Field.TABLE][resident.slot] = 0
             self._rows = []
+            if self._device is not None:
+                self._device.unload(resident.slot)
 
     # --- batches ----------------------------------------------------------------------------
 
@@ -203,11 +238,19 @@ class SteeringHook:
 
         For tests and tools: it runs the compiled kernel without a model's graph.
         """
-        self.begin(len(h), np.arange(len(h), dtype=np.int32))
+        self._begin(len(h), np.arange(len(h), dtype=np.int32))
         self._raise_trouble(Trouble(int(steer_rows(self._block, self.user_data, layer, h))))
 
     def begin(self, n_rows: int, output_rows: NDArray[np.int32]) -> None:
         """See `EvalHook`: checks that rows were set for this batch."""
+        self._begin(n_rows, output_rows)
+        if self._device is not None and self._block[Field.ENTRIES]:
+            outputs = output_rows.tobytes()
+            if outputs != self._planned:
+                self._device.choose(self._acting, output_rows.tolist())
+                self._planned = outputs
+
+    def _begin(self, n_rows: int, output_rows: NDArray[np.int32]) -> None:
         block = self._block
         if block[Field.ENTRIES] and len(self._rows) != n_rows:
             raise EngineError(
@@ -224,6 +267,8 @@ class SteeringHook:
         block[Field.N_OUTPUTS] = n_outputs
         block[Field.ROW : Field.NEXT_OUTPUT + 1] = 0
         block[Field.ERROR] = Trouble.NONE
+        block[Field.STOPS] = block[Field.COPIED] = 0
+        self._arrays[Field.RAN][:] = 0
 
     def use_threads(self, n: int) -> None:
         """See `EvalHook`: the hook is lent as many threads as llama.cpp computes with."""
@@ -234,6 +279,7 @@ class SteeringHook:
         entries = self._block[Field.ENTRIES]
         # The next decode is unsteered unless it is said again: no row inherits a neighbour's.
         self._block[Field.ENTRIES] = 0
+        self._learn_devices()
         self._raise_trouble(Trouble(int(self._block[Field.ERROR])))
         if entries and status == 0:
             seen = int(self._block[Field.NEXT_ROW]), int(self._block[Field.NEXT_OUTPUT])
@@ -242,6 +288,33 @@ class SteeringHook:
                 seen, given = seen[1:], given[1:]  # type: ignore[assignment]
             if seen != given:
                 raise EngineError(f"the graph showed (rows, outputs) {seen}, the batch had {given}")
+
+        if self._device is not None and self._arrays[Field.RAN].any():
+            note(self._block, self._arrays, self._device.told(), self._observed)
+
+    def _learn_devices(self) -> None:
+        """Ask the buffers that the callback met, while they still exist, for their devices."""
+        met = self._arrays[Field.MET]
+        if self._device is None or not met.any():
+            return
+        for layer in np.flatnonzero(met).tolist():
+            buffer = int(met[layer])
+            device = device_of(buffer)
+            # A device's buffer that names no device leaves nothing to compute on.
+            if device or ggml.library().ggml_backend_buffer_is_host(buffer):
+                self._device.learn(layer, device)
+        met[:] = 0
+        self._planned = None
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Stops of the last batch's graph, and bytes copied between device and host in them."""
+        return int(self._block[Field.STOPS]), int(self._block[Field.COPIED])
+
+    @property
+    def device(self) -> DeviceSteering | None:
+        """What steers in the memory of devices; None where rows are always copied."""
+        return self._device
 
     def take_report(self) -> StepReport:
         """What the last decode has to say of its rows; a second call has nothing."""
@@ -276,7 +349,9 @@ class SteeringHook:
         """Lay out what acts on which row as the kernel reads it."""
         known: dict[int, list[tuple[int, float]]] = {}
         row_start, entry_row, entries = [0], [], []
+        self._acting, self._planned = [], None
         for row, steering in enumerate(rows):
+            own: list[tuple[int, float]] | None = []
             if steering:
                 own = known.get(id(steering))
                 if own is None:
@@ -284,6 +359,7 @@ class SteeringHook:
                     known[id(steering)] = own
                 entries.extend(own)
                 entry_row.extend([row] * len(own))
+            self._acting.append(own or [])
             row_start.append(len(entries))
         slots = np.array([slot for slot, _ in entries], np.int32)
         order = np.argsort(slots, kind="stable").astype(np.int32)

@@ -26,12 +26,15 @@ _PROTOTYPES: dict[str, tuple[object, list[object]]] = {
     "ggml_backend_tensor_get": (None, [_P, _P, ctypes.c_size_t, ctypes.c_size_t]),
     "ggml_backend_tensor_set": (None, [_P, _P, ctypes.c_size_t, ctypes.c_size_t]),
     "ggml_backend_buffer_is_host": (ctypes.c_bool, [_P]),
+    "ggml_backend_buffer_get_type": (_P, [_P]),
+    "ggml_backend_buft_get_device": (_P, [_P]),
+    "ggml_backend_graph_compute": (ctypes.c_int, [_P, _P]),
 }
 _WORD = ctypes.sizeof(ctypes.c_void_p)
 _WORDS_SEARCHED = 32  # fewer than any `ggml_tensor` has
 
 
-class _InitParams(ctypes.Structure):
+class InitParams(ctypes.Structure):
     """`ggml_init_params`."""
 
     _fields_ = (
@@ -48,8 +51,13 @@ def library() -> ctypes.CDLL:
     Names are looked up through libllama: its wheel holds each library twice, under two file names,
     and loading one by its path would bring a second copy with a state of its own.
     """
+    return declare(_PROTOTYPES)
+
+
+def declare(prototypes: dict[str, tuple[object, list[object]]]) -> ctypes.CDLL:
+    """The library, with what functions return and take said for each name."""
     lib: ctypes.CDLL = llama_cpp.llama_cpp._lib
-    for name, (restype, argtypes) in _PROTOTYPES.items():
+    for name, (restype, argtypes) in prototypes.items():
         function = getattr(lib, name)
         function.restype = restype
         function.argtypes = argtypes
@@ -78,7 +86,7 @@ def buffer_offset() -> int:
         EngineError: It is not there; the hook could not tell a device's memory from the host's.
     """
     lib = _building()
-    context = lib.ggml_init(_InitParams(16384, None, True))
+    context = lib.ggml_init(InitParams(16384, None, True))
     tensor = lib.ggml_new_tensor_1d(context, llama_cpp.GGML_TYPE_F32, 8)
     buffer = lib.ggml_backend_alloc_ctx_tensors_from_buft(
         context, lib.ggml_backend_cpu_buffer_type()
@@ -93,6 +101,30 @@ def buffer_offset() -> int:
 
 
 @cache
+def data_offset() -> int:
+    """Bytes from a `ggml_tensor`'s start to the address of its data.
+
+    Found with a tensor whose data's address `ggml_get_data` tells.
+
+    Raises:
+        EngineError: It is not there.
+    """
+    lib = _building()
+    context = lib.ggml_init(InitParams(16384, None, True))
+    tensor = lib.ggml_new_tensor_1d(context, llama_cpp.GGML_TYPE_F32, 8)
+    buffer = lib.ggml_backend_alloc_ctx_tensors_from_buft(
+        context, lib.ggml_backend_cpu_buffer_type()
+    )
+    words, data = _words(tensor), lib.ggml_get_data(tensor)
+    lib.ggml_backend_buffer_free(buffer)
+    lib.ggml_free(context)
+    places = [i for i, word in enumerate(words) if word == data]
+    if len(places) != 1:
+        raise EngineError("the data of a ggml tensor cannot be found")
+    return places[0] * _WORD
+
+
+@cache
 def source_offset() -> int:
     """Bytes from a `ggml_tensor`'s start to the address of the first tensor it is computed from.
 
@@ -102,7 +134,7 @@ def source_offset() -> int:
         EngineError: They are not there.
     """
     lib = _building()
-    context = lib.ggml_init(_InitParams(16384, None, True))
+    context = lib.ggml_init(InitParams(16384, None, True))
     a, b = (lib.ggml_new_tensor_1d(context, llama_cpp.GGML_TYPE_F32, 8) for _ in range(2))
     words = _words(lib.ggml_mul_mat(context, a, b))
     lib.ggml_free(context)
@@ -120,19 +152,18 @@ def sources(tensor: int) -> tuple[int | None, int | None]:
 
 def _building() -> ctypes.CDLL:
     """The library, with what makes tensors declared too."""
-    lib = library()
-    for name, restype, argtypes in (
-        ("ggml_init", _P, [_InitParams]),
-        ("ggml_free", None, [_P]),
-        ("ggml_new_tensor_1d", _P, [_P, ctypes.c_int, ctypes.c_int64]),
-        ("ggml_mul_mat", _P, [_P, _P, _P]),
-        ("ggml_backend_cpu_buffer_type", _P, []),
-        ("ggml_backend_alloc_ctx_tensors_from_buft", _P, [_P, _P]),
-        ("ggml_backend_buffer_free", None, [_P]),
-    ):
-        function = getattr(lib, name)
-        function.restype, function.argtypes = restype, argtypes
-    return lib
+    library()
+    return declare(
+        {
+            "ggml_init": (_P, [InitParams]),
+            "ggml_free": (None, [_P]),
+            "ggml_new_tensor_1d": (_P, [_P, ctypes.c_int, ctypes.c_int64]),
+            "ggml_mul_mat": (_P, [_P, _P, _P]),
+            "ggml_backend_cpu_buffer_type": (_P, []),
+            "ggml_backend_alloc_ctx_tensors_from_buft": (_P, [_P, _P]),
+            "ggml_backend_buffer_free": (None, [_P]),
+        }
+    )
 
 
 def _words(tensor: int) -> list[int]:

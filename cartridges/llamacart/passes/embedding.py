@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llamacart.errors import ContextOverflowError, EngineError
-from llamacart.hook.steering_hook import SteeringHook
+from llamacart.hook.steering_hook import Place, SteeringHook
 from llamacart.llama.closing import Closing
 from llamacart.llama.context import Context
 from llamacart.machine.processors import choose_threads
@@ -81,6 +81,7 @@ class Embedder(Closing):
         n_ctx: Most tokens of a text.
         n_threads: See `Context`.
         dose_limit: See `SteeringHook`.
+        place: See `SteeringHook`.
         force: See `SteeringHook`.
     """
 
@@ -91,6 +92,7 @@ class Embedder(Closing):
         n_ctx: int,
         n_threads: int | None = None,
         dose_limit: float | None = None,
+        place: Place = "auto",
         force: bool = False,
     ) -> None:
         self._model = model
@@ -101,6 +103,7 @@ class Embedder(Closing):
             max_rows=ROWS_PER_STEP,
             n_threads=choose_threads(n_threads),
             dose_limit=dose_limit,
+            place=place,
             force=force,
         )
         self._context: Context | None = None

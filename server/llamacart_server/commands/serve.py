@@ -167,6 +167,7 @@ def build(
             n_cached=settings.prefix_cache,
             n_threads=settings.threads,
             dose_limit=settings.dose_limit,
+            place=settings.steer_on,
             force=settings.force,
             token_seconds=settings.token_seconds or None,
         )
@@ -177,6 +178,7 @@ def build(
             n_ctx=settings.embedding_ctx,
             n_threads=settings.threads,
             dose_limit=settings.dose_limit,
+            place=settings.steer_on,
             force=settings.force,
         )
     )

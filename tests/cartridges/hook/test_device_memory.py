@@ -95,7 +95,7 @@ class Tensor:
         self._interface = Interface(
             get_base=GET_BASE(lambda _buffer: base), set_tensor=SET(write), get_tensor=GET(read)
         )
-        self._context = lib.ggml_init(ggml._InitParams(16384, None, True))
+        self._context = lib.ggml_init(ggml.InitParams(16384, None, True))
         self.address = lib.ggml_new_tensor_2d(
             self._context, llama_cpp.GGML_TYPE_F32, h.shape[1], h.shape[0]
         )

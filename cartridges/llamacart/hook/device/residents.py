@@ -1,0 +1,153 @@
+"""Cartridges in the memory of a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llamacart.hook.device.backend import Memory, library
+from llamacart.hook.device.graph import F32, I32, Q8_0, Node
+from llamacart.llama import ggml
+from llamacart.matrix import BLOCK, FactoredMatrix
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from llamacart.cartridge import Cartridge, LayerMap
+    from llamacart.hook.device.backend import Device
+    from llamacart.matrix import QuantizedMatrix
+
+FEW = 16
+"""Rows for which a layer's neurons are listed once each; more rows go another way."""
+
+
+class Constants:
+    """Tensors of one lifetime in a block of a device's memory.
+
+    Args:
+        device: Where.
+        capacity: Most tensors.
+    """
+
+    def __init__(self, device: Device, capacity: int) -> None:
+        lib = library()
+        self._device = device
+        size = (capacity + 1) * lib.ggml_tensor_overhead()
+        self._context = lib.ggml_init(ggml.InitParams(size, None, True))
+        self._tensors: list[tuple[int, NDArray[Any]]] = []
+        self.memory: Memory | None = None
+
+    def add(self, kind: int, width: int, n_rows: int, values: NDArray[Any]) -> Node:
+        """A tensor [n_rows, width] with these values, which are copied at `place`."""
+        handle = library().ggml_new_tensor_2d(self._context, kind, width, n_rows)
+        self._tensors.append((handle, np.ascontiguousarray(values)))
+        return Node(handle, "fixed")
+
+    def place(self) -> None:
+        """Take the memory and copy all values there.
+
+        Raises:
+            EngineError: The device has no room.
+        """
+        lib, device = library(), self._device
+        self.memory = Memory(device, sum(device.size_of(h) for h, _ in self._tensors))
+        place = self.memory.base
+        for handle, values in self._tensors:
+            lib.ggml_backend_tensor_alloc(self.memory.handle, handle, place)
+            place += device.size_of(handle)
+            if values.size:
+                lib.ggml_backend_tensor_set(handle, values.ctypes.data, 0, values.nbytes)
+        self._tensors = []
+
+    def close(self) -> None:
+        """Free tensors and memory."""
+        if self.memory is not None:
+            self.memory.close()
+            self.memory = None
+        if self._context:
+            library().ggml_free(self._context)
+            self._context = None
+
+
+@dataclass(frozen=True)
+class DeviceLayer:
+    """What a cartridge does at a layer, as tensors on a device.
+
+    Attributes:
+        n_active: K.
+        delta: W − E_S [K, D], or its right factor V [r, D]; None for a mean shift.
+        left: The left factor U [K, r], where the matrix is held as U V.
+        bias: b [1, K].
+        neurons: S [1, K].
+        repeated: S [`FEW`, K], the same in each row.
+    """
+
+    n_active: int
+    delta: Node | None
+    left: Node | None
+    bias: Node
+    neurons: Node
+    repeated: Node
+
+
+class DeviceCartridge:
+    """A cartridge's layers on a device.
+
+    Args:
+        device: Where.
+        cartridge: It.
+        layers: Those that the device computes.
+
+    Raises:
+        EngineError: The device has no room.
+    """
+
+    def __init__(self, device: Device, cartridge: Cartridge, layers: Sequence[int]) -> None:
+        own = [m for m in cartridge.layers if m.layer in layers]
+        self._constants = Constants(device, 5 * len(own))
+        self.layers: dict[int, DeviceLayer] = {m.layer: self._add(m) for m in own}
+        try:
+            self._constants.place()
+        except BaseException:
+            self.close()
+            raise
+
+    def _add(self, layer_map: LayerMap) -> DeviceLayer:
+        k_active = len(layer_map.neurons)
+        neurons = layer_map.neurons.astype(np.int32)
+        add, delta = self._constants.add, layer_map.delta
+        left = None
+        if isinstance(delta, FactoredMatrix):
+            left = add(F32, delta.rank, k_active, delta.left.astype(np.float32))
+            delta = delta.right
+        return DeviceLayer(
+            k_active,
+            None if delta is None else add(Q8_0, *delta.shape[::-1], q8_0_blocks(delta)),
+            left,
+            add(F32, k_active, 1, layer_map.bias.astype(np.float32)),
+            add(I32, k_active, 1, neurons),
+            add(I32, k_active, FEW, np.tile(neurons, FEW)),
+        )
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that it takes on the device."""
+        memory = self._constants.memory
+        return 0 if memory is None else memory.size
+
+    def close(self) -> None:
+        """Free its memory."""
+        self._constants.close()
+
+
+def q8_0_blocks(matrix: QuantizedMatrix) -> NDArray[np.uint8]:
+    """A matrix [K, D] in ggml's Q8_0: of each 32 columns a 16-bit scale, then 32 bytes."""
+    values, scales = matrix.plain()
+    blocks = np.empty(scales.shape, np.dtype([("scale", "<f2"), ("values", "i1", (BLOCK,))]))
+    blocks["scale"] = scales
+    blocks["values"] = values.reshape(*scales.shape, BLOCK)
+    return blocks.view(np.uint8)

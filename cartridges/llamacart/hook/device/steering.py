@@ -1,0 +1,242 @@
+"""Which graphs steer the next batch on a device, and what they have told of the last one."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llamacart.errors import EngineError
+from llamacart.hook.control import PLAN_FIELDS, PlanField
+from llamacart.hook.device.backend import Device
+from llamacart.hook.device.plan import Composition, Plan, Run
+from llamacart.hook.device.residents import DeviceCartridge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from llamacart.cartridge import Cartridge
+
+_log = logging.getLogger("llamacart.device")
+
+_KEPT_PLANS = 8
+"""Compositions whose graphs stay: of each a batch that decodes and the prompts that join it."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a graph did to the rows of one run.
+
+    Attributes:
+        rows: Rows of the tensor, int64 [T].
+        slot: The cartridge's.
+        moved: ‖Δ‖² of each row, before the dose limit, float64 [T].
+        size: ‖h_S‖² of each row, float64 [T].
+    """
+
+    rows: NDArray[np.int64]
+    slot: int
+    moved: NDArray[np.float64]
+    size: NDArray[np.float64]
+
+
+class DeviceSteering:
+    """Cartridges and graphs on the devices that hold a model's layers.
+
+    Which device holds a layer is learnt from the tensors that the callback meets (`learn`). Until
+    then, and where a device cannot do it, the hook copies the layer's rows to the host.
+
+    Args:
+        width: D.
+        n_layer: L.
+        limit: The dose limit, or None.
+    """
+
+    def __init__(self, width: int, n_layer: int, limit: float | None) -> None:
+        self._width, self._n_layer, self._limit = width, n_layer, limit
+        self._devices: dict[int, Device] = {}
+        self._layers: dict[int, int] = {}
+        self._loaded: dict[int, Cartridge] = {}
+        self._resident: dict[tuple[int, int], DeviceCartridge] = {}
+        self._plans: OrderedDict[tuple[Composition, Composition], dict[int, Plan]] = OrderedDict()
+        self._now: dict[int, Plan] = {}
+        self.table = np.zeros((n_layer, PLAN_FIELDS), np.int64)
+        """What the compiled callback runs at each layer, by `PlanField`."""
+        self.ran = np.zeros(n_layer, np.uint8)
+        """Layers whose graph ran in this batch."""
+        self.refused: str | None = None
+        """Why rows are copied to the host, if a device could not do it."""
+
+    @property
+    def knows(self) -> bool:
+        """Whether some layer's device is known and usable."""
+        return bool(self._layers) and self.refused is None
+
+    @property
+    def device_names(self) -> list[str]:
+        """Names of the devices that steer."""
+        return [device.name for device in self._devices.values()]
+
+    def learn(self, layer: int, key: int) -> None:
+        """Say which device holds a layer's tensor, by `device_of` its buffer."""
+        if self.refused is not None or self._layers.get(layer) == key:
+            return
+        try:
+            if key not in self._devices:
+                self._devices[key] = Device(key)
+                _log.info("steering runs on device %s", self._devices[key].name)
+        except EngineError as error:
+            self._refuse(error)
+            return
+        self._layers[layer] = key
+        self._forget_plans()
+        for slot in list(self._loaded):
+            self._drop(slot, key)
+
+    def load(self, slot: int, cartridge: Cartridge) -> None:
+        """Note a cartridge, and copy it to the devices that are known."""
+        self._loaded[slot] = cartridge
+        if self.refused is None:
+            try:
+                for key in self._devices:
+                    self._on_device(slot, key)
+            except EngineError as error:
+                self._refuse(error)
+
+    def unload(self, slot: int) -> None:
+        """Free what a cartridge has on devices."""
+        self._loaded.pop(slot, None)
+        self._forget_plans(slot)
+        for key in self._devices:
+            self._drop(slot, key)
+
+    def choose(
+        self,
+        rows: Sequence[Iterable[tuple[int, float]]],
+        output_rows: Sequence[int],
+    ) -> None:
+        """Fill the table for a batch.
+
+        Args:
+            rows: Slot and α of what acts on each row.
+            output_rows: The rows that the last layer holds, in order.
+        """
+        self.table[:] = 0
+        self._now = {}
+        if not self.knows:
+            return
+        whole, alphas = _compose(rows)
+        last, last_alphas = _compose([rows[row] for row in output_rows])
+        key = whole, last
+        try:
+            plans = self._plans.get(key)
+            if plans is None:
+                plans = self._plans[key] = self._make(whole, last)
+            self._plans.move_to_end(key)
+            while len(self._plans) > _KEPT_PLANS:
+                _close(self._plans.popitem(last=False)[1])
+            # Where all rows have outputs both are one composition, with one α for each entry.
+            for plan in plans.values():
+                plan.set_alphas({last: last_alphas, whole: alphas})
+        except EngineError as error:
+            self._refuse(error)
+            return
+        self._now = plans
+        for device, plan in plans.items():
+            for layer, graph in plan.graphs.items():
+                self._enter(layer, device, plan, graph.handle)
+
+    def _enter(self, layer: int, device: int, plan: Plan, graph: int) -> None:
+        row = self.table[layer]
+        row[PlanField.GRAPH] = graph
+        row[PlanField.BACKEND] = self._devices[device].backend
+        row[PlanField.DEVICE] = device
+        row[PlanField.N_ROWS] = plan.compositions[layer].n_rows
+        row[PlanField.N_PATCHES] = len(plan.patches[layer])
+        row[PlanField.PATCHES] = plan.patches[layer].ctypes.data
+
+    def told(self) -> dict[int, list[Told]]:
+        """What the graphs that ran in this batch did at each layer."""
+        if not self.ran.any():
+            return {}
+        return {
+            layer: [Told(np.array(r.rows), r.slot, moved, size) for r, moved, size in parts]
+            for plan in self._now.values()
+            for layer, parts in plan.statistics().items()
+            if self.ran[layer]
+        }
+
+    def _make(self, whole: Composition, last: Composition) -> dict[int, Plan]:
+        plans: dict[int, Plan] = {}
+        try:
+            for key, device in self._devices.items():
+                own = [layer for layer, held in self._layers.items() if held == key]
+                compositions = {
+                    layer: last if layer == self._n_layer - 1 else whole for layer in own
+                }
+                slots = {run.slot for c in compositions.values() for run in c.runs}
+                on_device = {slot: self._on_device(slot, key) for slot in slots}
+                plans[key] = Plan(device, self._width, compositions, on_device, self._limit)
+        except BaseException:
+            _close(plans)
+            raise
+        return plans
+
+    def _on_device(self, slot: int, key: int) -> DeviceCartridge:
+        found = self._resident.get((slot, key))
+        if found is None:
+            own = [layer for layer, held in self._layers.items() if held == key]
+            found = DeviceCartridge(self._devices[key], self._loaded[slot], own)
+            self._resident[slot, key] = found
+        return found
+
+    def _drop(self, slot: int, key: int) -> None:
+        resident = self._resident.pop((slot, key), None)
+        if resident is not None:
+            resident.close()
+
+    def _forget_plans(self, slot: int | None = None) -> None:
+        """Free all graphs, or those in which a slot acts."""
+        self.table[:] = 0
+        self._now = {}
+        for key in list(self._plans):
+            if slot is None or any(run.slot == slot for c in key for run in c.runs):
+                _close(self._plans.pop(key))
+
+    def _refuse(self, error: EngineError) -> None:
+        _log.warning("%s; rows are copied to the host instead", error)
+        self.close()
+        self.refused = str(error)
+
+    def close(self) -> None:
+        """Free all that lies on devices."""
+        self._forget_plans()
+        for resident in self._resident.values():
+            resident.close()
+        self._resident = {}
+        for device in self._devices.values():
+            device.close()
+        self._devices, self._layers = {}, {}
+
+
+def _close(plans: Mapping[int, Plan]) -> None:
+    for plan in plans.values():
+        plan.close()
+
+
+def _compose(
+    rows: Sequence[Iterable[tuple[int, float]]],
+) -> tuple[Composition, NDArray[np.float32]]:
+    """The composition of rows, and α of its entries, run after run."""
+    acting: dict[int, list[tuple[int, float]]] = {}
+    for row, entries in enumerate(rows):
+        for slot, alpha in entries:
+            acting.setdefault(slot, []).append((row, alpha))
+    runs = tuple(Run(slot, tuple(row for row, _ in acting[slot])) for slot in sorted(acting))
+    alphas = [alpha for slot in sorted(acting) for _, alpha in acting[slot]]
+    return Composition(len(rows), runs), np.array(alphas, np.float32)
