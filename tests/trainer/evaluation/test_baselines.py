@@ -60,7 +60,7 @@ def test_the_papers_own_way() -> None:
     paper = baseline_recipe(recipe(target="residual", neurons=9, rank=2, neutral="builtin"), PAPER)
     assert (paper.target, paper.solver, paper.penalty) == ("activation", "ridge", 100.0)
     assert (paper.threshold, paper.impact, paper.pairing) == (0.03, 0.05, ["position"])
-    assert (paper.rank, paper.neutral) == (None, "builtin")
+    assert (paper.rank, paper.neutral) == ("full", "builtin")
     contexts = baseline_recipe(recipe(pairing=["suffix"]), PAPER)
     assert contexts.pairing == ["suffix"]
     assert baseline_recipe(recipe(kind="prompt", prompt="p"), PAPER).kind == "prompt"

@@ -55,11 +55,11 @@ def file_of(result: TrainResult, path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
-@pytest.mark.parametrize("settings", [{}, {"pairing": ["position"], "generate_source": 4}])
+@pytest.mark.parametrize("settings", [{"rank": 2}, {"pairing": ["position"], "generate_source": 4}])
 def test_a_resumed_fit_gives_the_same_bytes(
     tiny_path: Callable[..., Path], tmp_path: Path, n_layers: int, settings: dict[str, object]
 ) -> None:
-    more = {**settings, "capture": "faithful"} if settings else {}
+    more = {**settings, "capture": "faithful"} if "pairing" in settings else settings
     task = Task(
         Recipe.model_validate({**TASK.recipe.model_dump(exclude_unset=True), **more}), PAIRS
     )
@@ -68,6 +68,7 @@ def test_a_resumed_fit_gives_the_same_bytes(
         killed_after(model, tmp_path / "job", n_layers, task)
         resumed = train(task, model, job=tmp_path / "job")
     assert resumed.restored == n_layers
+    assert any(report.rank == 2 for report in resumed.layers) == ("rank" in settings)
     assert [report.layer for report in resumed.layers] == [0, 1, 2]
     assert file_of(resumed, tmp_path / "resumed") == whole
 

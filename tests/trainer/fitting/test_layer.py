@@ -11,13 +11,14 @@ import pytest
 from llamacart.cartridge import LayerMap
 from llamacart.errors import RecipeError
 from llamacart.file.storage import STORAGES, narrowest, quantize
-from llamacart.matrix import QuantizedMatrix
+from llamacart.matrix import FactoredMatrix, QuantizedMatrix
 from llamacart.values.steering import DenseMap
 from llamacart_trainer.fitting.layer import fit_layer, fit_layer_from_moments
 from llamacart_trainer.fitting.moments import Moments
 from llamacart_trainer.fitting.rounding import quantize_compensated, upper_factor
-from llamacart_trainer.fitting.settings import FitSettings
+from llamacart_trainer.fitting.settings import FitSettings, StorageName
 from llamacart_trainer.solvers import SOLVERS
+from llamacart_trainer.solvers.factors import AUTO_LOSS
 
 SETTINGS = FitSettings(threshold=0.15, penalty=5.0)
 UNPAIRED = [
@@ -127,16 +128,43 @@ def test_neutral_rows_choose_nothing() -> None:
     assert report.candidates == 0
 
 
-def test_rank_limits_what_the_map_does() -> None:
+@pytest.mark.parametrize("storage", [*STORAGES, "auto"])
+def test_a_rank_makes_factors_under_which_the_mean_moves_as_before(storage: StorageName) -> None:
     x, y = rows()
-    full, _ = fit_layer(0, x, y, SETTINGS)
-    low, report = fit_layer(0, x, y, replace(SETTINGS, rank=2))
+    full, whole = fit_layer(0, x, y, SETTINGS)
+    low, report = fit_layer(0, x, y, replace(SETTINGS, rank=3, storage=storage))
     assert full is not None
     assert low is not None
-    values = np.linalg.svd(low.dense_delta(64), compute_uv=False)
-    assert values[1] > 10 * values[2]  # rounding to 8 bits leaves a little of the rest
+    assert isinstance(low.delta, FactoredMatrix)
+    assert low.delta.shape == full.dense_delta(64).shape
+    assert (low.delta.rank, report.rank, whole.rank) == (3, 3, 0)
+    assert storage in ("auto", narrowest(low.delta.right).name)
     assert len(report.spectrum) == report.kept
     np.testing.assert_allclose(step(full, x).mean(axis=0), step(low, x).mean(axis=0), atol=1e-4)
+    off = np.linalg.norm(step(low, x) - step(full, x)) / np.linalg.norm(step(full, x))
+    assert 0 < off < report.cut + report.rounding
+    assert 0.05 < report.cut < 1
+    assert report.rounding < (0.02 if storage == "q8_0" else 0.2)
+
+
+def test_an_automatic_rank_loses_little() -> None:
+    x, y = rows()
+    y = x + (x @ np.ones((64, 1))) @ np.linspace(-0.2, 0.3, 64)[None].astype(np.float32)
+    low, report = fit_layer(0, x, y, replace(SETTINGS, rank="auto"))
+    assert low is not None
+    assert isinstance(low.delta, FactoredMatrix)
+    assert (low.delta.rank, report.rank) == (1, 1)
+    assert report.cut < AUTO_LOSS
+
+
+def test_a_layer_whose_factors_would_be_no_smaller_is_whole() -> None:
+    x, y = rows()
+    full, _ = fit_layer(0, x, y, SETTINGS)
+    low, report = fit_layer(0, x, y, replace(SETTINGS, rank=64))
+    assert full is not None
+    assert low is not None
+    np.testing.assert_array_equal(low.dense_delta(64), full.dense_delta(64))
+    assert (report.rank, report.cut) == (0, 0.0)
 
 
 def test_automatic_penalty_reports_its_evidence() -> None:
@@ -220,6 +248,7 @@ def test_storage_of_a_layer() -> None:
         ({"solver": "best"}, "solver has value 'best'"),
         ({"storage": "q2"}, "storage has value 'q2'"),
         ({"rank": 0}, "rank has value 0"),
+        ({"rank": "some"}, "rank has value 'some'"),
         ({"penalty": 0.0}, "penalty has value 0.0"),
         ({"penalty": float("nan")}, "penalty has value nan"),
     ],

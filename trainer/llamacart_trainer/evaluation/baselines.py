@@ -87,10 +87,10 @@ def baseline_recipe(recipe: Recipe, name: str) -> Recipe:
         return variant(recipe, solver=name, name=name)
     if name in TARGETS:
         return variant(recipe, without=target_keys(recipe, name), target=name, name=name)
-    changes: dict[str, Any] = {"solver": "ridge", "penalty": 100.0, "impact": 0.05}
+    changes: dict[str, Any] = {"solver": "ridge", "penalty": 100.0, "impact": 0.05, "rank": "full"}
     if recipe.kind == "pairs" and recipe.pairing != ["suffix"]:
         changes["pairing"] = ["position"]
-    without = {*_OF_TARGETS, "neutral_weight", "rank"}
+    without = {*_OF_TARGETS, "neutral_weight"}
     return variant(recipe, without=without, name=name, **changes)
 
 

@@ -8,33 +8,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llamacart.cartridge import LayerMap
 from llamacart.errors import RecipeError
-from llamacart.file.storage import STORAGES, quantize
-from llamacart_trainer.fitting.rounding import quantize_compensated, upper_factor
+from llamacart.file.storage import STORAGES
 from llamacart_trainer.fitting.settings import LayerReport
+from llamacart_trainer.fitting.storing import Storing
 from llamacart_trainer.solvers import (
     AffineMap,
     PenaltyCurve,
     Problem,
     assign_folds,
+    factored,
     find_solver,
     select_neurons,
     spectrum,
-    truncated,
 )
 from llamacart_trainer.solvers.activations import ActivationRows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from llamacart.cartridge import LayerMap
     from llamacart_trainer.fitting.moments import Moments
     from llamacart_trainer.fitting.settings import FitSettings
     from llamacart_trainer.solvers import Solver
     from llamacart_trainer.solvers.activations import Activations
-
-ROUNDING_TOLERANCE = 0.05
-"""Relative error of the steps that `storage = "auto"` allows a layer."""
 
 
 def fit_layer(
@@ -167,13 +164,17 @@ class LayerFit:
         if len(neurons) == 0:
             return None, report
         values = spectrum(fitted, neurons, solver.prior)
-        if self.settings.rank is not None:
-            rank, mean_x = self.settings.rank, self.everything.mean_x
-            fitted = truncated(fitted, neurons, solver.prior, rank, mean_x)
-        layer_map = self._stored(neurons, fitted)
+        rank = self.settings.rank
+        factors = None if rank == "full" else factored(fitted, self.everything, rank)
+        storing = Storing(self.settings.storage, self.pairs, self.everything)
+        layer_map = storing.stored(self.layer, neurons, fitted, factors)
+        exact = fitted.delta if factors is None else factors.left @ factors.right
         report = replace(
             report,
             kept=len(neurons),
+            rank=0 if factors is None else factors.rank,
+            cut=0.0 if factors is None else factors.lost,
+            rounding=storing.off(layer_map, exact, fitted),
             penalty=choice.penalty / self._unit,
             spectrum=tuple(values.tolist()),
             curve=tuple(
@@ -181,7 +182,7 @@ class LayerFit:
                 for penalty, error in zip(choice.penalties, choice.errors, strict=True)
             ),
         )
-        return layer_map, self._measured(report, layer_map, fitted)
+        return layer_map, self._measured(report, layer_map)
 
     def _solver(self) -> Solver:
         settings = self.settings
@@ -196,8 +197,12 @@ class LayerFit:
                 f"storage has value {settings.storage!r}; one of {', '.join(STORAGES)}, auto "
                 "is needed"
             )
-        if settings.rank is not None and settings.rank < 1:
-            raise RecipeError(f"rank has value {settings.rank!r}; at least 1 is needed")
+        if not (settings.rank in ("auto", "full") or isinstance(settings.rank, int)) or (
+            isinstance(settings.rank, int) and settings.rank < 1
+        ):
+            raise RecipeError(
+                f"rank has value {settings.rank!r}; at least 1, 'auto' or 'full' is needed"
+            )
         if settings.penalty != "auto" and not settings.penalty > 0:
             raise RecipeError(
                 f"penalty has value {settings.penalty!r}; a number above 0 or 'auto' is needed"
@@ -221,34 +226,7 @@ class LayerFit:
             return 1.0
         return max(self.everything.variance_x(), float(np.finfo(np.float64).tiny))
 
-    def _stored(self, neurons: NDArray[np.integer[Any]], fitted: AffineMap) -> LayerMap:
-        """What is stored: delta in few levels, a bias under which the mean row moves as before."""
-        own = LayerMap(self.layer, neurons.astype(np.int32), None, fitted.bias.astype(np.float32))
-        if not fitted.delta.any():
-            return own
-        factor = None
-        for storage in STORAGES.values():  # the narrowest first
-            if self.settings.storage not in (storage.name, "auto"):
-                continue
-            if storage.name == "q8_0":
-                delta = quantize(fitted.delta, storage)
-            else:
-                factor = upper_factor(self.everything.scatter_x()) if factor is None else factor
-                delta = quantize_compensated(fitted.delta, storage, factor)
-            bias = fitted.bias + (fitted.delta - delta.dequantize()) @ self.everything.mean_x
-            own = replace(own, delta=delta, bias=bias.astype(np.float32))
-            if self._rounding(own, fitted) <= ROUNDING_TOLERANCE:
-                break
-        return own
-
-    def _rounding(self, stored: LayerMap, fitted: AffineMap) -> float:
-        """Length of what rounding changes in the steps, over the length of the steps."""
-        delta = stored.dense_delta(fitted.delta.shape[1])
-        off = self.pairs.steps(delta - fitted.delta, stored.bias - fitted.bias)
-        exact = self.pairs.steps(fitted.delta, fitted.bias)
-        return float(np.sqrt(max(off, 0.0) / max(exact, 1e-30)))
-
-    def _measured(self, report: LayerReport, layer_map: LayerMap, fitted: AffineMap) -> LayerReport:
+    def _measured(self, report: LayerReport, layer_map: LayerMap) -> LayerReport:
         """The report with what the stored map does to the rows that differ."""
         pairs, neurons = self.pairs, layer_map.neurons
         delta, bias = layer_map.dense_delta(len(pairs.mean_x)), layer_map.bias
@@ -268,5 +246,4 @@ class LayerFit:
             fidelity=float(product / max(np.sqrt(taken * ideal), 1e-30)),
             force=float(np.sqrt(taken / max(ideal, 1e-30))),
             r2=r2,
-            rounding=self._rounding(layer_map, fitted),
         )

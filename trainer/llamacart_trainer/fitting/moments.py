@@ -136,6 +136,11 @@ class Scatter:
         """ȲᵀȲ at S [K, K]."""
         return np.asarray(self.yy[np.ix_(neurons, neurons)])
 
+    def scatter_steps(self, delta: Floats) -> Doubles:
+        """Delta X̄ᵀX̄ deltaᵀ [K, K]."""
+        delta = np.asarray(delta, np.float64)
+        return np.asarray(delta @ self.xx @ delta.T)
+
     def cross(self, neurons: Neurons) -> Doubles:
         """X̄ᵀȲ_S [D, K]; the rows must be paired."""
         return np.asarray(self.xy[:, neurons])

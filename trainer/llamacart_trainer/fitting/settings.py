@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from llamacart_trainer.recipe.target import Target
 
+Rank = int | Literal["auto", "full"]
 StorageName = Literal["q8_0", "q5_0", "q4_0", "auto"]
 
 
@@ -21,7 +22,8 @@ class FitSettings:
             of the mean of the diagonal of X̄ᵀX̄.
         solver: A key of `SOLVERS`.
         impact: Least mean step of a neuron that is kept.
-        rank: Singular values of W − prior to keep; None keeps all.
+        rank: r of the factors U [K, r] and V [r, D] that stand for W − E_S; `auto` takes for each
+            layer the least that loses no more than `AUTO_LOSS` of its steps, `full` no factors.
         storage: How W − E_S is stored; `auto` takes for each layer the narrowest blocks that
             change its steps by no more than `ROUNDING_TOLERANCE`.
         target: What a layer is fitted to: the target text's activations, or its residual stream.
@@ -37,7 +39,7 @@ class FitSettings:
     penalty: float | Literal["auto"]
     solver: str = "ridge-identity"
     impact: float = 0.0
-    rank: int | None = None
+    rank: Rank = "full"
     storage: StorageName = "q8_0"
     target: Target = "activation"
     neurons: int = 150
@@ -68,7 +70,10 @@ class LayerReport:
         r2: Share of the targets' variance that the steered rows explain; 0 where rows are not
             paired.
         rounding: Length of what rounding for storage changes in the steps, over their length.
-        spectrum: Largest singular values of W − prior before truncation, at most 32.
+        rank: r of its factors; 0 where its matrix is whole.
+        cut: Length of what the factors lose of the steps, over their length; see
+            `llamacart_trainer.solvers.factors`.
+        spectrum: Largest singular values of W − prior before it is cut, at most 32.
         curve: (λ, held-out mean squared error) where λ was chosen by cross-validation.
         closed: Share of the gap that the applied steps close, 1 − ‖gap − D_S step‖² / ‖gap‖²;
             0 where activations are copied.
@@ -83,6 +88,8 @@ class LayerReport:
     penalty: float = 0.0
     r2: float = 0.0
     rounding: float = 0.0
+    rank: int = 0
+    cut: float = 0.0
     spectrum: tuple[float, ...] = ()
     curve: tuple[tuple[float, float], ...] = ()
     closed: float = 0.0

@@ -82,7 +82,6 @@ class Recipe(ConversationKeys, TargetKeys, BaseModel):
         prompts: File of `{"prompt", "reference"?}` for the evaluation.
         solver: How a layer is fitted. `prior = "zero" | "identity"` is read as
             `ridge | ridge-identity`.
-        rank: Singular values of W − prior to keep; None keeps all.
         impact: Least mean step of a neuron that is kept.
         pairing: Which rows are tied; see `llamacart_trainer.recipe.pairing`.
         capture: `fixed`: continuations are generated once, by the unsteered model. `faithful`:
@@ -104,7 +103,6 @@ class Recipe(ConversationKeys, TargetKeys, BaseModel):
     heldout: str | None = None
     prompts: str | None = None
     solver: str = "ridge-identity"
-    rank: Annotated[int, Field(ge=1)] | None = None
     impact: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     pairing: Annotated[list[PairingName], Field(min_length=1)] = ["handover", "identity"]
     capture: Literal["fixed", "faithful"] = "fixed"

@@ -61,6 +61,9 @@ class TargetKeys(BaseModel):
             their subjects, `WAITING_NEURONS` by default.
         storage: How W − E_S is stored; see `FitSettings`. Where facts wait for their subjects,
             `WAITING_STORAGE` by default.
+        rank: r of the factors U [K, r] and V [r, D] that a file holds in place of W − E_S; `auto`
+            takes for each layer the least that loses a tenth of its steps at most, `full` none. A
+            layer whose factors would be no smaller keeps its whole map.
         step: Share of the gap that a layer is asked to close; not where it is `activation`.
         penalty: λ, or `auto`: chosen by cross-validation. Unless the target is `activation`, as a
             share of the mean of the diagonal of X̄ᵀX̄, and `RELATIVE_PENALTY` by default, or
@@ -85,6 +88,7 @@ class TargetKeys(BaseModel):
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.03
     neurons: Annotated[int, Field(ge=1)] = 300
     storage: StorageChoice = "q8_0"
+    rank: Annotated[int, Field(ge=1)] | Literal["auto", "full"] = "full"
     step: Annotated[float, Field(gt=0, le=2)] = 1.0
     penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = 300.0
     neutral_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = "auto"

@@ -10,6 +10,7 @@ from llamacart.errors import RecipeError
 from llamacart.values.near import did_you_mean
 from llamacart_trainer.solvers.ablation import ablate
 from llamacart_trainer.solvers.constant import mean_replace, mean_shift
+from llamacart_trainer.solvers.factors import Factors, factored
 from llamacart_trainer.solvers.path import (
     RidgePath,
     assign_folds,
@@ -69,6 +70,7 @@ def find_solver(name: str) -> Solver:
 __all__ = [
     "SOLVERS",
     "AffineMap",
+    "Factors",
     "PenaltyCurve",
     "Prior",
     "Problem",
@@ -77,6 +79,7 @@ __all__ = [
     "ablate",
     "assign_folds",
     "choose_penalty",
+    "factored",
     "find_solver",
     "mean_replace",
     "mean_shift",

@@ -68,6 +68,10 @@ class Activations(Protocol):
         """ȲᵀȲ at S [K, K]."""
         ...
 
+    def scatter_steps(self, delta: Floats) -> Doubles:
+        """Delta X̄ᵀX̄ deltaᵀ [K, K]: the scatter of the steps that delta [K, D] takes."""
+        ...
+
     def cross(self, neurons: Neurons) -> Doubles:
         """X̄ᵀȲ_S [D, K]; the rows must be paired."""
         ...
@@ -190,6 +194,10 @@ class ActivationRows:
     def scatter_y(self, neurons: Neurons) -> Doubles:
         """ȲᵀȲ at S [K, K]."""
         return _gram(self.centred_y(neurons))
+
+    def scatter_steps(self, delta: Floats) -> Doubles:
+        """Delta X̄ᵀX̄ deltaᵀ [K, K]."""
+        return _gram(self.centred_x @ delta.T.astype(self.x.dtype))
 
     def cross(self, neurons: Neurons) -> Doubles:
         """X̄ᵀȲ_S [D, K]; the rows must be paired."""

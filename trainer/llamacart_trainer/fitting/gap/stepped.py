@@ -93,6 +93,10 @@ class SteppedScatter:
         own = self.xs[np.ix_(neurons, place)]
         return np.asarray(self.scatter_x(neurons) + own + own.T + self.ss[np.ix_(place, place)])
 
+    def scatter_steps(self, delta: Floats) -> Doubles:
+        """Delta X̄ᵀX̄ deltaᵀ [K, K]."""
+        return self.base.scatter_steps(delta)
+
     def cross(self, neurons: Neurons) -> Doubles:
         """X̄ᵀȲ_S [D, K]."""
         return np.asarray(self.base.xx[:, neurons] + self.xs[:, self._place(neurons)])
