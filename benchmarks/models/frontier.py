@@ -2,10 +2,9 @@
 
 Trains a recipe once for each setting (a file that is there is not made again), evaluates all of the
 cartridges in one run, at one α, on the recipe's validation prompts, so that its test prompts stay
-unseen, and prints what each takes: of the model's bytes, and what its matrices would take as two
-factors of the rank that `rank` gives them, which no file holds yet.
+unseen, and prints what each takes, also of the model's bytes, and the ranks of its factors.
 
-Usage: frontier.py FOLDER 'storage="q4_0"' 'threshold=0.06' 'rank=16; storage="q8_0"' …
+Usage: frontier.py FOLDER 'rank="full"' 'rank=16' 'rank=8; storage="q5_0"' …
        [--recipe cartridges/library/french] [--model demo] [--alpha 1] [--prompts 40]
 """
 
@@ -24,9 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from llamacart.file.reader import read_cartridge
-from llamacart.file.storage import narrowest
 from llamacart.llama.resolve import resolve_model
-from llamacart.matrix import BLOCK
+from llamacart.matrix import FactoredMatrix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +32,14 @@ if TYPE_CHECKING:
     from llamacart.cartridge import Cartridge
 
 ROOT = Path(__file__).parents[2]
-FIGURES = {"behaviour": "behaviour", "nll": "NLL", "distinct": "distinct-2", "kl": "KL"}
+FIGURES = {
+    "behaviour": "behaviour",
+    "nll": "NLL",
+    "distinct": "distinct-2",
+    "kl_prompted": "KL to prompted",
+    "ended": "ends",
+    "kl": "KL",
+}
 
 
 def with_keys(recipe: str, keys: Mapping[str, str]) -> str:
@@ -70,16 +75,12 @@ def label(setting: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", setting.lower()).strip("-") or "as-it-is"
 
 
-def factor_bytes(cartridge: Cartridge, rank: int) -> int:
-    """Bytes of the matrices as U [K, r] and V [r, D], in the blocks that they are stored in."""
-    total = 0
-    for m in cartridge.layers:
-        if m.delta is None:
-            continue
-        n_rows, width = m.delta.shape
-        own = min(rank, n_rows)
-        total += own * (-(-n_rows // BLOCK) + width // BLOCK) * narrowest(m.delta).block.itemsize
-    return total
+def ranks(cartridge: Cartridge) -> str:
+    """Least, mean and largest rank of its factors; empty where all maps are whole."""
+    found = [m.delta.rank for m in cartridge.layers if isinstance(m.delta, FactoredMatrix)]
+    if not found:
+        return ""
+    return f"{min(found)} / {sum(found) / len(found):.1f} / {max(found)}"
 
 
 def train(options: argparse.Namespace, setting: str) -> Path:
@@ -136,20 +137,20 @@ def main() -> None:
     files = [train(options, setting) for setting in options.settings]
     scores = evaluate(options, files)
     whole = resolve_model(options.model).stat().st_size
-    table = Table("setting", "K", "MB", "% of the model", "factors, MB", *FIGURES.values())
+    shown = [name for name in FIGURES if any(own.get(name) for own in scores)]
+    table = Table("setting", "K", "MB", "% of the model", "ranks", *map(FIGURES.get, shown))
     rows = [("unsteered", [""] * 4)]
     rows += [(s, _sizes(file, whole)) for s, file in zip(options.settings, files, strict=True)]
     for (name, sizes), own in zip(rows, scores, strict=True):
-        table.add_row(name, *sizes, *(_shown(own[figure]) for figure in FIGURES))
+        table.add_row(name, *sizes, *(_shown(own.get(figure)) for figure in shown))
     Console(width=160).print(table)
 
 
 def _sizes(file: Path, whole: int) -> list[str]:
-    """K, megabytes, share of the model's, and megabytes of factors where the rank is cut."""
+    """K, megabytes, share of the model's, and the ranks of the factors."""
     cartridge, size = read_cartridge(file), file.stat().st_size
-    rank = cartridge.metadata.settings.get("rank")
-    factors = f"{factor_bytes(cartridge, rank) / 1e6:.2f}" if rank else ""
-    return [str(cartridge.n_active), f"{size / 1e6:.2f}", f"{100 * size / whole:.2f}", factors]
+    share = f"{100 * size / whole:.2f}"
+    return [str(cartridge.n_active), f"{size / 1e6:.2f}", share, ranks(cartridge)]
 
 
 def _shown(figure: Mapping[str, Any] | None) -> str:
