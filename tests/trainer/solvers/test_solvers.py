@@ -18,7 +18,7 @@ from llamacart_trainer.solvers import (
     spectrum,
     truncated,
 )
-from llamacart_trainer.solvers.activations import ActivationRows
+from llamacart_trainer.solvers.activations import BLOCK_ROWS, TILE, ActivationRows
 from llamacart_trainer.solvers.problem import AffineMap, from_gap, gap
 from llamacart_trainer.solvers.ridge import solve_rows, solve_scatter
 
@@ -43,6 +43,23 @@ def random_problem(seed: int, n_rows: int = 40, width: int = 9, neurons=(2, 5, 6
 def steered(given_problem: Problem, fitted: AffineMap) -> np.ndarray:
     x = given_problem.pairs.x
     return x[:, given_problem.neurons] + affine_step(x, fitted.delta, fitted.bias)
+
+
+# Sums over rows
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sums_over_blocks_are_those_over_all_rows(weighted: bool) -> None:
+    rng = np.random.default_rng(0)
+    n_rows, width = BLOCK_ROWS + 200, TILE + 40  # no multiple of either
+    x = rng.normal(size=(n_rows, width)) + 50
+    left = rng.normal(size=(n_rows, 3))
+    weights = rng.uniform(0.5, 3, n_rows) if weighted else None
+    rows = ActivationRows(x, x, weights)
+    centred = rows.centred_x
+    np.testing.assert_allclose(rows.scatter_x(), centred.T @ centred, atol=1e-8)
+    np.testing.assert_allclose(rows.cross_with(left), centred.T @ left, atol=1e-8)
+    assert rows.variance_x() == pytest.approx((centred**2).sum() / width)
 
 
 # Ridge

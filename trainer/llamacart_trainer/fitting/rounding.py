@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     from llamacart.file.storage import Storage
 
     Doubles = NDArray[np.float64]
+    Floats = NDArray[np.float32]
 
 DAMPING = 0.2
 """ρ as a share of the mean of the scatter's diagonal."""
 
 
 def quantize_compensated(
-    delta: NDArray[np.floating[Any]], storage: Storage, factor: Doubles
+    delta: NDArray[np.floating[Any]], storage: Storage, factor: Floats
 ) -> QuantizedMatrix:
     """Round delta [K, D] so that ‖E X̄ᵀ‖² + ρ‖E‖² is small, E being the rounding error.
 
@@ -53,7 +54,7 @@ def quantize_compensated(
         raise ValueError(f"width {width} is not a multiple of {BLOCK}")
     diagonal = np.diag(factor).copy()
     exact = np.asarray(delta, np.float64)
-    errors = np.zeros((n_rows, width))
+    errors = np.zeros((n_rows, width), np.float32)
     values = np.zeros((n_rows, width), np.int8)
     scales = np.zeros((n_rows, width // BLOCK), np.float16)
     for b, start in enumerate(range(0, width, BLOCK)):
@@ -72,16 +73,19 @@ def quantize_compensated(
     return QuantizedMatrix(values, scales)
 
 
-def upper_factor(scatter: Doubles, damping: float = DAMPING) -> Doubles:
+def upper_factor(scatter: Doubles, damping: float = DAMPING) -> Floats:
     """R [D, D], upper triangular, with R Rᵀ = scatter + ρI.
+
+    In float32: ρ is large, and R but weighs one rounding error against another.
 
     Args:
         scatter: X̄ᵀX̄ [D, D].
         damping: ρ as a share of the mean of the scatter's diagonal.
     """
-    damped = np.array(scatter, np.float64)
-    rho = max(damping * float(np.trace(damped)) / len(damped), np.finfo(np.float64).tiny)
-    damped.flat[:: len(damped) + 1] += rho
+    rho = max(damping * float(np.trace(scatter)) / len(scatter), float(np.finfo(np.float32).tiny))
     # Cholesky of the matrix with both axes reversed is lower triangular; reversed again, upper.
-    reversed_factor = cholesky(damped[::-1, ::-1], lower=True, overwrite_a=True)
-    return np.ascontiguousarray(reversed_factor[::-1, ::-1])
+    # The transpose of a symmetric matrix is itself, in the order that LAPACK takes as it is.
+    damped = np.array(scatter[::-1, ::-1], np.float32, order="C").T
+    damped.T.flat[:: len(damped) + 1] += rho
+    reversed_factor = cholesky(damped, lower=True, overwrite_a=True)
+    return np.asarray(reversed_factor[::-1, ::-1])

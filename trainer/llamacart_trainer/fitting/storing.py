@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llamacart_trainer.solvers import AffineMap, Factors
     from llamacart_trainer.solvers.activations import Activations
 
-    Doubles = NDArray[np.float64]
+    Floats = NDArray[np.float32]
 
 ROUNDING_TOLERANCE = 0.05
 """Relative error of the steps that `storage = "auto"` allows a layer."""
@@ -97,5 +97,5 @@ class Storing:
         return quantize_compensated(matrix, storage, self._factor)
 
     @cached_property
-    def _factor(self) -> Doubles:
+    def _factor(self) -> Floats:
         return upper_factor(self.everything.scatter_x())

@@ -14,10 +14,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from scipy.linalg import get_blas_funcs
 
 from llamacart.values.steering import affine_step
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.floating[Any]]
@@ -26,6 +29,12 @@ if TYPE_CHECKING:
 
 MEAN_ROWS = 256
 """Rows whose sum is taken in their own precision."""
+
+BLOCK_ROWS = 1024
+"""Rows that are less their mean at the same time: all of them would be a second copy."""
+
+TILE = 512
+"""Rows and columns of a matrix that are mirrored at the same time."""
 
 
 class Activations(Protocol):
@@ -147,11 +156,30 @@ class ActivationRows:
 
     @cached_property
     def centred_x(self) -> Floats:
-        """X̄ [N, D], in the precision of the rows, each times the root of its weight."""
+        """X̄ [N, D], in the precision of the rows, each times the root of its weight.
+
+        A copy of all rows, kept; what can, takes `centred_blocks`.
+        """
         rows = self.x - self.mean_x.astype(self.x.dtype)
         if self.roots is not None:
             rows *= self.roots
         return rows
+
+    def centred_blocks(self) -> Iterator[tuple[slice, Floats]]:
+        """Some rows at a time of X̄, and which; valid until the next ones."""
+        mean = self.mean_x.astype(self.x.dtype)
+        room = np.empty((min(BLOCK_ROWS, len(self.x)), self.x.shape[1]), self.x.dtype)
+        for start in range(0, len(self.x), BLOCK_ROWS):
+            some = slice(start, min(start + BLOCK_ROWS, len(self.x)))
+            rows = room[: some.stop - start]
+            np.subtract(self.x[some], mean, out=rows)
+            if self.roots is not None:
+                rows *= self.roots[some]
+            yield some, rows
+
+    def _centred_at(self, neurons: Neurons) -> Floats:
+        """X̄_S [N, K]."""
+        return self._rooted(self.x[:, neurons] - self.mean_x[neurons].astype(self.x.dtype))
 
     def centred_y(self, neurons: Neurons) -> Floats:
         """Ȳ_S [M, K], as `centred_x`."""
@@ -161,7 +189,7 @@ class ActivationRows:
     def centred_steps(self, neurons: Neurons) -> Floats:
         """Ȳ_S − X̄_S [N, K], as `centred_x`; the rows must be paired."""
         if self.at is None:
-            return self.centred_y(neurons) - self.centred_x[:, neurons]
+            return self.centred_y(neurons) - self._centred_at(neurons)
         steps = self.ideal(neurons)
         return self._rooted(steps - self._mean(steps).astype(steps.dtype))
 
@@ -179,17 +207,25 @@ class ActivationRows:
 
     def variance_x(self) -> float:
         """Mean of the diagonal of X̄ᵀX̄."""
-        rows = self.centred_x
-        total = float(np.einsum("nd,nd->", rows, rows, dtype=np.float64))
-        return total / int(rows.shape[1])
+        total = sum(
+            float(np.einsum("nd,nd->", rows, rows, dtype=np.float64))
+            for _, rows in self.centred_blocks()
+        )
+        return total / int(self.x.shape[1])
 
     def scatter_x(self, neurons: Neurons | None = None) -> Doubles:
         """X̄ᵀX̄ at S [K, K], or [D, D] where `neurons` is None."""
-        return self._scatter_x if neurons is None else _gram(self.centred_x[:, neurons])
+        return self._scatter_x if neurons is None else _gram(self._centred_at(neurons))
 
     @cached_property
     def _scatter_x(self) -> Doubles:
-        return _gram(self.centred_x)
+        width = self.x.shape[1]
+        (add,) = get_blas_funcs(("syrk",), (self.x,))
+        # BLAS counts by columns: what it is given is transposed, and its upper triangle our lower.
+        lower = np.zeros((width, width), self.x.dtype, "F")
+        for _, rows in self.centred_blocks():
+            lower = add(1.0, rows.T, beta=1.0, c=lower, overwrite_c=True)
+        return _mirrored(lower.T)
 
     def scatter_y(self, neurons: Neurons) -> Doubles:
         """ȲᵀȲ at S [K, K]."""
@@ -201,7 +237,14 @@ class ActivationRows:
 
     def cross(self, neurons: Neurons) -> Doubles:
         """X̄ᵀȲ_S [D, K]; the rows must be paired."""
-        return np.asarray(self.centred_x.T @ self.centred_y(neurons), np.float64)
+        return self.cross_with(self.centred_y(neurons))
+
+    def cross_with(self, left: Floats) -> Doubles:
+        """X̄ᵀL [D, K] for L [N, K], whose rows are times the roots of their weights too."""
+        total = np.zeros((self.x.shape[1], left.shape[1]), left.dtype)
+        for some, rows in self.centred_blocks():
+            total += rows.T @ left[some]
+        return np.asarray(total, np.float64)
 
     def mean_abs(self, delta: Floats, bias: Floats) -> Doubles:
         """Mean over source rows of |delta x + b|, [K]."""
@@ -236,3 +279,14 @@ class ActivationRows:
 
 def _gram(rows: Floats) -> Doubles:
     return np.asarray(rows.T @ rows, np.float64)
+
+
+def _mirrored(lower: Floats) -> Doubles:
+    """A symmetric matrix [D, D] of which the lower triangle is given."""
+    whole = lower.astype(np.float64)
+    for start in range(0, len(whole), TILE):
+        own = slice(start, start + TILE)
+        tile = whole[own, own]
+        tile[:] = np.tril(tile) + np.tril(tile, -1).T
+        whole[own, start + TILE :] = whole[start + TILE :, own].T
+    return whole

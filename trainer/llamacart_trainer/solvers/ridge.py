@@ -51,11 +51,11 @@ def ridge_identity(problem: Problem, penalty: float) -> AffineMap:
 def _fit(problem: Problem, penalty: float, prior: Prior) -> AffineMap:
     activations, neurons = problem.everything, problem.neurons
     if isinstance(activations, ActivationRows):
-        x, left = activations.centred_x, residual_rows(activations, neurons, prior)
-        if len(x) < x.shape[1]:
-            weights = solve_rows(x, left, penalty)
+        left = residual_rows(activations, neurons, prior)
+        if len(left) < activations.x.shape[1]:
+            weights = solve_rows(activations.centred_x, left, penalty)
         else:  # the storage asks for the same scatter again
-            cross = np.asarray(x.T @ left, np.float64)
+            cross = activations.cross_with(left)
             weights = solve_scatter(activations.scatter_x().copy(), cross, penalty)
     else:
         scatter = activations.scatter_x()
@@ -118,5 +118,6 @@ def _factor(gram: Doubles, penalty: float) -> tuple[Doubles, bool]:
     if not penalty > 0:
         raise ValueError(f"penalty has value {penalty!r}; a number above 0 is needed")
     gram.flat[:: len(gram) + 1] += penalty
-    factor: tuple[Doubles, bool] = cho_factor(gram, overwrite_a=True)
+    # The transpose of a symmetric matrix is itself, in the order that LAPACK takes as it is.
+    factor: tuple[Doubles, bool] = cho_factor(gram.T, overwrite_a=True)
     return factor

@@ -60,13 +60,14 @@ class TridiagonalPath:
         """Reduce a problem: X̄X̄ᵀ where rows are there and fewer than D, else X̄ᵀX̄."""
         activations, neurons = problem.everything, problem.neurons
         if isinstance(activations, ActivationRows):
-            x, left = activations.centred_x, residual_rows(activations, neurons, prior)
+            left = residual_rows(activations, neurons, prior)
             total = float((left**2).sum(dtype=np.float64))
-            if len(x) < x.shape[1]:
+            if len(left) < activations.x.shape[1]:
+                x = activations.centred_x
                 gram = np.asarray(x @ x.T, np.float64)
                 return cls(*_reduced(gram, left), activations.n_x, total, dual=True)
-            gram = activations.scatter_x().copy()
-            return cls(*_reduced(gram, x.T @ left), activations.n_x, total, dual=False)
+            gram, cross = activations.scatter_x().copy(), activations.cross_with(left)
+            return cls(*_reduced(gram, cross), activations.n_x, total, dual=False)
         scatter, cross = activations.scatter_x(), activations.cross(neurons)
         total = float(np.trace(activations.scatter_y(neurons)))
         if prior == "identity":
