@@ -9,8 +9,9 @@ goes on to the next can do so with rows that no single ubatch could hold.
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from llamacart.errors import EngineError, InputError
 from llamacart.llama.closing import Closing
@@ -21,12 +22,39 @@ from llamacart.passes.batching import as_batch, rows_beside
 from llamacart.passes.capture import count_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     import numpy as np
     from numpy.typing import NDArray
 
     from llamacart.llama.model import Model
+
+    Work = Callable[[NDArray[np.float32]], None]
+    """What a lane does with its rows [T, D], on a thread of its own."""
+
+
+class Errand(NamedTuple):
+    """What a lane does on its way from one layer to the next.
+
+    Attributes:
+        leaving: With the rows where it stands, which it may change. Not done where it stands
+            nowhere yet.
+        arriving: With the rows of the next layer.
+    """
+
+    leaving: Work | None = None
+    arriving: Work | None = None
+
+
+class _Way(NamedTuple):
+    """How a lane goes on: with an errand, while it is its turn."""
+
+    errand: Errand = Errand()
+    turns: AbstractContextManager[object] = nullcontext()
+
+
+_ALONE = _Way()
 
 
 def lane_bytes(
@@ -86,7 +114,8 @@ class Lane(Closing):
         whole = model.n_layer - 1 in wanted
         self._batch = as_batch(rows_beside(sequences, shared, lambda *_: whole), shared=shared)
         self._seen: SimpleQueue[NDArray[np.float32] | BaseException | None] = SimpleQueue()
-        self._go: SimpleQueue[bool] = SimpleQueue()
+        self._go: SimpleQueue[_Way | None] = SimpleQueue()
+        self._way = _ALONE
         self._beside: NDArray[np.float32] | None = None
         other = (beside, self._hold) if beside else None
         tap = Tap(model, self._stop_at, node=node, beside=other, copy=copy)
@@ -123,15 +152,14 @@ class Lane(Closing):
             raise EngineError("the lane stands beside no node")
         return self._beside
 
-    def _release(self) -> None:
+    def _release(self, way: _Way = _ALONE) -> None:
         """Let the lane run."""
         if self._state == "ended":
             raise EngineError("the lane has passed its last layer")
+        self._go.put(way)
         if self._state == "new":
             self._state = "running"
             self._thread.start()
-        else:
-            self._go.put(True)
 
     def _wait(self) -> NDArray[np.float32]:
         """Wait until it has come to the next layer."""
@@ -144,18 +172,35 @@ class Lane(Closing):
     def close(self) -> None:
         """End the pass where it stands and free its memory."""
         if self._thread.is_alive():
-            self._go.put(False)
+            self._go.put(None)
             self._thread.join()
         self._state = "ended"
         self._context.close()
 
     def _decode(self) -> None:
         try:
+            self._take_turn()
             self._context.decode(self._batch)
         except BaseException as error:
+            self._end_turn()
             self._seen.put(error)
         else:
+            self._end_turn()
             self._seen.put(None)
+
+    def _take_turn(self) -> bool:
+        """Wait for the next way and its turn; whether there is one."""
+        way = self._go.get()
+        if way is None:
+            return False
+        self._way = way
+        way.turns.__enter__()
+        return True
+
+    def _end_turn(self) -> None:
+        """Let another lane compute; nothing where it is not this lane's turn."""
+        self._way.turns.__exit__(None, None, None)
+        self._way = _ALONE
 
     def _hold(self, _layer: int, _rows: NDArray[np.int64], x: NDArray[np.float32]) -> None:
         """The tap's reader, on the lane's own thread."""
@@ -163,8 +208,15 @@ class Lane(Closing):
 
     def _stop_at(self, layer: int, _rows: NDArray[np.int64], h: NDArray[np.float32]) -> bool:
         """The tap's visitor, on the lane's own thread."""
+        if self._way.errand.arriving is not None:
+            self._way.errand.arriving(h)
+        self._end_turn()
         self._seen.put(h)
-        return self._go.get() and layer != self._last
+        if not self._take_turn() or layer == self._last:
+            return False
+        if self._way.errand.leaving is not None:
+            self._way.errand.leaving(h)
+        return True
 
 
 def lane_threads(n_lanes: int, n_threads: int) -> int:
@@ -177,12 +229,15 @@ def lane_threads(n_lanes: int, n_threads: int) -> int:
     return max(1, n_threads // max(1, n_lanes))
 
 
-def advance_together(lanes: Sequence[Lane], width: int) -> list[NDArray[np.float32]]:
+def advance_together(
+    lanes: Sequence[Lane], width: int, errands: Sequence[Errand] | None = None
+) -> list[NDArray[np.float32]]:
     """Run lanes to their next layer, `width` of them at the same time.
 
     Args:
         lanes: Any number.
         width: How many may compute at once: processors over threads of a lane.
+        errands: What each does on its way; None means nothing.
 
     Returns:
         The rows of each lane; see `Lane.advance`.
@@ -190,21 +245,22 @@ def advance_together(lanes: Sequence[Lane], width: int) -> list[NDArray[np.float
     Raises:
         EngineError: As `Lane.advance`, once no lane computes any more.
     """
+    turns = threading.Semaphore(max(1, width))
+    given = [Errand()] * len(lanes) if errands is None else errands
+    running: list[Lane] = []
     out: list[NDArray[np.float32]] = []
-    for start in range(0, len(lanes), max(1, width)):
-        running: list[Lane] = []
-        failed: BaseException | None = None
+    failed: BaseException | None = None
+    try:
+        for lane, errand in zip(lanes, given, strict=True):
+            lane._release(_Way(errand, turns))
+            running.append(lane)
+    except EngineError as error:
+        failed = error
+    for lane in running:
         try:
-            for lane in lanes[start : start + max(1, width)]:
-                lane._release()
-                running.append(lane)
-        except EngineError as error:
-            failed = error
-        for lane in running:
-            try:
-                out.append(lane._wait())
-            except Exception as error:
-                failed = failed or error
-        if failed is not None:
-            raise failed
+            out.append(lane._wait())
+        except Exception as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from llamacart.errors import EngineError, InputError
 from llamacart.llama.model import Model
 from llamacart.passes.capture import capture
-from llamacart.passes.lane import Lane, advance_together, lane_threads
+from llamacart.passes.lane import Errand, Lane, advance_together, lane_threads
 
 TEXTS = [[1, 5, 9, 7], [1, 8], [1, 30, 31, 32, 33, 34]]
 
@@ -115,6 +116,53 @@ def test_what_fails_in_one_lane_waits_for_the_others(
         assert other.advance().shape[0] == sum(map(len, TEXTS))  # it stood at its first layer
         with pytest.raises(EngineError, match="passed its last layer"):
             advance_together([other, one], 2)
+
+
+def push(h: np.ndarray) -> None:
+    h += 1.0
+
+
+def test_errands_are_done_as_a_lane_comes_and_goes(tiny_path: Callable[..., Path]) -> None:
+    kept: list[np.ndarray] = []
+    with (
+        Model(str(tiny_path()), batch_invariant=True) as model,
+        Lane(model, TEXTS, layers=[0, 2]) as sent,
+        Lane(model, TEXTS, layers=[0, 2]) as told,
+    ):
+        errand = Errand(leaving=push, arriving=lambda h: kept.append(h.copy()))
+        (shown,) = advance_together([sent], 1, [errand])
+        own = told.advance()
+        np.testing.assert_array_equal(shown, own)  # it stands nowhere yet that it could leave
+        np.testing.assert_array_equal(kept[0], own)
+        push(own)
+        (shown,) = advance_together([sent], 1, [errand])
+        np.testing.assert_array_equal(shown, told.advance())
+        np.testing.assert_array_equal(kept[1], shown)
+
+
+def test_lanes_that_go_one_at_a_time_wait_for_each_other(tiny_model: Model) -> None:
+    seen: list[str] = []
+
+    def arriving(_h: np.ndarray) -> None:
+        seen.append("comes")
+        time.sleep(0.005)  # others would come meanwhile
+        seen.append("is there")
+
+    with ExitStack() as stack:
+        lanes = [stack.enter_context(Lane(tiny_model, TEXTS, layers=[0, 1])) for _ in range(4)]
+        for _ in range(2):
+            advance_together(lanes, 1, [Errand(arriving=arriving)] * 4)
+    assert seen == ["comes", "is there"] * 8
+
+
+def test_what_fails_in_an_errand_is_raised_and_ends_its_turn(tiny_model: Model) -> None:
+    with (
+        Lane(tiny_model, TEXTS, layers=[0, 1]) as one,
+        Lane(tiny_model, TEXTS, layers=[0, 1]) as other,
+    ):
+        with pytest.raises(ZeroDivisionError):
+            advance_together([one, other], 1, [Errand(arriving=lambda _h: 1 // 0), Errand()])
+        assert other.advance().shape[0] == sum(map(len, TEXTS))
 
 
 @pytest.mark.parametrize(

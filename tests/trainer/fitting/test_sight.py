@@ -34,6 +34,18 @@ def by_lanes(model: Model, side: Side) -> np.ndarray:
         return lanes.seen(0).h
 
 
+def by_lanes_with_room(model: Model, side: Side) -> np.ndarray:
+    room = np.empty((len(side.rows), model.n_ff), np.float32)
+    with Lanes(model, [side], [0, 1], n_threads=1, beside=None, room=room) as lanes:
+        Lanes.advance([lanes], 1)
+        first = room.copy()
+        lanes.steer(0, push)
+        Lanes.advance([lanes], 1)
+        assert np.shares_memory(lanes.seen(0).h, room)
+        assert (first != room).any()
+    return room
+
+
 def streamed(model: Model, side: Side) -> np.ndarray:
     return see(model, side, 1, before=[0], steer=push, n_threads=1).h
 
@@ -42,7 +54,7 @@ def push(_layer: int, h: np.ndarray) -> None:
     h += 100
 
 
-@pytest.mark.parametrize("way", [by_lanes, streamed])
+@pytest.mark.parametrize("way", [by_lanes, by_lanes_with_room, streamed])
 def test_idle_rows_are_not_steered(tiny_model: Model, way) -> None:
     side = with_idle(chunk(), acts).source
     own = see(tiny_model, side._replace(idle=side.idle[:0]), 1, n_threads=1).h

@@ -37,6 +37,21 @@ if TYPE_CHECKING:
     Found = tuple[LayerMap | None, LayerReport]
 
 
+class Rooms(NamedTuple):
+    """Where lanes put rows of all chunks, one behind the other; None where they do not.
+
+    Attributes:
+        x: Source activations [N, D].
+        aims: Target activations [M, D], where those are what is aimed at.
+    """
+
+    x: Floats | None = None
+    aims: Floats | None = None
+
+
+NO_ROOMS = Rooms()
+
+
 class Part(NamedTuple):
     """What one chunk, or all of them, give to a layer's fit.
 
@@ -54,37 +69,44 @@ class Part(NamedTuple):
     weights: Floats | None = None
 
     @classmethod
-    def joined(cls, parts: Iterable[Part], n_rows: int, n_aims: int) -> Part:
+    def joined(
+        cls, parts: Iterable[Part], n_rows: int, n_aims: int, rooms: Rooms = NO_ROOMS
+    ) -> Part:
         """All parts one behind the other, taken up one at a time; some may have no weights.
 
         Args:
             parts: At least one.
             n_rows: N of all together.
             n_aims: M or n of all together.
+            rooms: Where theirs already are one behind the other.
         """
         joined: Part | None = None
         at = aim_at = 0
         for part in parts:
-            joined = part._room(n_rows, n_aims) if joined is None else joined
+            joined = part._joining(n_rows, n_aims, rooms) if joined is None else joined
             rows = slice(at, at + len(part.x))
-            joined.x[rows], joined.neutral[rows] = part.x, part.neutral
+            joined.neutral[rows] = part.neutral
+            if rooms.x is None:
+                joined.x[rows] = part.x
             if part.weights is not None:
                 weights = joined.weights
                 if weights is None:
                     weights = np.ones(n_rows, np.float32)
                     joined = joined._replace(weights=weights)
                 weights[rows] = part.weights
-            joined.aims[aim_at : aim_at + len(part.aims)] = part.aims
+            if rooms.aims is None:
+                joined.aims[aim_at : aim_at + len(part.aims)] = part.aims
             at, aim_at = at + len(part.x), aim_at + len(part.aims)
         if joined is None:
             raise ValueError("there is no part to join")
         return joined
 
-    def _room(self, n_rows: int, n_aims: int) -> Part:
+    def _joining(self, n_rows: int, n_aims: int, rooms: Rooms) -> Part:
         """Room for rows of this kind."""
+        x, aims = rooms
         return Part(
-            np.empty((n_rows, self.x.shape[1]), np.float32),
-            np.empty((n_aims, self.aims.shape[1]), np.float32),
+            np.empty((n_rows, self.x.shape[1]), np.float32) if x is None else x,
+            np.empty((n_aims, self.aims.shape[1]), np.float32) if aims is None else aims,
             np.empty(n_rows, np.bool_),
         )
 
@@ -95,6 +117,11 @@ class Aim(Protocol):
     @property
     def beside(self) -> str | None:
         """Node of the residual stream, where it is asked for."""
+        ...
+
+    @property
+    def copies(self) -> bool:
+        """Whether target activations are what is aimed at, as they are."""
         ...
 
     def part(self, layer: int, chunk: SampleChunk, source: Seen, target: Seen) -> Part:
@@ -132,6 +159,7 @@ class CopyAim:
     """
 
     beside: str | None = None
+    copies = True
 
     def __init__(
         self, model: Model, settings: FitSettings, neutral_weight: float, *, paired: bool
@@ -181,6 +209,8 @@ class GapAim:
     Raises:
         UnsupportedModelError: The model's FFN reaches the residual stream in another way.
     """
+
+    copies = False
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ from llamacart.machine.memory import default_memory
 from llamacart.machine.processors import choose_threads
 from llamacart.passes.lane import lane_threads
 from llamacart.values.steering import DenseMap
-from llamacart_trainer.fitting.aim import CopyAim, Part, ResidualAim
+from llamacart_trainer.fitting.aim import NO_ROOMS, CopyAim, Part, ResidualAim, Rooms
 from llamacart_trainer.fitting.chunks import neutral_weight
 from llamacart_trainer.fitting.facts.aim import ObjectAim
 from llamacart_trainer.fitting.job import NO_JOB
@@ -101,6 +101,7 @@ class Cascade:
     restored: int = 0
     seconds: float = 0.0
     _aim: Aim = field(init=False, repr=False)
+    _dense: dict[int, DenseMap] = field(default_factory=dict, init=False, repr=False)
 
     def run(self, chunks: Sequence[SampleChunk]) -> None:
         """Fit all layers that are left on the same samples."""
@@ -173,9 +174,10 @@ class Cascade:
         each = lane_threads(2 * len(chunks), n_threads)
         stops = sorted({*self.maps, *layers})
         lanes = partial(Lanes, self.model, n_threads=each, beside=self._aim.beside)
+        rooms = self._rooms(chunks)
         with (
-            lanes([chunk.source for chunk in chunks], stops) as sources,
-            lanes([chunk.target for chunk in chunks], layers) as targets,
+            lanes([chunk.source for chunk in chunks], stops, room=rooms.x) as sources,
+            lanes([chunk.target for chunk in chunks], layers, room=rooms.aims) as targets,
         ):
             for layer in stops:
                 fitted = layer in layers
@@ -185,8 +187,21 @@ class Cascade:
                         self._aim.part(layer, chunk, sources.seen(number), targets.seen(number))
                         for number, chunk in enumerate(chunks)
                     )
-                    self._fit(layer, chunks, parts)
+                    self._fit(layer, chunks, parts, rooms=rooms)
                 sources.steer(layer, self._steer)
+
+    def _rooms(self, chunks: Sequence[SampleChunk]) -> Rooms:
+        """Room for the rows of one layer after the other; none where they are summed up."""
+        if not self._gathers(chunks):
+            return NO_ROOMS
+        x, aims = (
+            np.empty((sum(map(len, rows)), self.model.n_ff), np.float32) for rows in _sides(chunks)
+        )
+        return Rooms(x, aims if self._aim.copies else None)
+
+    def _gathers(self, chunks: Sequence[SampleChunk]) -> bool:
+        to_gap = self.settings.closes_gap
+        return gathers_rows(self.model, chunks, self.max_memory, to_gap=to_gap)
 
     # --- streamed ---------------------------------------------------------------------------
 
@@ -215,6 +230,7 @@ class Cascade:
         parts: Iterable[Part],
         done: int | None = None,
         moments: Moments | None = None,
+        rooms: Rooms = NO_ROOMS,
     ) -> None:
         """Fit a layer on the rows of `parts`.
 
@@ -225,11 +241,11 @@ class Cascade:
             done: Chunks that `moments` has seen and `parts` leaves out; None where sums are not
                 worth keeping, since another run would not find the rest without them.
             moments: Sums over those.
+            rooms: Where lanes have put their rows.
         """
-        to_gap = self.settings.closes_gap
-        if gathers_rows(self.model, chunks, self.max_memory, to_gap=to_gap):
+        if self._gathers(chunks):
             n_x, n_y = (sum(map(len, rows)) for rows in _sides(chunks))
-            rows = Part.joined(parts, n_x, n_y)
+            rows = Part.joined(parts, n_x, n_y, rooms)
             groups = np.concatenate([chunk.groups for chunk in chunks])
             since = time.perf_counter()
             found = self._aim.fit(layer, rows, groups)
@@ -256,7 +272,10 @@ class Cascade:
         layer_map = self.maps.get(layer)
         if layer_map is None:
             return
-        dense = DenseMap.of(layer_map, h.shape[1])
+        dense = self._dense.get(layer)
+        if dense is None:  # lanes ask at the same time, and find the same
+            dense = DenseMap.of(layer_map, h.shape[1])
+            self._dense = {layer: dense}
         for start in range(0, len(h), STEP_ROWS):
             part = h[start : start + STEP_ROWS]
             rows = part

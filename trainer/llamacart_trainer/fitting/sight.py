@@ -6,12 +6,13 @@ Axes: T rows that are looked at, D FFN width, E width of the residual stream.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from llamacart.passes.capture import forward
-from llamacart.passes.lane import Lane, advance_together
+from llamacart.passes.lane import Errand, Lane, advance_together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -53,6 +54,8 @@ class Lanes:
         layers: Layers to stop at.
         n_threads: Threads of each lane.
         beside: Node of the residual stream, where it is asked for.
+        room: Where the rows that are looked at go of all sides, one behind the other, [T, D],
+            as soon as a lane has computed them; None means that they are copied when asked for.
     """
 
     def __init__(
@@ -63,11 +66,15 @@ class Lanes:
         *,
         n_threads: int,
         beside: str | None,
+        room: Floats | None = None,
     ) -> None:
         self._model = model
         self._sides = sides
         self._beside = beside
         self._shown: dict[Lane, Floats] = {}
+        self._steering: tuple[int, Steer] | None = None
+        ends = np.cumsum([len(side.rows) for side in sides])[:-1]
+        self._rooms = None if room is None else np.split(room, ends)
         with ExitStack() as stack:
             stops = set(layers)
             self._lanes: list[Lane | None] = [
@@ -96,24 +103,46 @@ class Lanes:
     @staticmethod
     def advance(groups: Sequence[Lanes], width: int) -> None:
         """Run the lanes of all groups to their next layer, `width` of them at the same time."""
-        lanes = [lane for group in groups for lane in group._lanes if lane is not None]
-        shown = dict(zip(lanes, advance_together(lanes, width), strict=True))
+        own = [errand for group in groups for errand in group._errands()]
+        lanes = [lane for lane, _ in own]
+        found = advance_together(lanes, width, [errand for _, errand in own])
+        shown = dict(zip(lanes, found, strict=True))
         for group in groups:
             group._shown = {lane: shown[lane] for lane in group._lanes if lane is not None}
+            group._steering = None
+
+    def _errands(self) -> list[tuple[Lane, Errand]]:
+        """Each lane, and what it does on its way to the next layer."""
+        out = []
+        for number, (lane, side) in enumerate(zip(self._lanes, self._sides, strict=True)):
+            if lane is None:
+                continue
+            steering, rooms = self._steering, self._rooms
+            leaving = None if steering is None else partial(_lead, *steering, side.idle)
+            arriving = None if rooms is None else partial(_keep, side.rows, rooms[number])
+            out.append((lane, Errand(leaving, arriving)))
+        return out
 
     def seen(self, number: int) -> Seen:
-        """Copies of the rows that side `number` is looked at for."""
+        """The rows that side `number` is looked at for, copied or in their room."""
         lane, side = self._lanes[number], self._sides[number]
         if lane is None:
             return Seen.nothing(self._model, self._beside)
         x = lane.beside[side.rows] if self._beside else None
-        return Seen(self._shown[lane][side.rows], x)
+        h = self._shown[lane][side.rows] if self._rooms is None else self._rooms[number]
+        return Seen(h, x)
 
     def steer(self, layer: int, steer: Steer) -> None:
-        """Change what all lanes hold of a layer."""
-        for lane, side in zip(self._lanes, self._sides, strict=True):
-            if lane is not None:
-                steer_some(layer, self._shown[lane], side.idle, steer)
+        """Let all lanes change what they hold of a layer as they go on."""
+        self._steering = layer, steer
+
+
+def _keep(rows: NDArray[np.int64], room: Floats, h: Floats) -> None:
+    np.take(h, rows, axis=0, out=room, mode="clip")  # the mode that needs no second copy
+
+
+def _lead(layer: int, steer: Steer, idle: NDArray[np.int64], h: Floats) -> None:
+    steer_some(layer, h, idle, steer)
 
 
 def steer_some(layer: int, h: Floats, idle: NDArray[np.int64], steer: Steer) -> None:
