@@ -19,6 +19,9 @@ from hypothesis import HealthCheck, settings
 from llamacart.errors import InputError
 from llamacart.json_grammar.grammar import Grammars
 from llamacart.llama.model import Model
+from llamacart.machine import tiles
+
+tiles.given = True  # commands run in the process that loads batch-invariant models too
 
 # A deadline would be an assertion on time, which a busy machine fails, and so is `too_slow`.
 UNTIMED: Any = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

@@ -32,6 +32,7 @@ from llamacart.file.reader import read_cartridge
 from llamacart.llama.model import Model
 from llamacart.llama.resolve import DEMO
 from llamacart.machine.processors import ALL_LAYERS
+from llamacart.machine.tiles import take_tiles
 from llamacart.passes.control_vector import ControlDose, ControlVector
 from llamacart.passes.lora import LoraAdapter
 from llamacart.values.steering import Dose
@@ -132,6 +133,7 @@ def export(
         prompts=None if prompts is None else _lines(prompts, "--prompts"),
     )
     report: dict[str, Any] = {"cartridge": cartridge.name, "to": to, "alpha": strength}
+    take_tiles()
     with Model(model, gpu_layers=gpu_layers, batch_invariant=False) as loaded:
         check_fits(cartridge, loaded.fingerprint, force=force)
         report |= (_control_vector if to == "cvec" else _lora)(loaded, wanted)

@@ -30,16 +30,12 @@ from llamacart.llama.sites import (
     layer_of_down,
 )
 from llamacart.llama.tensors import Tensors
+from llamacart.machine import tiles
 from llamacart.machine.processors import ALL_LAYERS, check_gpu_layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-# llama.cpp reads it once in a process, at the first product of 8 rows or more, whichever model
-# that is for. Its tiled products of K-quants would make a row depend on the number of rows.
-_TILED = "GGML_CPU_TILED_MM"
-os.environ.setdefault(_TILED, "0")
 
 
 class Weights(Closing):
@@ -58,9 +54,10 @@ class Weights(Closing):
         params.n_gpu_layers = gpu_layers if self.uses_device else 0
         self.batch_invariant = batch_invariant and not self.uses_device
         params.use_extra_bufts = not self.batch_invariant
-        if self.batch_invariant and os.environ[_TILED] != "0":
+        if self.batch_invariant and tiles.takes_tiles():
             raise ModelError(
-                f"{_TILED} has value {os.environ[_TILED]!r}; batch-invariant computation needs '0'"
+                f"{tiles.VARIABLE} has value {os.environ[tiles.VARIABLE]!r}; batch-invariant "
+                "computation needs '0'"
             )
         llama_log.drain_errors()
         self._handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)

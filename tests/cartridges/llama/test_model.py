@@ -12,6 +12,7 @@ from llamacart.llama import resolve
 from llamacart.llama.fingerprint import weights_hash
 from llamacart.llama.model import Model
 from llamacart.llama.sites import find_site
+from llamacart.machine import tiles
 
 
 def test_shape_of_a_tiny_model(tiny_model: Model) -> None:
@@ -157,3 +158,12 @@ def test_batch_invariance_is_not_promised_where_the_environment_forbids_it(
     monkeypatch.setenv("GGML_CPU_TILED_MM", "1")
     with pytest.raises(ModelError, match="GGML_CPU_TILED_MM has value '1'"):
         Model(str(tiny_path()), gpu_layers=0, batch_invariant=True)
+
+
+def test_tiles_are_taken_where_nobody_has_said_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(tiles.VARIABLE, "0")
+    tiles.take_tiles()
+    assert not tiles.takes_tiles()
+    monkeypatch.setattr(tiles, "given", False)
+    tiles.take_tiles()
+    assert tiles.takes_tiles()

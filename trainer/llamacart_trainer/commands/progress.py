@@ -134,11 +134,15 @@ def load_model(
         name: See `Model`.
         gpu_layers: See `Model`.
         progress: Is told.
-        batch_invariant: See `Model`. A fit does without: it is as exact and takes less time.
+        batch_invariant: See `Model`. A fit does without: it is as exact and takes less time. The
+            process then loads no other model that is.
     """
     # Every `llamacart` command imports this module; few need llama.cpp.
     from llamacart.llama.model import Model
+    from llamacart.machine.tiles import take_tiles
 
+    if not batch_invariant:
+        take_tiles()
     progress.stage("load the model")
     return Model(name, gpu_layers=gpu_layers, batch_invariant=batch_invariant)
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import regex
 
 from llamacart import __version__
+from llamacart.machine.tiles import takes_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -56,6 +57,7 @@ def fit_facts(task: Task, model: Model, limits: Mapping[str, int]) -> Facts:
             dict(limits),
             model.batch_invariant,
             model.uses_device,
+            takes_tiles(),
         ],
     }
 
