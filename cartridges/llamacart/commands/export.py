@@ -104,6 +104,13 @@ def export(
     force: Annotated[
         bool, typer.Option("--force", help="Accept other weights of the same shape.")
     ] = False,
+    max_memory: Annotated[
+        float | None,
+        typer.Option(
+            help="GiB for rows of the texts. Default: half of the memory that this process may "
+            "use. If they need more, texts run once for each few layers."
+        ),
+    ] = None,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
     threads: ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -129,6 +136,7 @@ def export(
         fold=not no_bias,
         check=check,
         threads=threads,
+        max_memory=None if max_memory is None else int(max_memory * 2**30),
         given=None if texts is None else _lines(texts, "--texts"),
         prompts=None if prompts is None else _lines(prompts, "--prompts"),
     )
@@ -153,6 +161,7 @@ class _Wanted:
     fold: bool
     check: bool
     threads: int | None
+    max_memory: int | None
     given: list[str] | None
     prompts: list[str] | None
 
@@ -190,6 +199,7 @@ def _lora(model: Model, wanted: _Wanted) -> dict[str, Any]:
         rank=wanted.rank,
         uniform=wanted.to != "gguf-lora",
         fold=wanted.fold,
+        max_memory=wanted.max_memory,
         n_threads=wanted.threads,
     )
     report = {

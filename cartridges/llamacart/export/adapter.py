@@ -148,18 +148,16 @@ def own_rank(layer_map: LayerMap) -> int:
     return n_active
 
 
-def cut(
-    layer: LowRank, rank: int, gram: NDArray[np.float64] | None = None
-) -> tuple[LowRank, float]:
+def cut(layer: LowRank, rank: int, rows: Floats | None = None) -> tuple[LowRank, float]:
     """The nearest adapter of a lower rank, and the share of the step that it loses.
 
-    With Σ = XᵀX of rows X the nearest is the one whose steps on X differ least: B A projected on
+    On rows X the nearest is the one whose steps on X differ least: B A projected on
     the R directions in which its steps are longest (Eckart and Young, 1936, for the steps).
 
     Args:
         layer: Matrices of rank K.
         rank: R; a layer of that rank or a lower one comes back as it is.
-        gram: Σ [D, D], up to a factor; None means the identity, which is the plain SVD of B A.
+        rows: X [N, D]; None means the identity, which is the plain SVD of B A.
 
     Returns:
         The matrices, and ‖lost steps‖ / ‖steps‖ on those rows, 0 to 1.
@@ -168,7 +166,8 @@ def cut(
         return layer, 0.0
     a, b = layer.a.astype(np.float64), layer.b.astype(np.float64)
     basis, inner = np.linalg.qr(b)
-    covariance = a @ a.T if gram is None else a @ gram @ a.T
+    inputs = a if rows is None else (layer.a @ rows.T).astype(np.float64)
+    covariance = inputs @ inputs.T
     lengths, axes = np.linalg.eigh(inner @ covariance @ inner.T)
     lengths = lengths.clip(0)
     kept = axes[:, ::-1][:, :rank]

@@ -5,6 +5,7 @@ Axes: N rows, D FFN width, E width of the residual stream, K active neurons.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,9 @@ N_FIT, N_HELD = 60, 30
 OPENING_TOKENS, CONTINUED_TOKENS = 24, 24
 MAX_OPENING = 256
 """Tokens of a given text that are used."""
+MAX_ROWS = 8192
+"""Tokens of given texts that are used, those to fit on and those to measure on each. A file of
+more has every second, third … of its texts used."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ def make_adapter(
     rank: int | None = None,
     uniform: bool = False,
     fold: bool = True,
+    max_memory: int | None = None,
     n_threads: int | None = None,
 ) -> tuple[Adapter, list[LayerResidual]]:
     """The cartridge as an adapter, and what each of its layers gets wrong.
@@ -119,26 +124,35 @@ def make_adapter(
         rank: Cut all layers to this rank; None keeps each layer's own.
         uniform: Pad all layers to `rank`, or to the largest of their own.
         fold: Fold the bias; otherwise it is left out.
+        max_memory: Bytes to hold rows in; see `gather`.
         n_threads: Threads for compute.
 
     Raises:
-        InputError: The cartridge would have no effect as an adapter.
+        InputError: The cartridge would have no effect as an adapter, or the rows of one layer
+            need more than `max_memory`.
     """
-    cartridge, n_rows = dose.cartridge, sum(map(len, texts.fit))
+    cartridge = dose.cartridge
     layers: list[LowRank] = []
     residuals: list[LayerResidual] = []
-    found = gather(model, cartridge, dose.alpha, texts.fit, texts.held, n_threads=n_threads)
+    found = gather(
+        model,
+        cartridge,
+        dose.alpha,
+        (texts.fit, texts.held),
+        max_memory=max_memory,
+        n_threads=n_threads,
+    )
     for layer_map, rows in found:
         name = f"blk.{layer_map.layer}.ffn_down.weight"
         down = model.tensors.read(name, (model.n_embd, model.n_ff))
         columns = np.ascontiguousarray(down[:, layer_map.neurons])
-        constant = find_constant(rows, n_rows) if fold and layer_map.bias.any() else None
+        constant = find_constant(rows) if fold and layer_map.bias.any() else None
         whole = low_rank(
             layer_map, columns, dose.alpha, None if constant is None else constant.direction
         )
         if whole is None:
             continue
-        own, lost = cut(whole, whole.rank if rank is None else rank, rows.gram)
+        own, lost = cut(whole, whole.rank if rank is None else rank, rows.fit)
         layers.append(own)
         exact = exact_step(layer_map, columns, dose.alpha, rows.held)
         wrong = float(np.linalg.norm(own.step(rows.held) - exact))
@@ -162,4 +176,6 @@ def make_adapter(
 
 def _tokens(model: Model, texts: Sequence[str]) -> list[list[int]]:
     found = [model.tokenize(text)[:MAX_OPENING] for text in texts]
-    return [tokens for tokens in found if tokens]
+    found = [tokens for tokens in found if tokens]
+    n_rows = sum(len(tokens) + CONTINUED_TOKENS for tokens in found)
+    return found[:: math.ceil(n_rows / MAX_ROWS) or 1]

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llamacart.passes.capture import forward, row_numbers
+from llamacart.errors import InputError
+from llamacart.export.constant import solving_bytes
+from llamacart.machine.memory import default_memory
+from llamacart.passes.capture import forward, forward_bytes, row_numbers
 from llamacart.passes.generate import sampled
 from llamacart.values.sampling import SamplingParams
 from llamacart.values.steering import DenseMap, Dose
@@ -26,9 +29,6 @@ if TYPE_CHECKING:
 
     Tokens = Sequence[int]
 
-GRAM_BUDGET = 1 << 30
-"""Bytes of Gram matrices that are held at once; more layers than fit take another pass."""
-
 _SEED = 20_261
 
 
@@ -37,15 +37,13 @@ class LayerRows:
     """What the gated products of one layer are like, before its own map acts.
 
     Attributes:
-        gram: XᵀX, float64 [D, D], of the N rows to fit on.
-        sums: Xᵀ1, float64 [D].
+        fit: Rows X to fit on, float32 [N, D].
         scale: Mean square of an entry of X, the first row of each text left out: it (BOS) is
             hundreds of times longer than the others.
         held: Other rows to measure on, float32 [M, D], without the first of each text.
     """
 
-    gram: NDArray[np.float64]
-    sums: NDArray[np.float64]
+    fit: NDArray[np.float32]
     scale: float
     held: NDArray[np.float32]
 
@@ -83,29 +81,47 @@ def gather(
     model: Model,
     cartridge: Cartridge,
     alpha: float,
-    fit: Sequence[Tokens],
-    held: Sequence[Tokens],
+    texts: tuple[Sequence[Tokens], Sequence[Tokens]],
     *,
+    max_memory: int | None = None,
     n_threads: int | None = None,
 ) -> Iterator[tuple[LayerMap, LayerRows]]:
     """Rows of each layer that the cartridge acts on, in ascending order of the layers.
 
-    All layers below act at α. A pass holds as many layers as `GRAM_BUDGET` has room for.
+    All layers below act at α. A pass holds the rows of as many layers as `max_memory` has room
+    for; the others take another pass.
 
     Args:
         model: The model.
         cartridge: It; its condition, if it has one, is not waited for.
         alpha: α.
-        fit: Token ids of the texts to fit on.
-        held: Those of other texts to measure on.
+        texts: Token ids of the texts to fit on, and of others to measure on.
+        max_memory: Bytes for the rows, what is fitted on them and the model's buffers; None
+            means a training's default.
         n_threads: Threads for compute.
+
+    Raises:
+        InputError: The rows of one layer need more.
     """
-    at_once = max(1, GRAM_BUDGET // (8 * model.n_ff**2))
+    n_fit, n_held = (sum(map(len, part)) for part in texts)
+    a_layer = 4 * (n_fit + n_held) * model.n_ff
+    beside = solving_bytes(n_fit, model.n_ff) + forward_bytes(
+        model, [text for part in texts for text in part], [m.layer for m in cartridge.layers]
+    )
+    beside += 4 * model.n_ff * sum(len(m.neurons) for m in cartridge.layers)
+    room = default_memory() if max_memory is None else max_memory
+    at_once = (room - beside) // a_layer
+    if at_once < 1:
+        raise InputError(
+            f"max_memory has value {room / 2**30:.2f} GiB; {n_fit + n_held} rows of one layer need "
+            f"{(beside + a_layer) / 2**30:.2f}; give fewer or shorter texts",
+            param="max_memory",
+        )
     layers = iter(cartridge.layers)
     while group := list(islice(layers, at_once)):
         numbers = [m.layer for m in group]
         below = [m for m in cartridge.layers if m.layer <= numbers[-1]]
-        found = _pass(model, below, numbers, alpha, (fit, held), n_threads)
+        found = _pass(model, below, numbers, alpha, texts, n_threads)
         for layer_map in group:
             yield layer_map, found.pop(layer_map.layer)
 
@@ -120,46 +136,27 @@ def _pass(
 ) -> dict[int, LayerRows]:
     fit, held = texts
     numbers = row_numbers([*fit, *held])
-    total = sum(map(len, numbers))
-    is_first, is_held = np.zeros(total, bool), np.zeros(total, bool)
-    is_first[[own[0] for own in numbers]] = True
-    for own in numbers[len(fit) :]:
-        is_held[own] = True
+    n_fit = sum(map(len, fit))
+    firsts = np.array([own[0] for own in numbers])
+    place = np.arange(sum(map(len, numbers)))
+    place[firsts[len(fit) :]] = -1
+    kept = np.flatnonzero(place >= 0)
+    place[kept] = np.arange(len(kept))
     by_layer = {m.layer: DenseMap.of(m, model.n_ff) for m in maps}
-    out = {layer: _Sums(model.n_ff) for layer in wanted}
+    seen = {layer: np.empty((len(kept), model.n_ff), np.float32) for layer in wanted}
 
     def look(layer: int, rows: NDArray[np.int64], h: NDArray[np.float32]) -> bool:
-        if layer in out:
-            first, kept = is_first[rows], is_held[rows]
-            out[layer].add(h[~first & ~kept])
-            out[layer].add(h[first & ~kept], first=True)
-            out[layer].held.append(h[kept & ~first])
+        if layer in seen:
+            target = place[rows]
+            seen[layer][target[target >= 0]] = h[target >= 0]
         by_layer[layer].steer(h, alpha)
         return True
 
     forward(model, [*fit, *held], look, layers=by_layer, n_threads=n_threads)
-    return {layer: sums.rows() for layer, sums in out.items()}
-
-
-class _Sums:
-    """Adds up rows of one layer."""
-
-    def __init__(self, width: int) -> None:
-        self._gram = np.zeros((width, width), np.float64)
-        self._sums = np.zeros(width, np.float64)
-        self._square, self._count = 0.0, 0
-        self.held: list[NDArray[np.float32]] = []
-
-    def add(self, h: NDArray[np.float32], *, first: bool = False) -> None:
-        """Rows [N, D]; long and short ones apart, since the sums of a product are float32."""
-        self._gram += h.T @ h
-        self._sums += h.sum(axis=0, dtype=np.float64)
-        if not first:
-            self._square += float(np.einsum("nd,nd->", h, h, dtype=np.float64))
-            self._count += h.size
-
-    def rows(self) -> LayerRows:
-        """All that has been added."""
-        return LayerRows(
-            self._gram, self._sums, self._square / max(1, self._count), np.concatenate(self.held)
-        )
+    others = np.delete(np.arange(n_fit), firsts[: len(fit)])
+    out = {}
+    for layer, x in seen.items():
+        squares = np.einsum("nd,nd->n", x[:n_fit], x[:n_fit], dtype=np.float64)
+        scale = float(squares[others].sum()) / max(1, len(others) * model.n_ff)
+        out[layer] = LayerRows(x[:n_fit], scale, x[n_fit:])
+    return out

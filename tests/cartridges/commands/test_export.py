@@ -82,6 +82,7 @@ def test_a_mean_shift_as_a_control_vector(files, tiny_model) -> None:
         ("c.gguf", ["--to", "mlx", "--type", "q8_0"], "--type has value 'q8_0'"),
         ("c.gguf", ["--to", "peft", "--alpha", "0"], "does nothing at alpha 0"),
         ("c.gguf", ["--to", "peft", "--alpha", "11"], "11"),
+        ("c.gguf", ["--to", "peft", "--max-memory", "0.0001"], "max_memory has value 0.00 GiB"),
         ("c.gguf", ["--to", "peft", "--prompts", "/nowhere"], "--prompts has value '/nowhere'"),
     ],
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from llamacart.errors import InputError
+from llamacart.export import exporting
 from llamacart.export.check import compare
 from llamacart.export.exporting import choose_texts, make_adapter
 from llamacart.export.gguf_files import write_lora
@@ -74,6 +76,18 @@ def test_refusals(make, tiny_model) -> None:
     texts = choose_texts(tiny_model, dose, given=GIVEN, n_threads=1)
     with pytest.raises(InputError, match="'style' has no effect without its bias"):
         make_adapter(tiny_model, dose, texts, fold=False, n_threads=1)
+
+
+def test_a_large_file_of_texts_is_thinned(make, tiny_model, monkeypatch) -> None:
+    dose = Dose(make(tiny_model), 1.0)
+    monkeypatch.setattr(exporting, "CONTINUED_TOKENS", 1)
+    monkeypatch.setattr(exporting, "MAX_ROWS", 40)
+    many = [f"{n} and so on" for n in range(1000, 1020)]
+    n_rows = sum(len(tiny_model.tokenize(text)) + 1 for text in many)
+    texts = choose_texts(tiny_model, dose, given=many, prompts=many[:2], n_threads=1)
+    wanted = [tiny_model.tokenize(text) for text in many[:: math.ceil(n_rows / 40)]]
+    assert 1 < len(texts.fit) == len(wanted) < len(many)
+    assert [own[: len(w)] for own, w in zip(texts.fit, wanted, strict=True)] == wanted
 
 
 @pytest.mark.model

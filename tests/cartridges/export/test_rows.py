@@ -3,34 +3,55 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from llamacart.errors import InputError
 from llamacart.export import rows
+from llamacart.export.constant import solving_bytes
 from llamacart.export.rows import continued, gather, own_openings
-from llamacart.passes.capture import capture, row_numbers
+from llamacart.passes.capture import capture, forward, forward_bytes, row_numbers
 from llamacart.values.steering import DenseMap, Dose
 
 FIT = [[1, 70, 71, 72, 73], [1, 90, 91]]
 HELD = [[1, 100, 101, 102]]
 
 
-@pytest.mark.parametrize("budget", [1 << 30, 1])
-def test_rows_are_those_of_the_steered_model(make, tiny_model, monkeypatch, budget) -> None:
-    monkeypatch.setattr(rows, "GRAM_BUDGET", budget)
+def layers_at_once(model, cartridge, n) -> int:
+    """Memory that has room for the rows of n layers."""
+    beside = forward_bytes(model, [*FIT, *HELD], [0, 2])
+    beside += solving_bytes(sum(map(len, FIT)), model.n_ff)
+    beside += 4 * model.n_ff * sum(len(m.neurons) for m in cartridge.layers)
+    return beside + n * 4 * model.n_ff * sum(map(len, [*FIT, *HELD]))
+
+
+@pytest.mark.parametrize("n", [2, 1])
+def test_rows_are_those_of_the_steered_model(make, tiny_model, n) -> None:
     cartridge = make(tiny_model, layers=(0, 2), bias=1.0)
-    found = {m.layer: own for m, own in gather(tiny_model, cartridge, 0.5, FIT, HELD, n_threads=1)}
+    memory = layers_at_once(tiny_model, cartridge, n)
+    with pytest.MonkeyPatch.context() as patch:
+        passes = []
+        patch.setattr(rows, "forward", lambda *a, **b: passes.append(forward(*a, **b)))
+        given = gather(tiny_model, cartridge, 0.5, (FIT, HELD), max_memory=memory, n_threads=1)
+        found = {layer_map.layer: own for layer_map, own in given}
     assert list(found) == [0, 2]
+    assert len(passes) == 3 - n
 
     plain = capture(tiny_model, [*FIT, *HELD], n_threads=1)
     dense = DenseMap.of(cartridge.layers[0], tiny_model.n_ff)
-    n = sum(map(len, FIT))
-    np.testing.assert_allclose(found[0].gram, plain[0][:n].T @ plain[0][:n], rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(found[0].sums, plain[0][:n].sum(axis=0), rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(found[0].held, plain[0][n + 1 :], rtol=1e-3, atol=1e-5)
+    n_fit = sum(map(len, FIT))
+    np.testing.assert_allclose(found[0].fit, plain[0][:n_fit], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found[0].held, plain[0][n_fit + 1 :], rtol=1e-3, atol=1e-5)
     firsts = [own[0] for own in row_numbers(FIT)]
-    others = np.delete(plain[0][:n], firsts, axis=0)
+    others = np.delete(plain[0][:n_fit], firsts, axis=0)
     assert found[0].scale == pytest.approx(float(np.mean(others**2)), rel=1e-3)
     # Layer 2 sees layer 0 steered.
     assert dense.step(plain[0]).any()
-    assert np.abs(found[2].held - plain[2][n + 1 :]).max() > 1e-3
+    assert np.abs(found[2].held - plain[2][n_fit + 1 :]).max() > 1e-3
+
+
+def test_one_layer_must_fit(make, tiny_model) -> None:
+    cartridge = make(tiny_model, layers=(0, 2), bias=1.0)
+    memory = layers_at_once(tiny_model, cartridge, 1) - 1
+    with pytest.raises(InputError, match=r"max_memory has value .* GiB; 12 rows of one layer need"):
+        next(gather(tiny_model, cartridge, 0.5, (FIT, HELD), max_memory=memory))
 
 
 def test_texts_of_its_own(make, tiny_model) -> None:
