@@ -132,10 +132,15 @@ class Device:
                 set_threads(self.backend, 1)
         self.buffer_type = lib.ggml_backend_dev_buffer_type(self.handle)
         self.alignment = int(lib.ggml_backend_buft_get_alignment(self.buffer_type))
+        self._known: dict[str, bool] = {}
 
-    def supports(self, tensor: int) -> bool:
-        """Whether the device computes a node."""
-        return bool(library().ggml_backend_dev_supports_op(self.handle, tensor))
+    def supports(self, name: str, tensor: int) -> bool:
+        """Whether the device computes a node of this operation; asked once for each name."""
+        known = self._known.get(name)
+        if known is None:
+            known = bool(library().ggml_backend_dev_supports_op(self.handle, tensor))
+            self._known[name] = known
+        return known
 
     def size_of(self, tensor: int) -> int:
         """Bytes that a tensor takes there, its alignment included."""
@@ -149,6 +154,7 @@ class Device:
             self.backend = None
 
 
+@cache
 def function(name: str) -> Callable[..., int]:
     """A declared function of the library by its name without `ggml_`."""
     found: Callable[..., int] = getattr(library(), f"ggml_{name}")

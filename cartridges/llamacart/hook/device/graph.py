@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llamacart.errors import EngineError
 from llamacart.hook.device.backend import function, library
 from llamacart.llama import ggml
 
@@ -57,6 +56,7 @@ class Graph:
         bytes_needed += lib.ggml_graph_overhead_custom(size, False)
         self._context = lib.ggml_init(ggml.InitParams(bytes_needed, None, True))
         self.handle = lib.ggml_new_graph_custom(self._context, size, False)
+        self._append = function("build_forward_expand")
         self.patches: list[tuple[int, int]] = []
         self._scratch: list[int] = []
         self._views: list[int] = []
@@ -80,9 +80,7 @@ class Graph:
             offset: Bytes from the node's start; for `view_…` only.
         """
         more = (*numbers, offset) if name.startswith("view") else numbers
-        made = self._place_view(function(name)(self._context, node.handle, *more), node, offset)
-        self._expand(made.handle)
-        return made
+        return self._place_view(function(name)(self._context, node.handle, *more), node, offset)
 
     def compute(self, name: str, *operands: Node | float) -> Node:
         """A node with memory of its own in the scratch."""
@@ -150,10 +148,8 @@ class Graph:
         return Node(handle, source.home, source.offset + offset)
 
     def _check(self, handle: int, name: str) -> None:
-        if self.unsupported is None and not self._device.supports(handle):
+        if self.unsupported is None and not self._device.supports(name, handle):
             self.unsupported = name
 
     def _expand(self, handle: int) -> None:
-        if not handle:
-            raise EngineError("ggml has made no tensor")
-        library().ggml_build_forward_expand(self.handle, handle)
+        self._append(self.handle, handle)
