@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test lint format types bench reproduce clean
+.PHONY: setup demo test lint format types bench device-check reproduce clean
 
 setup: $(STAMP)
 
@@ -44,6 +44,10 @@ bench: setup
 	for name in hook_error decode_overhead mixed_batch prefill memory; do \
 		$(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json || exit 1; \
 	done
+
+# On a device, if this build of llama.cpp has one: see docs/metal.md.
+device-check: setup
+	$(BIN)/python benchmarks/device/check.py --json benchmarks/results/device-check.json
 
 # The paper's data sets are not part of this repository: DATA names a folder that holds them.
 reproduce: setup
