@@ -22,11 +22,15 @@ if TYPE_CHECKING:
     from llamacart_trainer.fitting.chunks import SampleChunk
     from llamacart_trainer.fitting.settings import FitSettings
 
-ROW_COPIES = 5
-"""A layer's rows, those of them that differ, and both less their mean, while they are joined."""
+ROW_COPIES = 2
+"""A layer's rows, those of them that differ, and those as lengths."""
 
-GAP_COPIES = 4
-"""The same where gaps are closed: their steps at S are few, and no target rows are less a mean."""
+CHUNK_COPIES = 5
+"""Rows of a chunk that are summed up, with what is centred and joined of them."""
+
+STEP_BYTES = 20
+"""Bytes of each number of the steps [N, K] at the chosen neurons, where gaps are closed: as they
+are wanted, centred, taken, and what of them is missed."""
 
 SQUARES = 11
 """Matrices [D, D] of 8 bytes that sums over rows take while two of them are joined. Three kinds of
@@ -42,8 +46,9 @@ SOLVED_BYTES = 12
 """Bytes of each number of the matrix that a fit from rows factors: as it is multiplied out, and in
 float64."""
 
-ROUNDED_BYTES = 28
-"""Those of each number of the scatter [D, D] that rounding looks at, and of its factor."""
+ROUNDED_BYTES = 16
+"""Those of each number of the scatter [D, D] that rounding looks at: as it is multiplied out, in
+float64, and as it is factored."""
 
 SPLIT_BYTES = 40
 """Those of the matrix that is taken apart into eigenvalues where λ is chosen."""
@@ -124,13 +129,14 @@ def plan_memory(
     n_rows = sum(chunk.n_rows for chunk in chunks)
     gathers = gathers_rows(model, chunks, limit, to_gap=to_gap)
     if gathers:
-        copies = GAP_COPIES if to_gap else ROW_COPIES
-        held = _row_bytes(model, chunks, to_gap=to_gap) * copies
+        held = _row_bytes(model, chunks, to_gap=to_gap) * ROW_COPIES
         held += _solver_bytes(model, chunks, settings)
     else:
         held = _sum_bytes(model, chunks, to_gap=to_gap)
     if to_gap:
         held += WAY_BYTES * model.n_embd * model.n_ff
+        n_steps = sum(len(chunk.source_rows) for chunk in chunks) if gathers else 0
+        held += STEP_BYTES * n_steps * min(settings.neurons, model.n_ff)
     passed = range(model.n_layer) if last else layers
     streamed = max((_pass_bytes(model, chunk, passed) for chunk in chunks), default=0)
     for with_last in (True, False):
@@ -171,7 +177,9 @@ def _solver_bytes(model: Model, chunks: Sequence[SampleChunk], settings: FitSett
     smaller = min(n_rows, model.n_ff)
     factored = SPLIT_BYTES if settings.penalty == "auto" else SOLVED_BYTES
     rounded = 0 if settings.storage == "q8_0" else ROUNDED_BYTES * model.n_ff**2
-    return max(factored * smaller**2, rounded)
+    # Fewer rows than D are centred all at once, and in float64 where λ is chosen by folds.
+    centred = (12 if settings.penalty == "auto" else 4) * n_rows * model.n_ff
+    return max(factored * smaller**2, rounded) + (centred if n_rows < model.n_ff else 0)
 
 
 def _sum_bytes(model: Model, chunks: Sequence[SampleChunk], *, to_gap: bool) -> int:
@@ -180,7 +188,7 @@ def _sum_bytes(model: Model, chunks: Sequence[SampleChunk], *, to_gap: bool) -> 
     squares = SQUARES + (NEUTRAL_SQUARES if neutral else 0)
     width, aimed = model.n_ff, model.n_embd if to_gap else model.n_ff
     numbers = (width**2 + width * aimed + aimed**2) * squares // 3
-    return 8 * numbers + ROW_COPIES * largest
+    return 8 * numbers + CHUNK_COPIES * largest
 
 
 def _pass_bytes(model: Model, chunk: SampleChunk, layers: range) -> int:

@@ -215,17 +215,18 @@ class ActivationRows:
 
     def scatter_x(self, neurons: Neurons | None = None) -> Doubles:
         """X̄ᵀX̄ at S [K, K], or [D, D] where `neurons` is None."""
-        return self._scatter_x if neurons is None else _gram(self._centred_at(neurons))
+        return _mirrored(self._lower) if neurons is None else _gram(self._centred_at(neurons))
 
     @cached_property
-    def _scatter_x(self) -> Doubles:
+    def _lower(self) -> Floats:
+        """X̄ᵀX̄ [D, D], of which the upper triangle is zero: half of what it takes in float64."""
         width = self.x.shape[1]
         (add,) = get_blas_funcs(("syrk",), (self.x,))
         # BLAS counts by columns: what it is given is transposed, and its upper triangle our lower.
         lower = np.zeros((width, width), self.x.dtype, "F")
         for _, rows in self.centred_blocks():
             lower = add(1.0, rows.T, beta=1.0, c=lower, overwrite_c=True)
-        return _mirrored(lower.T)
+        return lower.T
 
     def scatter_y(self, neurons: Neurons) -> Doubles:
         """ȲᵀȲ at S [K, K]."""
@@ -233,7 +234,11 @@ class ActivationRows:
 
     def scatter_steps(self, delta: Floats) -> Doubles:
         """Delta X̄ᵀX̄ deltaᵀ [K, K]."""
-        return _gram(self.centred_x @ delta.T.astype(self.x.dtype))
+        across = delta.T.astype(self.x.dtype)
+        steps = np.empty((len(self.x), len(delta)), self.x.dtype)
+        for some, rows in self.centred_blocks():
+            steps[some] = rows @ across
+        return _gram(steps)
 
     def cross(self, neurons: Neurons) -> Doubles:
         """X̄ᵀȲ_S [D, K]; the rows must be paired."""

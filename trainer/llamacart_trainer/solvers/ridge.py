@@ -54,9 +54,9 @@ def _fit(problem: Problem, penalty: float, prior: Prior) -> AffineMap:
         left = residual_rows(activations, neurons, prior)
         if len(left) < activations.x.shape[1]:
             weights = solve_rows(activations.centred_x, left, penalty)
-        else:  # the storage asks for the same scatter again
+        else:
             cross = activations.cross_with(left)
-            weights = solve_scatter(activations.scatter_x().copy(), cross, penalty)
+            weights = solve_scatter(activations.scatter_x(), cross, penalty)
     else:
         scatter = activations.scatter_x()
         cross = residual_cross(scatter, activations.cross(neurons), neurons, prior)

@@ -66,7 +66,7 @@ class TridiagonalPath:
                 x = activations.centred_x
                 gram = np.asarray(x @ x.T, np.float64)
                 return cls(*_reduced(gram, left), activations.n_x, total, dual=True)
-            gram, cross = activations.scatter_x().copy(), activations.cross_with(left)
+            gram, cross = activations.scatter_x(), activations.cross_with(left)
             return cls(*_reduced(gram, cross), activations.n_x, total, dual=False)
         scatter, cross = activations.scatter_x(), activations.cross(neurons)
         total = float(np.trace(activations.scatter_y(neurons)))
