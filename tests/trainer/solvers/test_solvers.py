@@ -88,6 +88,25 @@ def test_primal_equals_dual(shape: tuple[int, int, int]) -> None:
     np.testing.assert_allclose(solve_scatter(x.T @ x, x.T @ y, 0.5), primal, atol=1e-9)
 
 
+@pytest.mark.parametrize("n_rows", [150, 600])
+def test_a_penalty_below_the_rounding_of_single_products(n_rows: int) -> None:
+    """As the first rows of texts are: alike, and thousands of times longer than the others."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n_rows, 300)).astype(np.float32)
+    x[:40] += 3000 * rng.normal(size=300)
+    x[:, :20] = x[:, 20:40]  # no inverse without λ
+    y = x.copy()
+    y[:, :4] += rng.normal(size=(n_rows, 4))
+    sample = ActivationRows(x, y)
+    wide, left = sample.centred_x.astype(np.float64), sample.centred_steps(np.arange(4))
+    exact = np.linalg.solve(wide.T @ wide + 0.01 * np.eye(300), wide.T @ left).T
+    fitted = SOLVERS["ridge-identity"](Problem(np.arange(4), sample, sample), 0.01)
+    for found in (fitted.delta, solve_rows(sample.centred_x, left, 0.01)):
+        assert np.linalg.norm(wide @ (found - exact).T) < 1e-5 * np.linalg.norm(left)
+    with pytest.raises(RecipeError, match=r"penalty 0\.01 is lost in the rounding"):
+        solve_scatter(sample.scatter_x() - np.eye(300), wide.T @ left, 0.01)
+
+
 @pytest.mark.parametrize("copies", [1, 2])
 def test_singular_input_has_the_least_norm_solution(copies: int) -> None:
     """Twin columns share the weight equally."""

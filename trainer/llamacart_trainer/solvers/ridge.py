@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from llamacart_trainer.solvers.activations import ActivationRows
+from llamacart.errors import RecipeError
+from llamacart_trainer.solvers.activations import BLOCK_ROWS, ActivationRows
 from llamacart_trainer.solvers.problem import AffineMap, from_gap
 
 if TYPE_CHECKING:
@@ -51,12 +52,7 @@ def ridge_identity(problem: Problem, penalty: float) -> AffineMap:
 def _fit(problem: Problem, penalty: float, prior: Prior) -> AffineMap:
     activations, neurons = problem.everything, problem.neurons
     if isinstance(activations, ActivationRows):
-        left = residual_rows(activations, neurons, prior)
-        if len(left) < activations.x.shape[1]:
-            weights = solve_rows(activations.centred_x, left, penalty)
-        else:
-            cross = activations.cross_with(left)
-            weights = solve_scatter(activations.scatter_x(), cross, penalty)
+        weights = _of_rows(activations, residual_rows(activations, neurons, prior), penalty)
     else:
         scatter = activations.scatter_x()
         cross = residual_cross(scatter, activations.cross(neurons), neurons, prior)
@@ -64,6 +60,16 @@ def _fit(problem: Problem, penalty: float, prior: Prior) -> AffineMap:
     delta = from_gap(weights, neurons, prior)
     bias = activations.mean_y[neurons] - activations.mean_x[neurons] - delta @ activations.mean_x
     return AffineMap(delta, bias)
+
+
+def _of_rows(activations: ActivationRows, left: Floats, penalty: float) -> Doubles:
+    if len(left) < activations.x.shape[1]:
+        return solve_rows(activations.centred_x, left, penalty)
+    cross = activations.cross_with(left)
+    try:
+        return _solve_scatter(activations.scatter_x(), cross, penalty)
+    except LinAlgError:
+        return _solve_exactly(activations.centred_x, left, penalty)
 
 
 def residual_rows(
@@ -98,20 +104,65 @@ def solve_rows(x: Floats, y: Floats, penalty: float) -> Doubles:
 
     Raises:
         ValueError: λ is not above 0.
+        RecipeError: λ is below the rounding of products in double.
 
     Source: Hoerl and Kennard (1970); dual form: Saunders, Gammerman and Vovk (1998).
     """
     n_rows, width = x.shape
-    if n_rows >= width:
-        return solve_scatter((x.T @ x).astype(np.float64), (x.T @ y).astype(np.float64), penalty)
-    gram = (x @ x.T).astype(np.float64)
+    try:
+        if n_rows >= width:
+            scatter, cross = (x.T @ x).astype(np.float64), (x.T @ y).astype(np.float64)
+            return _solve_scatter(scatter, cross, penalty)
+        return _solve_kernel((x @ x.T).astype(np.float64), x, y, penalty)
+    except LinAlgError:
+        return _solve_exactly(x, y, penalty)
+
+
+def solve_scatter(scatter: Doubles, cross: Doubles, penalty: float) -> Doubles:
+    """V [K, D] of `solve_rows` from XᵀX [D, D], which is overwritten, and XᵀY [D, K].
+
+    Raises:
+        RecipeError: λ is below the rounding of the products.
+    """
+    try:
+        return _solve_scatter(scatter, cross, penalty)
+    except LinAlgError as error:
+        raise _lost(penalty) from error
+
+
+def _solve_scatter(scatter: Doubles, cross: Doubles, penalty: float) -> Doubles:
+    return np.asarray(cho_solve(_factor(scatter, penalty), cross).T, np.float64)
+
+
+def _solve_kernel(gram: Doubles, x: Floats, y: Floats, penalty: float) -> Doubles:
     coefficients = cho_solve(_factor(gram, penalty), y.astype(np.float64))
     return np.asarray((x.T @ coefficients).T, np.float64)
 
 
-def solve_scatter(scatter: Doubles, cross: Doubles, penalty: float) -> Doubles:
-    """V [K, D] of `solve_rows` from XᵀX [D, D], which is overwritten, and XᵀY [D, K]."""
-    return np.asarray(cho_solve(_factor(scatter, penalty), cross).T, np.float64)
+def _solve_exactly(x: Floats, y: Floats, penalty: float) -> Doubles:
+    """`solve_rows` by products in double.
+
+    Some rows of some models are thousands of times longer than others. The rounding of their
+    single products is then above a λ that suits the others.
+    """
+    n_rows, width = x.shape
+    blocks = [slice(start, start + BLOCK_ROWS) for start in range(0, n_rows, BLOCK_ROWS)]
+    if n_rows < width:
+        gram = np.empty((n_rows, n_rows))
+        for one in blocks:
+            rows = x[one].astype(np.float64)
+            for other in blocks:
+                gram[one, other] = rows @ x[other].T.astype(np.float64)
+        try:
+            return _solve_kernel(gram, x, y, penalty)
+        except LinAlgError as error:
+            raise _lost(penalty) from error
+    scatter, cross = np.zeros((width, width)), np.zeros((width, y.shape[1]))
+    for some in blocks:
+        rows = x[some].astype(np.float64)
+        scatter += rows.T @ rows
+        cross += rows.T @ y[some].astype(np.float64)
+    return solve_scatter(scatter, cross, penalty)
 
 
 def _factor(gram: Doubles, penalty: float) -> tuple[Doubles, bool]:
@@ -121,3 +172,10 @@ def _factor(gram: Doubles, penalty: float) -> tuple[Doubles, bool]:
     # The transpose of a symmetric matrix is itself, in the order that LAPACK takes as it is.
     factor: tuple[Doubles, bool] = cho_factor(gram.T, overwrite_a=True)
     return factor
+
+
+def _lost(penalty: float) -> RecipeError:
+    return RecipeError(
+        f"penalty {penalty:g} is lost in the rounding of the activations' products; give a larger "
+        "one or 'auto'"
+    )
