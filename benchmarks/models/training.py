@@ -21,8 +21,12 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llamacart_trainer.recipe.recipe import load_task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).parents[2]
 _PLAN = re.compile(r"memory: (.*) of .* GiB, ([\d.]+) with the model")
@@ -85,14 +89,14 @@ def shortened(recipe: Path, folder: Path, n_pairs: int | None, share: float) -> 
     return copy
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="GGUF path, 'demo' or hf:…")
     parser.add_argument("--recipe", type=Path, default=ROOT / "cartridges/library/french")
     parser.add_argument("--pairs", type=int, help="default: all of the recipe")
     parser.add_argument("--share", type=float, default=1.0, help="of the pairs and neutral texts")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    options, more = parser.parse_known_args()
+    options, more = parser.parse_known_args(arguments)
     if not 0 < options.share <= 1:
         parser.error(f"--share has value {options.share}; above 0 to 1 is needed")
     if options.one:
@@ -100,10 +104,13 @@ def main() -> None:
             recipe = shortened(options.recipe, Path(name), options.pairs, options.share)
             train(recipe, options.models[0], Path(name) / "made.gguf", more)
         return
+    failed = False
     for model in options.models:  # each in a process of its own, whose children are one training
         one = [sys.executable, __file__, model, "--one", "--recipe", str(options.recipe)]
         one += [] if options.pairs is None else ["--pairs", str(options.pairs)]
-        subprocess.run([*one, "--share", str(options.share), *more], check=True)  # noqa: S603
+        one += ["--share", str(options.share), *more]
+        failed |= subprocess.run(one, check=False).returncode != 0  # noqa: S603
+    sys.exit(failed)
 
 
 def train(recipe: Path, model: str, output: Path, more: list[str]) -> None:
@@ -117,7 +124,10 @@ def train(recipe: Path, model: str, output: Path, more: list[str]) -> None:
     wall = time.perf_counter() - started
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     taken = usage.ru_maxrss / 2**30 * (1 if sys.platform == "darwin" else 1024)
-    row = Row.read(done.stdout)
+    try:
+        row = Row.read(done.stdout)
+    except ValueError as error:
+        sys.exit(f"{model}: {error}")
     phases = ", ".join(f"{phase} {value:.1f}" for phase, value in row.seconds.items())
     print(
         f"{model}: {row.rows} rows, {row.way}; {wall:.1f} s ({phases}; processor "

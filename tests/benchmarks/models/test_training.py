@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from training import Row, shortened
+from training import Row, main, shortened
 
 from llamacart_trainer.recipe.recipe import load_task
 
@@ -38,3 +39,16 @@ def test_a_recipe_is_cut(tmp_path: Path) -> None:
     assert (len(cut.pairs), len(whole.pairs)) == (25, 200)
     assert cut.neutral == whole.neutral[::4]
     assert cut.recipe.penalty == whole.recipe.penalty
+
+
+def test_a_training_from_first_to_last(tiny_path, capfd) -> None:
+    model = str(tiny_path())
+    with pytest.raises(SystemExit) as end:
+        main([model, "--share", "0.02", "--threads", "1"])
+    assert not end.value.code
+    (line,) = capfd.readouterr().out.splitlines()
+    assert re.match(
+        rf"{re.escape(model)}: \d+ rows, all texts at once; [\d.]+ s \(load the model .*; "
+        r"processor [\d.]+\); planned [\d.]+ GiB, taken [\d.]+ GiB, ratio [\d.]+; \d+ neurons, [\d.]+ MB",
+        line,
+    )
