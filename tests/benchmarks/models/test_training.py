@@ -49,6 +49,7 @@ def test_a_training_from_first_to_last(tiny_path, capfd) -> None:
     (line,) = capfd.readouterr().out.splitlines()
     assert re.match(
         rf"{re.escape(model)}: \d+ rows, all texts at once; [\d.]+ s \(load the model .*; "
-        r"processor [\d.]+\); planned [\d.]+ GiB, taken [\d.]+ GiB, ratio [\d.]+; \d+ neurons, [\d.]+ MB",
+        r"processor [\d.]+\); planned [\d.]+ GiB, taken [\d.]+ GiB, ratio [\d.]+; "
+        r"\d+ neurons, [\d.]+ MB",
         line,
     )
