@@ -24,6 +24,7 @@ from llamacart.commands.terminal import plain_console
 from llamacart.errors import UnsupportedModelError
 from llamacart.hook import speed as hook_speed
 from llamacart.hook.compiled import KEEP
+from llamacart.hook.device import stops
 from llamacart.hook.device.probe import where_steered
 from llamacart.hook.kernel import steer_rows
 from llamacart.llama import ggml, openmp
@@ -63,6 +64,10 @@ def doctor(
     ] = DEMO,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
     threads: ThreadsOption = None,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Also time what a steered layer's stop of the graph costs."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check the build of llama.cpp, whether cartridges reach a model, and what is slow.
@@ -74,7 +79,7 @@ def doctor(
     findings = [
         *examine_build(),
         *examine_processors(chosen),
-        *examine_model(model, gpu_layers),
+        *examine_model(model, gpu_layers, measure=measure),
         examine_load(shares, chosen),
     ]
     if as_json:
@@ -185,8 +190,15 @@ def _waiting() -> Finding:
     return Finding("waiting", f"threads spin while they wait ({', '.join(said) or 'by default'})")
 
 
-def examine_model(spec: str, gpu_layers: int = ALL_LAYERS) -> Iterator[Finding]:
+def examine_model(
+    spec: str, gpu_layers: int = ALL_LAYERS, *, measure: bool = False
+) -> Iterator[Finding]:
     """Whether a model loads, whether the hook reaches it, and what that costs.
+
+    Args:
+        spec: The model.
+        gpu_layers: Layers on a device.
+        measure: Also time stops of its graph.
 
     Raises:
         ModelError: It cannot be loaded.
@@ -221,6 +233,8 @@ def examine_model(spec: str, gpu_layers: int = ALL_LAYERS) -> Iterator[Finding]:
                 "--batch-invariant, the default, reads long prompts more slowly on the CPU; "
                 "--no-batch-invariant with GGML_CPU_TILED_MM=1 is the other choice",
             )
+        if measure:
+            yield _stops(stops.measure(model), size)
         if size > (memory := _free_memory()):
             yield Finding(
                 "memory",
@@ -239,6 +253,22 @@ def _on_device(model: Model) -> Finding:
         "device",
         f"{reason}: where a cartridge acts, each layer's product on a device is copied to the host "
         "and back",
+        "slow",
+    )
+
+
+def _stops(found: stops.Stops, size: int) -> Finding:
+    """What stops cost; the sizes are of weights."""
+    text = (
+        f"a steered layer's stop of the graph costs {1e6 * found.seconds:.0f} µs beside its step: "
+        f"{found.n_layer} are {found.share:.1%} of an unsteered token's {1e3 * found.token:.1f} ms"
+    )
+    if found.share <= stops.NEGLIGIBLE:
+        return Finding("stops", text)
+    return Finding(
+        "stops",
+        f"{text}; with as many layers they are less than {stops.NEGLIGIBLE:.0%} from "
+        f"{found.negligible_from(size) / 2**30:.1f} GiB of weights on",
         "slow",
     )
 

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 from llamacart.commands import doctor as module
 from llamacart.commands.doctor import devices, doctor
 from llamacart.hook import speed as hook_speed
+from llamacart.hook.device.stops import Stops
 from llamacart.machine import sharing
 from llamacart.machine.sharing import Sharing, Usage
 
@@ -50,6 +51,27 @@ def test_for_people(tiny_path):
     verdicts = {line.split()[0] for line in result.output.splitlines() if line[:1].strip()}
     assert verdicts <= {"ok", "slow", "bad"}  # and no markup
     assert "ok" in verdicts
+
+
+def test_stops_are_timed_when_asked_for(tiny_path):
+    def about_stops(*arguments):
+        return [f for f in findings("--model", tiny_path(), *arguments)[1] if f[0] == "stops"]
+
+    assert about_stops() == []
+    ((_, text, _),) = about_stops("--measure")
+    assert text.startswith("a steered layer's stop of the graph costs ")
+    assert "3 are " in text
+
+
+def test_where_stops_disappear_is_said():
+    found = module._stops(Stops(seconds=1e-4, token=10e-3, n_layer=20), 2**30)
+    assert found.verdict == "slow"
+    assert found.text == (
+        "a steered layer's stop of the graph costs 100 µs beside its step: 20 are 20.0% of an "
+        "unsteered token's 10.0 ms; with as many layers they are less than 5% from 4.0 GiB of "
+        "weights on"
+    )
+    assert module._stops(Stops(1e-5, 10e-3, 20), 2**30).verdict == "ok"
 
 
 def test_there_is_a_processor():
