@@ -159,22 +159,22 @@ class LayerFit:
         problem = Problem(neurons, self.pairs, self.everything, self.paired)
         choice = self._penalty(solver, problem)
         fitted = solver(problem, choice.penalty)
-        keep = self.pairs.mean_abs(fitted.delta, fitted.bias) >= self.settings.impact
-        neurons, fitted = neurons[keep], AffineMap(fitted.delta[keep], fitted.bias[keep])
+        if self.settings.impact > 0:
+            keep = self.pairs.mean_abs(fitted.delta, fitted.bias) >= self.settings.impact
+            neurons, fitted = neurons[keep], AffineMap(fitted.delta[keep], fitted.bias[keep])
         if len(neurons) == 0:
             return None, report
         values = spectrum(fitted, neurons, solver.prior)
         rank = self.settings.rank
         factors = None if rank == "full" else factored(fitted, self.everything, rank)
         storing = Storing(self.settings.storage, self.pairs, self.everything)
-        layer_map = storing.stored(self.layer, neurons, fitted, factors)
-        exact = fitted.delta if factors is None else factors.left @ factors.right
+        layer_map, rounding = storing.stored(self.layer, neurons, fitted, factors)
         report = replace(
             report,
             kept=len(neurons),
             rank=0 if factors is None else factors.rank,
             cut=0.0 if factors is None else factors.lost,
-            rounding=storing.off(layer_map, exact, fitted),
+            rounding=rounding,
             penalty=choice.penalty / self._unit,
             spectrum=tuple(values.tolist()),
             curve=tuple(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg import cholesky
 
-from llamacart.file.storage import block_scales, round_blocks
+from llamacart.file.storage import block_scales
 from llamacart.matrix import BLOCK, QuantizedMatrix
 
 if TYPE_CHECKING:
@@ -64,12 +64,14 @@ def quantize_compensated(
         wanted = exact[:, block] + owed / diagonal[block]
         scales[:, b] = block_scales(wanted, storage, diagonal[block] ** 2)
         scale = scales[:, b].astype(np.float64)
+        divisor = np.where(scale == 0, np.inf, scale)  # no level is left of such a block
         for j in range(BLOCK):
             column = start + j
             own = errors[:, start:column] @ factor[start:column, column] / diagonal[column]
             target = wanted[:, j] + own
-            values[:, column] = round_blocks(target[:, None], scales[:, b], storage)[:, 0]
-            errors[:, column] = exact[:, column] - values[:, column] * scale
+            levels = np.rint(target / divisor).clip(storage.low, storage.high)
+            values[:, column] = levels
+            errors[:, column] = exact[:, column] - levels * scale
     return QuantizedMatrix(values, scales)
 
 

@@ -47,8 +47,8 @@ class Storing:
         neurons: NDArray[np.integer[Any]],
         fitted: AffineMap,
         factors: Factors | None,
-    ) -> LayerMap:
-        """A map in few levels, with a bias under which the mean row moves as before.
+    ) -> tuple[LayerMap, float]:
+        """A map in few levels, with a bias under which the mean row moves as before; and `off`.
 
         Args:
             layer: Index.
@@ -57,8 +57,9 @@ class Storing:
             factors: What stands for delta; None stores it whole.
         """
         own = LayerMap(layer, neurons.astype(np.int32), None, fitted.bias.astype(np.float32))
+        lost = 0.0
         if not fitted.delta.any():
-            return own
+            return own, lost
         # Rounding is measured on what is rounded.
         exact = fitted.delta if factors is None else factors.left @ factors.right
         for storage in STORAGES.values():  # the narrowest first
@@ -73,9 +74,10 @@ class Storing:
                 )
             bias = fitted.bias + (fitted.delta - delta.dequantize()) @ self.everything.mean_x
             own = replace(own, delta=delta, bias=bias.astype(np.float32))
-            if self.off(own, exact, fitted) <= ROUNDING_TOLERANCE:
+            lost = self.off(own, exact, fitted)
+            if lost <= ROUNDING_TOLERANCE:
                 break
-        return own
+        return own, lost
 
     def off(self, stored: LayerMap, exact: NDArray[np.floating[Any]], fitted: AffineMap) -> float:
         """Length of what storing changes in the steps, over the length of the steps.

@@ -266,8 +266,16 @@ class ActivationRows:
         return float(product), float((ideal**2).sum(dtype=np.float64))
 
     def taken(self, delta: Floats, bias: Floats) -> Floats:
-        """Delta x + b [N, K]."""
-        return affine_step(self.x, delta.astype(self.x.dtype), bias.astype(self.x.dtype))
+        """Delta x + b [N, K]; of the same two arrays it is computed once, and not to be changed."""
+        if not (self._last and self._last[0] is delta and self._last[1] is bias):
+            own = delta.astype(self.x.dtype), bias.astype(self.x.dtype)
+            self._last[:] = delta, bias, affine_step(self.x, *own)
+        return self._last[2]
+
+    @cached_property
+    def _last(self) -> list[Floats]:
+        """A matrix, a bias and their steps, which several figures are taken of."""
+        return []
 
     def _rooted(self, rows: Floats) -> Floats:
         return rows if self.roots is None else rows * self.roots
