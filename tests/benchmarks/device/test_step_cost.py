@@ -1,7 +1,14 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
-from step_cost import MACHINES, SHAPES, cost, disappears_at, given, table
+from random_cartridge import random_cartridge
+from step_cost import KERNELS, MACHINES, SHAPES, cost, disappears_at, given, table
+
+from llamacart.hook.device.backend import Device
+from llamacart.hook.device.graph import Graph
+from llamacart.hook.device.steering import DeviceSteering
+from llamacart.llama.model import Model
 
 
 def test_the_docs_have_what_the_script_prints() -> None:
@@ -26,3 +33,26 @@ def test_what_was_measured_replaces_what_was_assumed() -> None:
     assert given(MACHINES, "bandwidth", ["Metal, M2=90"])[0].bandwidth == 90e9
     with pytest.raises(ValueError, match="no machine is called 'x'"):
         given(MACHINES, "stop", ["x=1"])
+
+
+def test_the_operations_of_a_step_are_counted(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    for method in ("compute", "compute_into", "write"):
+        plain = getattr(Graph, method)
+
+        def counted(graph: Graph, *arguments: object, plain=plain) -> object:
+            made.append("one")
+            return plain(graph, *arguments)
+
+        monkeypatch.setattr(Graph, method, counted)
+    monkeypatch.setattr(Device, "supports", lambda *_: True)
+    steering = DeviceSteering(tiny_model.n_ff, tiny_model.n_layer, None)
+    for layer in range(tiny_model.n_layer):
+        steering.learn(layer, 0)
+    steering.load(0, random_cartridge(tiny_model, 0, neurons=5, spread=0.01))
+    steering.choose([[(0, 1.0)]], [0])
+    assert np.count_nonzero(steering.table[:, 0]) == tiny_model.n_layer
+    assert len(made) == KERNELS * tiny_model.n_layer
+    steering.close()
