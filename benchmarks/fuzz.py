@@ -24,7 +24,6 @@ import time
 import traceback
 import tracemalloc
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +35,7 @@ from llamacart.cartridge import Cartridge, Fingerprint, LayerMap, Metadata
 from llamacart.errors import CartridgeError, InputError
 from llamacart.file.reader import read_cartridge
 from llamacart.file.writer import write_cartridge
-from llamacart.matrix import FactoredMatrix
+from llamacart.matrix import FactoredMatrix, QuantizedMatrix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -59,21 +58,20 @@ def sample_files(folder: Path) -> list[bytes]:
     """
     rng = np.random.default_rng(0)
     out = []
-    for levels in (7, 15, 127, 0, -1):
+    for levels in (7, 15, 127, 0, None):
         layers = []
         for layer in range(2 if levels == 127 else 1):
             neurons = np.array([1, 5, 40], np.int32)
             bias = rng.normal(size=3).astype(np.float32)
-            weight = rng.integers(-levels, levels + 1, (3, 64)).astype(np.float32)
-            weight[:, ::32] = levels
-            weight[np.arange(3), neurons] += 1
-            mean_shift = LayerMap(layer, neurons, None, bias)
-            factors = FactoredMatrix.quantize(rng.normal(size=(3, 2)), rng.normal(size=(2, 64)))
-            layers.append(
-                LayerMap.from_dense(layer, neurons, weight, bias)
-                if levels > 0
-                else replace(mean_shift, delta=factors if levels else None)
-            )
+            delta: QuantizedMatrix | FactoredMatrix | None = None
+            if levels is None:
+                left, right = rng.normal(size=(3, 2)), rng.normal(size=(2, 64))
+                delta = FactoredMatrix.quantize(left, right)
+            elif levels:
+                values = rng.integers(-levels, levels + 1, (3, 64)).astype(np.int8)
+                values[:, ::32] = levels
+                delta = QuantizedMatrix(values, np.ones((3, 2), np.float16))
+            layers.append(LayerMap(layer, neurons, delta, bias))
         metadata = Metadata("french", "d", settings={"a": [1, {"b": 0.5}]}, solver="ridge")
         cartridge = Cartridge(metadata, Fingerprint("llama", 2, 64, 8, "00" * 32), tuple(layers))
         path = folder / f"{levels}.gguf"
