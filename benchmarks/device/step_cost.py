@@ -23,7 +23,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-KERNELS = 11
+KERNELS = 9
 """Operations of a layer's graph for rows that follow each other, views left out (counted)."""
 
 MODEL_KERNELS = 22

@@ -89,9 +89,13 @@ class LayerStep:
         rows = [self._rows(run) for run in runs]
         deltas = [self._delta(run, x) for run, x in zip(runs, rows, strict=True)]
         gathered = [self._gather(run, x) for run, x in zip(runs, rows, strict=True)]
-        moved = [self._square_sum(d, r.statistics[0]) for r, d in zip(runs, deltas, strict=True)]
+        places = [(run.statistics, run.n_rows) for run in runs]
+        moved = [
+            self._square_sum(delta, at[0], n) for delta, (at, n) in zip(deltas, places, strict=True)
+        ]
         size = [
-            self._square_sum(g[0], r.statistics[1]) for r, g in zip(runs, gathered, strict=True)
+            self._square_sum(current, at[1], n)
+            for (current, _), (at, n) in zip(gathered, places, strict=True)
         ]
         if limit is not None:
             shares = self._shares(runs, moved, size, limit)
@@ -154,8 +158,10 @@ class LayerStep:
         if run.first is None:
             graph.write("set_rows", self._h, x, run.indices)
 
-    def _square_sum(self, values: Node, offset: int) -> Node:
+    def _square_sum(self, values: Node, offset: int, n_rows: int) -> Node:
         """‖values‖² of each row [T, 1], left among the statistics."""
+        if n_rows == 1:  # one operation: a device waits longer for each than it computes
+            return self._graph.compute_into(self._memory, offset, "mul_mat", values, values)
         square = self._graph.compute("sqr", values)
         return self._graph.compute_into(self._memory, offset, "sum_rows", square)
 
