@@ -145,7 +145,6 @@ class Context(Closing):
             np.ctypeslib.as_array(field, (n_batch,))
             for field in (raw.token, raw.pos, raw.n_seq_id, raw.logits)
         )
-        self._all = (llama_cpp.llama_seq_id * n_seq_max)(*range(n_seq_max))
         self._sequences = [raw.seq_id[i] for i in range(n_batch)]
 
     @property
@@ -181,10 +180,11 @@ class Context(Closing):
         self._wanted[:n_rows] = outputs
         for place, sequence in zip(self._sequences, batch.sequences, strict=False):
             place[0] = sequence
-        for place in self._sequences[: batch.shared]:
-            ctypes.memmove(place, self._all, ctypes.sizeof(self._all))
         self._counts[:n_rows] = 1
-        self._counts[: batch.shared] = self.n_seq_max
+        for row, others in batch.also.items():
+            for number, other in enumerate(others, start=1):
+                self._sequences[row][number] = other
+            self._counts[row] = 1 + len(others)
         if self._sharing is not None:
             self._use_threads(self._sharing.threads(self._most_threads))
         if self._hook is not None:

@@ -26,12 +26,54 @@ class Row(NamedTuple):
         position: Place in the sequence.
         token: Its id.
         output: Whether logits are wanted after it.
+        also: Numbers of other sequences that begin with the same tokens, and share it.
     """
 
     sequence: int
     position: int
     token: int
     output: bool
+    also: tuple[int, ...] = ()
+
+
+class Tree:
+    """Rows of sequences that run together: what several of them begin with is one row.
+
+    Rows are numbered in the order of sequences and of their tokens, each where it is first met. The
+    last row of a sequence is always its own.
+    """
+
+    def __init__(self) -> None:
+        self.n_rows = 0
+        self._after: dict[tuple[int, int], int] = {}
+
+    def add(self, sequence: Sequence[int], most: int | None = None) -> list[int]:
+        """Numbers of a sequence's rows.
+
+        Args:
+            sequence: Token ids.
+            most: Rows that it may share; None means all but the last.
+        """
+        most = len(sequence) - 1 if most is None else most
+        numbers: list[int] = []
+        for token in sequence[:most]:
+            place = (numbers[-1] if numbers else -1, token)
+            number = self._after.setdefault(place, self.n_rows)
+            self.n_rows += number == self.n_rows
+            numbers.append(number)
+        own = range(self.n_rows, self.n_rows + len(sequence) - most)
+        self.n_rows = own.stop
+        return [*numbers, *own]
+
+    def missing(self, sequence: Sequence[int]) -> int:
+        """How many rows there are more with another sequence."""
+        number = -1
+        for position, token in enumerate(sequence[:-1]):
+            found = self._after.get((number, token))
+            if found is None:
+                return len(sequence) - position
+            number = found
+        return 1
 
 
 def fillings(
@@ -89,17 +131,34 @@ def rows_of(
 
 
 def rows_beside(
-    sequences: Sequence[Sequence[int]], shared: int, wants: Callable[[int, int], bool]
+    sequences: Sequence[Sequence[int]],
+    run: range,
+    wants: Callable[[int, int], bool],
+    start: int = 0,
+    most: Sequence[int] | None = None,
 ) -> list[Row]:
-    """The rows of sequences that run together, what they begin with only once.
+    """The rows of a run of sequences, what several of them begin with only once; see `Tree`.
 
     Args:
-        sequences: Token ids.
-        shared: Tokens that all of them begin with; see `Batch.shared`.
-        wants: As in `rows_of`.
+        sequences: Token ids of all sequences.
+        run: Numbers of those to take.
+        wants: As in `rows_of`; asked of the first sequence that has a row.
+        start: Position of the first row of each that is taken.
+        most: For each sequence how many of its first rows it may share, counted from its
+            beginning; None means all but the last.
     """
-    head = rows_of([sequences[0][:shared]], range(1), wants)
-    return head + rows_of(sequences, range(len(sequences)), wants, shared)
+    tree, rows = Tree(), list[Row]()
+    also: dict[int, list[int]] = {}
+    for s in run:
+        shared = None if most is None else max(0, most[s] - start)
+        for i, number in enumerate(tree.add(sequences[s][start:], shared), start):
+            if number == len(rows):
+                rows.append(Row(s, i, sequences[s][i], wants(s, i)))
+            else:
+                also.setdefault(number, []).append(s)
+    for number, others in also.items():
+        rows[number] = rows[number]._replace(also=tuple(others))
+    return rows
 
 
 def slices(
@@ -124,18 +183,21 @@ def slices(
         yield part
 
 
-def as_batch(rows: Sequence[Row], first: int = 0, shared: int = 0) -> Batch:
+def as_batch(rows: Sequence[Row], first: int = 0) -> Batch:
     """The batch of one decode.
 
     Args:
         rows: Its rows.
         first: Number of the sequence that is the context's sequence 0.
-        shared: Rows, from the first one on, that belong to all of the context's sequences.
     """
     return Batch(
         tokens=[row.token for row in rows],
         positions=[row.position for row in rows],
         sequences=[row.sequence - first for row in rows],
         outputs=[row.output for row in rows],
-        shared=shared,
+        also={
+            place: [other - first for other in row.also]
+            for place, row in enumerate(rows)
+            if row.also
+        },
     )

@@ -15,7 +15,15 @@ from llamacart.errors import InputError
 from llamacart.llama.context import Context
 from llamacart.llama.footprint import context_bytes
 from llamacart.llama.tap import Tap
-from llamacart.passes.batching import ROWS_PER_DECODE, as_batch, fillings, rows_beside, slices
+from llamacart.passes.batching import (
+    ROWS_PER_DECODE,
+    Tree,
+    as_batch,
+    fillings,
+    rows_beside,
+    rows_of,
+    slices,
+)
 from llamacart.passes.watching import computed
 
 if TYPE_CHECKING:
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
 
     from llamacart.llama.model import Model
     from llamacart.llama.tap import Beside, Visitor
+    from llamacart.passes.batching import Row
 
 LOGITS_BUDGET = 1024 * 2**20
 """Bytes that llama.cpp may reserve for logits nobody reads (see `forward`); it does so twice."""
@@ -40,24 +49,49 @@ class _Limits:
     n_outputs: int
 
 
-def row_numbers(sequences: Sequence[Sequence[int]], shared: int = 0) -> list[NDArray[np.int64]]:
+def row_numbers(
+    sequences: Sequence[Sequence[int]], *, shared: bool = False
+) -> list[NDArray[np.int64]]:
     """Number of each sequence's rows among those of all, [T] for each.
 
-    Sequence 0's tokens come first, then sequence 1's, and so on; what all of them begin with
-    comes before those and is numbered once.
+    Sequence 0's tokens come first, then sequence 1's, and so on.
 
     Args:
         sequences: Token ids.
-        shared: Tokens that all of them begin with and whose rows are computed once.
+        shared: Whether what several sequences begin with is computed once: the rows of it have one
+            number, where they are first met. The last row of each sequence is its own.
     """
-    tails = np.cumsum([shared, *(len(sequence) - shared for sequence in sequences)])
-    head = np.arange(shared)
-    return [np.concatenate([head, np.arange(*ends)]) for ends in pairwise(tails)]
+    if shared:
+        tree = Tree()
+        return [np.array(tree.add(sequence), np.int64) for sequence in sequences]
+    return [np.arange(*ends) for ends in pairwise(row_offsets(sequences).tolist())]
 
 
-def count_rows(sequences: Sequence[Sequence[int]], shared: int = 0) -> int:
+def count_rows(sequences: Sequence[Sequence[int]], *, shared: bool = False) -> int:
     """Rows of all sequences together, numbered as by `row_numbers`."""
-    return sum(map(len, sequences)) - shared * max(0, len(sequences) - 1)
+    if not shared:
+        return sum(map(len, sequences))
+    tree = Tree()
+    for sequence in sequences:
+        tree.add(sequence)
+    return tree.n_rows
+
+
+def together(
+    sequences: Sequence[Sequence[int]],
+    wants: Callable[[int, int], bool],
+    *,
+    shared: bool = False,
+) -> list[Row]:
+    """The rows of all sequences, numbered as by `row_numbers`.
+
+    Args:
+        sequences: Token ids.
+        wants: Whether logits are wanted after a row, by number of the sequence and position.
+        shared: Whether what several sequences begin with is there once.
+    """
+    of_run = rows_beside if shared else rows_of
+    return of_run(sequences, range(len(sequences)), wants)
 
 
 def row_offsets(sequences: Sequence[Sequence[int]]) -> NDArray[np.int64]:
@@ -71,7 +105,11 @@ def output_budget(model: Model) -> int:
 
 
 def forward_bytes(
-    model: Model, sequences: Sequence[Sequence[int]], layers: Iterable[int], shared: int = 0
+    model: Model,
+    sequences: Sequence[Sequence[int]],
+    layers: Iterable[int],
+    *,
+    shared: bool = False,
 ) -> int:
     """Upper estimate of what `forward` takes where it need not put all rows in one ubatch."""
     limits = _limits(model, sequences, whole=model.n_layer - 1 in layers, shared=shared)
@@ -90,7 +128,7 @@ def forward(
     visitor: Visitor,
     *,
     layers: Iterable[int],
-    shared: int = 0,
+    shared: bool = False,
     n_threads: int | None = None,
     node: str | None = None,
     beside: Beside | None = None,
@@ -112,8 +150,8 @@ def forward(
             as by `row_numbers`.
             May write to h; returning False ends the current slice.
         layers: Layers wanted.
-        shared: Tokens that all sequences begin with, and whose rows are computed and shown once;
-            all rows then are in the KV cache at the same time.
+        shared: Whether what several sequences begin with is computed and shown once; all rows then
+            are in the KV cache at the same time.
         n_threads: Threads for compute.
         node: Node to show instead; None means the gated product.
         beside: Another node of each layer and its reader; see `Tap`.
@@ -161,8 +199,8 @@ def forward(
             def wants(number: int, row: int, ends: list[int] = ends) -> bool:
                 return whole or row == ends[number]
 
-            for rows in slices(rows_beside(part, shared, wants), limits.n_batch):
-                context.decode(as_batch(rows, shared=max(0, min(shared - offset, len(rows)))))
+            for rows in slices(together(part, wants, shared=shared), limits.n_batch):
+                context.decode(as_batch(rows))
                 offset += len(rows)
                 computed(len(rows))
                 for place, row in enumerate(rows if logits is not None else ()):
@@ -212,9 +250,9 @@ def capture(
 
 
 def _limits(
-    model: Model, sequences: Sequence[Sequence[int]], *, whole: bool, shared: int
+    model: Model, sequences: Sequence[Sequence[int]], *, whole: bool, shared: bool
 ) -> _Limits:
-    longest, total = max(map(len, sequences)), count_rows(sequences, shared)
+    longest, total = max(map(len, sequences)), count_rows(sequences, shared=shared)
     n_ctx = total if shared else max(longest, min(total, ROWS_PER_DECODE))
     n_batch = min(n_ctx, ROWS_PER_DECODE)
     if whole:

@@ -164,7 +164,9 @@ def _continue(
         texts = [list(prompt) for prompt in prompts]
 
         def decode(now: Sequence[Row]) -> None:
-            hook.set_rows([acting[s].at(texts[s], position) for s, position, _, _ in now])
+            hook.set_rows(
+                [acting[row.sequence].at(texts[row.sequence], row.position) for row in now]
+            )
             context.decode(as_batch(now))
             hook.take_report().check()
             computed(len(now))
@@ -183,7 +185,7 @@ def _continue(
         while rows:
             now, rows = rows[:ROWS_PER_DECODE], rows[ROWS_PER_DECODE:]
             decode(now)
-            for number, (s, position, _, has_output) in enumerate(now):
+            for number, (s, position, _, has_output, _) in enumerate(now):
                 if not has_output:
                     continue
                 token = choose(s, context.logits(number))

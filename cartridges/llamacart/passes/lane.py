@@ -18,8 +18,8 @@ from llamacart.llama.closing import Closing
 from llamacart.llama.context import Context
 from llamacart.llama.footprint import context_bytes
 from llamacart.llama.tap import Tap
-from llamacart.passes.batching import as_batch, rows_beside
-from llamacart.passes.capture import count_rows
+from llamacart.passes.batching import as_batch
+from llamacart.passes.capture import count_rows, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -58,10 +58,10 @@ _ALONE = _Way()
 
 
 def lane_bytes(
-    model: Model, sequences: Sequence[Sequence[int]], layers: Iterable[int], shared: int = 0
+    model: Model, sequences: Sequence[Sequence[int]], layers: Iterable[int], *, shared: bool = False
 ) -> int:
     """Upper estimate of what a `Lane` takes."""
-    total = count_rows(sequences, shared)
+    total = count_rows(sequences, shared=shared)
     whole = model.n_layer - 1 in set(layers)
     staged = 4 * total * (model.n_ff + model.n_embd) if model.uses_device else 0
     return staged + context_bytes(
@@ -85,7 +85,7 @@ class Lane(Closing):
         sequences: Token ids, each a sequence of its own from position 0; at most 256.
         layers: Layers to stop at. With the last one llama.cpp reserves n_vocab floats a row; see
             `llamacart.passes.capture.output_budget`.
-        shared: Tokens that all sequences begin with, and whose rows are computed once.
+        shared: Whether what several sequences begin with is computed once.
         n_threads: Threads for compute.
         node: Node to stop at; None means the site.
         beside: Another node of the layer whose rows are wanted at the same time; see `Tap`.
@@ -98,7 +98,7 @@ class Lane(Closing):
         sequences: Sequence[Sequence[int]],
         *,
         layers: Iterable[int],
-        shared: int = 0,
+        shared: bool = False,
         n_threads: int | None = None,
         node: str | None = None,
         beside: str | None = None,
@@ -110,9 +110,9 @@ class Lane(Closing):
         if not sequences or any(len(sequence) == 0 for sequence in sequences):
             raise InputError("a sequence without tokens cannot be run")
         self._last = max(wanted)
-        total = count_rows(sequences, shared)
+        total = count_rows(sequences, shared=shared)
         whole = model.n_layer - 1 in wanted
-        self._batch = as_batch(rows_beside(sequences, shared, lambda *_: whole), shared=shared)
+        self._batch = as_batch(together(sequences, lambda *_: whole, shared=shared))
         self._seen: SimpleQueue[NDArray[np.float32] | BaseException | None] = SimpleQueue()
         self._go: SimpleQueue[_Way | None] = SimpleQueue()
         self._way = _ALONE

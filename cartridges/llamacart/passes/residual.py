@@ -36,7 +36,7 @@ def residual_sizes(
     sequences: Sequence[Sequence[int]],
     rows: NDArray[np.integer],
     *,
-    shared: int = 0,
+    shared: bool = False,
     n_threads: int | None = None,
 ) -> list[float]:
     """Mean square of the residual stream behind each layer, [L].
@@ -48,10 +48,10 @@ def residual_sizes(
         model: The model.
         sequences: Token ids, each a sequence of its own from position 0.
         rows: Rows that count, numbered over all sequences; at least one.
-        shared: Tokens that all sequences begin with, and whose rows are computed once.
+        shared: Whether what several sequences begin with is computed once.
         n_threads: Threads for compute.
     """
-    counted = np.zeros(count_rows(sequences, shared), np.bool_)
+    counted = np.zeros(count_rows(sequences, shared=shared), np.bool_)
     counted[rows] = True
     sums, counts = np.zeros(model.n_layer), np.zeros(model.n_layer)
 

@@ -19,6 +19,7 @@ from llamacart.passes.batching import (
     ROWS_PER_DECODE,
     as_batch,
     fillings,
+    rows_beside,
     rows_of,
     shared_beginning,
     slices,
@@ -133,7 +134,9 @@ def visit_logits(
 
         def decode(rows: Sequence[Row], first: int) -> None:
             if hook is not None:
-                hook.set_rows([acting[s].at(sequences[s], position) for s, position, _, _ in rows])
+                hook.set_rows(
+                    [acting[row.sequence].at(sequences[row.sequence], row.position) for row in rows]
+                )
             context.decode(as_batch(rows, first))
             if hook is not None:
                 hook.take_report().check()
@@ -150,11 +153,15 @@ def visit_logits(
                     context.copy(0, sequence, shared)
             else:
                 context.clear()
-            wanted = rows_of(
+            wanted = rows_beside(
                 sequences,
                 run,
                 lambda s, i: i >= first_rows[s] and (only is None or i in only[s]),
                 shared,
+                [
+                    min(first, len(own) - 1)
+                    for first, own in zip(first_rows, sequences, strict=True)
+                ],
             )
             for rows in slices(wanted, context.n_batch, context.n_outputs):
                 decode(rows, run.start - bool(shared))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from llamacart.values.steering import Steering
 
@@ -20,15 +20,15 @@ class Batch:
         positions: Position of each row in its sequence.
         sequences: Sequence id of each row, below the context's `n_seq_max`.
         outputs: Whether logits are wanted after each row.
-        shared: How many rows, from the first one on, belong to all sequences of the context: what
-            its sequences begin with. They are computed once.
+        also: For some rows, other sequences that begin with them as well. What several sequences
+            begin with is computed once.
     """
 
     tokens: Sequence[int]
     positions: Sequence[int]
     sequences: Sequence[int]
     outputs: Sequence[bool]
-    shared: int = field(default=0, kw_only=True)
+    also: Mapping[int, Sequence[int]] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)

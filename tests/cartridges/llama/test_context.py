@@ -74,7 +74,8 @@ def test_rows_of_all_sequences_are_computed_once_for_them(
             for i, token in enumerate([*beginning, *end])
             if number == 0 or i >= shared
         ]
-        return Batch(*map(list, zip(*rows, strict=True)), shared=shared)
+        also = {row: [1, 2] for row in range(shared)}
+        return Batch(*map(list, zip(*rows, strict=True)), also=also)
 
     def logits(batch: Batch) -> list[np.ndarray]:
         with Context(model, n_ctx=512, n_batch=512, n_seq_max=len(ends)) as context:

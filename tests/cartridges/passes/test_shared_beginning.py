@@ -95,11 +95,14 @@ def test_rows_are_those_of_each_text_alone(
     with Model(str(tiny_path(architecture=architecture)), batch_invariant=True) as model:
         head = [3 + i % 250 for i in range(n_begin)]
         texts = [head + [40 + s + 7 * i for i in range(n)] for s, n in enumerate((9, 2, 20))]
-        numbers = row_numbers(texts, n_begin)
-        total = count_rows(texts, n_begin)  # no decode of one row, whose kernel is another
-        assert total == n_begin + 31 == len({int(i) for own in numbers for i in own})
+        # One text goes on another, one is the beginning of a third, one is there twice.
+        texts += [[*texts[0], 7, 8], texts[2][:-9], texts[1], [*texts[2][:-4], 9]]
+        numbers = row_numbers(texts, shared=True)
+        total = count_rows(texts, shared=True)  # no decode of one row, whose kernel is another
+        assert total == n_begin + 31 + 3 + 1 + 1 + 1
+        assert total == len({int(i) for own in numbers for i in own})
 
-        def seen(sequences: list[list[int]], n_rows: int, shared: int) -> np.ndarray:
+        def seen(sequences: list[list[int]], n_rows: int, *, shared: bool) -> np.ndarray:
             found = np.zeros((model.n_layer, n_rows, model.n_ff), np.float32)
 
             def visit(layer: int, rows: np.ndarray, h: np.ndarray) -> bool:
@@ -110,11 +113,11 @@ def test_rows_are_those_of_each_text_alone(
             forward(model, sequences, visit, layers=range(model.n_layer), shared=shared)
             return found
 
-        alone = [seen([text], len(text), 0) for text in texts]
+        alone = [seen([text], len(text), shared=False) for text in texts]
         decoded.clear()
-        together = seen(texts, total, n_begin)
+        together = seen(texts, total, shared=True)
         assert sum(decoded) == total
-        with Lane(model, texts, layers=range(model.n_layer), shared=n_begin) as lane:
+        with Lane(model, texts, layers=range(model.n_layer), shared=True) as lane:
             for layer in range(model.n_layer):
                 h = lane.advance()
                 h[:, 5] += 1

@@ -38,7 +38,7 @@ def test_texts_of_neutral_rows_alone_beside_weighted_answers(tiny_model) -> None
         "Be brief.",
         name="x",
         answers=[Exchange(f"Why {n}?", "one two three four five") for n in range(3)],
-        neutral=[f"left alone {n} " * 20 for n in range(8)],
+        neutral=[f"{n} is left alone " * 20 for n in range(8)],
         target="activation",
         threshold=0.05,
         penalty=1.0,

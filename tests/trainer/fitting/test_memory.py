@@ -21,7 +21,7 @@ from llamacart_trainer.fitting.settings import FitSettings
 from llamacart_trainer.fitting.training import train
 from llamacart_trainer.recipe.recipe import Recipe, Task, TextPair
 
-PAIRS = tuple(TextPair(f"the red number {i}", f"le nombre rouge {i}") for i in range(24))
+PAIRS = tuple(TextPair(f"{i} is the red number", f"{i} est rouge, ce nombre") for i in range(24))
 TASK = Task(Recipe(name="t", threshold=0.1, penalty=1.0), PAIRS, ("as it is", "and so be it"))
 SETTINGS = FitSettings(threshold=0.1, penalty=1.0)
 RUNNING = Path("/proc/self/task")

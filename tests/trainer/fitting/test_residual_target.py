@@ -180,7 +180,7 @@ def test_targets_of_neutral_rows_do_not_run_and_first_rows_count_nowhere(
     for chunk in copied:
         assert len(chunk.target_rows) == (~chunk.neutral).sum()
     for chunk in closed:
-        firsts = [rows[0] for rows in row_numbers(chunk.sources, chunk.source.shared)]
+        firsts = [rows[0] for rows in row_numbers(chunk.sources, shared=True)]
         assert not np.isin(chunk.source_rows, firsts).any()
         assert len(chunk.target_rows) == (~chunk.neutral).sum()
         assert len(chunk.groups) == len(chunk.source_rows)

@@ -9,7 +9,7 @@ from llamacart.llama.model import Model
 from llamacart_trainer.fitting.chunks import SampleChunk, Side, with_idle
 from llamacart_trainer.fitting.sight import Lanes, see
 
-TEXTS = ((1, 30, 31, 32), (1, 30, 40), (1, 50, 51, 52, 53))
+TEXTS = ((1, 30, 31, 32), (1, 33, 40), (1, 50, 51, 52, 53))
 ACTS = {TEXTS[0]: [0, 0, 1, 1], TEXTS[1]: [0, 1, 1], TEXTS[2]: [0, 0, 0, 0, 0]}
 
 

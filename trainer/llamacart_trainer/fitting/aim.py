@@ -231,7 +231,7 @@ class GapAim:
             model,
             chunk.targets,
             self._counted(chunk),
-            shared=chunk.target.shared,
+            shared=True,
             n_threads=n_threads,
         )
         self._kept: tuple[int, Gap] | None = None

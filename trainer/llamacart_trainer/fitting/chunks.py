@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from llamacart.llama.context import MAX_SEQUENCES
-from llamacart.passes.batching import shared_beginning
+from llamacart.passes.batching import Tree
 from llamacart.passes.capture import count_rows, row_numbers, row_offsets
 
 if TYPE_CHECKING:
@@ -43,14 +43,9 @@ class Side(NamedTuple):
     idle: NDArray[np.int64] = NO_ROWS
 
     @property
-    def shared(self) -> int:
-        """Tokens that all texts begin with, and whose rows are computed once."""
-        return _shared(self.texts)
-
-    @property
     def n_rows(self) -> int:
-        """Rows that are computed."""
-        return count_rows(self.texts, self.shared)
+        """Rows that are computed: what several texts begin with once."""
+        return count_rows(self.texts, shared=True)
 
 
 @dataclass(frozen=True)
@@ -100,7 +95,7 @@ def with_idle(chunk: SampleChunk, acts: Callable[[Tokens], Sequence[bool]]) -> S
         chunk: Samples.
         acts: Whether it acts on each row of a text.
     """
-    numbers = row_numbers(chunk.sources, chunk.source.shared)
+    numbers = row_numbers(chunk.sources, shared=True)
     idle = [
         own[~np.asarray(acts(text), np.bool_)]
         for text, own in zip(chunk.sources, numbers, strict=True)
@@ -117,8 +112,8 @@ def split(
 
     Args:
         samples: Those without rows are left out.
-        max_rows: Most rows of a side, of which those are one that its texts begin with; a longer
-            text is a chunk of its own.
+        max_rows: Most rows of a side, of which those are one that several texts begin with; a
+            longer text is a chunk of its own.
         to_gap: Gaps are to be closed: the first row of a text, whose activations are huge, is left
             out everywhere.
     """
@@ -126,17 +121,18 @@ def split(
         samples = [_without_first(sample) for sample in samples]
     chunks = []
     group: list[PairedRows] = []
-    sides: tuple[set[Tokens], set[Tokens]] = (set(), set())
+    sides = _Filling(), _Filling()
     for sample in samples:
         if not len(sample.source_rows):
             continue
-        own = {tuple(sample.source)}, set() if sample.neutral else {tuple(sample.target)}
-        grown = sides[0] | own[0], sides[1] | own[1]
-        if group and any(_is_too_much(side, max_rows) for side in grown):
+        texts = [tuple(sample.source), *(() if sample.neutral else (tuple(sample.target),))]
+        roomy = (side.has_room(text, max_rows) for side, text in zip(sides, texts, strict=False))
+        if group and not all(roomy):
             chunks.append(_chunk(group))
-            group, grown = [], own
+            group, sides = [], (_Filling(), _Filling())
         group.append(sample)
-        sides = grown
+        for side, text in zip(sides, texts, strict=False):
+            side.add(text)
     return [*chunks, _chunk(group)] if group else []
 
 
@@ -153,13 +149,25 @@ def _chunk(samples: Sequence[PairedRows]) -> SampleChunk:
     return SampleChunk(sources, targets, source_rows, target_rows, neutral, groups, weights)
 
 
-def _is_too_much(texts: set[Tokens], max_rows: int) -> bool:
-    kept = list(texts)
-    return len(kept) > MAX_SEQUENCES or count_rows(kept, _shared(kept)) > max_rows
+class _Filling:
+    """Texts of one side of a chunk that is being filled."""
 
+    def __init__(self) -> None:
+        self._texts: set[Tokens] = set()
+        self._tree = Tree()
 
-def _shared(texts: Sequence[Tokens]) -> int:
-    return shared_beginning(texts) if len(texts) > 1 else 0
+    def has_room(self, text: Tokens, max_rows: int) -> bool:
+        """Whether a text may join the others."""
+        if text in self._texts:
+            return True
+        grown = self._tree.n_rows + self._tree.missing(text)
+        return len(self._texts) < MAX_SEQUENCES and grown <= max_rows
+
+    def add(self, text: Tokens) -> None:
+        """Let a text join, once."""
+        if text not in self._texts:
+            self._texts.add(text)
+            self._tree.add(text)
 
 
 def _place(
@@ -167,7 +175,7 @@ def _place(
 ) -> tuple[list[Tokens], NDArray[np.int64]]:
     """Distinct texts, and rows of the given ones numbered over the distinct ones."""
     distinct = list(dict.fromkeys(tuple(text) for text, _ in given))
-    numbers = dict(zip(distinct, row_numbers(distinct, _shared(distinct)), strict=True))
+    numbers = dict(zip(distinct, row_numbers(distinct, shared=True), strict=True))
     placed = [numbers[tuple(text)][np.asarray(rows, np.int64)] for text, rows in given]
     return distinct, np.concatenate([np.zeros(0, np.int64), *placed])
 

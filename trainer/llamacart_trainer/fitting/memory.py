@@ -144,7 +144,7 @@ def plan_memory(
             continue
         stops = range(model.n_layer) if with_last else layers
         lanes = sum(
-            lane_bytes(model, side.texts, stops, side.shared)
+            lane_bytes(model, side.texts, stops, shared=True)
             for chunk in chunks
             for side in (chunk.source, chunk.target)
             if side.texts
@@ -195,7 +195,7 @@ def _pass_bytes(model: Model, chunk: SampleChunk, layers: range) -> int:
     """A pass over either side of a chunk, with all its activations at one layer."""
     row = 8 * (model.n_ff + model.n_embd)
     return max(
-        forward_bytes(model, side.texts, layers, side.shared) + row * side.n_rows
+        forward_bytes(model, side.texts, layers, shared=True) + row * side.n_rows
         for side in (chunk.source, chunk.target)
         if side.texts
     )

@@ -83,7 +83,7 @@ class Lanes:
                         model,
                         side.texts,
                         layers=stops,
-                        shared=side.shared,
+                        shared=True,
                         n_threads=n_threads,
                         beside=beside,
                     )
@@ -195,7 +195,7 @@ def see(
         side.texts,
         visit,
         layers=[*before, layer],
-        shared=side.shared,
+        shared=True,
         n_threads=n_threads,
         beside=(beside, read) if beside else None,
     )

@@ -47,8 +47,8 @@ class Marks:
 
     Attributes:
         layers: Layers that make them, ascending.
-        rows_of: For each text its rows that end a subject, and the number of the subject's fact.
-        ways: Directions in the residual stream, by fact [F, E].
+        rows_of: For each text its rows that end a subject, and the subject's number.
+        ways: Directions in the residual stream, by subject [F, E].
         strength: Length of a mark, in lengths of the stream that it is added to.
     """
 
@@ -63,13 +63,13 @@ class Marks:
         return False
 
     def rows(self, chunk: SampleChunk) -> NDArray[np.int64]:
-        """Number of the fact whose subject each tied row of a chunk ends, or `NOTHING`."""
+        """Number of the subject that each tied row of a chunk ends, or `NOTHING`."""
         found = {}
         for text, numbers in zip(
-            chunk.targets, row_numbers(chunk.targets, chunk.target.shared), strict=True
+            chunk.targets, row_numbers(chunk.targets, shared=True), strict=True
         ):
-            for row, fact in self.rows_of.get(text, {}).items():
-                found[int(numbers[row])] = fact
+            for row, subject in self.rows_of.get(text, {}).items():
+                found[int(numbers[row])] = subject
         return np.array([found.get(row, NOTHING) for row in chunk.target_rows.tolist()], np.int64)
 
     def steps(
@@ -78,7 +78,7 @@ class Marks:
         """What is missing of marks [N, E].
 
         Args:
-            numbers: Facts of some rows [N].
+            numbers: Subjects of some rows [N].
             before: Their unsteered residual streams behind the layer [N, E].
             moved: What has been added to those so far [N, E].
             metric: How much readers see of each dimension [E].

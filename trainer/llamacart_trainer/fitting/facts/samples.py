@@ -94,13 +94,16 @@ class FactSamples:
         groups: The samples of each fact.
         wanted: The token that is to follow each text.
         firsts: For each fact the texts that the first token of its object is to follow.
-        subjects: For each text its rows that end a fact's subject, and the number of that fact.
+        subjects: For each text its rows that end a fact's subject, and the number of the first fact
+            on that subject.
+        leaders: For each fact the number of the first fact on its subject.
     """
 
     groups: list[list[PairedRows]]
     wanted: dict[Text, int]
     firsts: list[list[Text]]
     subjects: dict[Text, dict[int, int]]
+    leaders: list[int]
 
     @classmethod
     def of(
@@ -129,25 +132,29 @@ class FactSamples:
             wanted=after([own for texts in said for own in texts]),
             firsts=[[before for before, _ in texts] for texts in said],
             subjects={},
+            leaders=[],
         )
+        leaders: dict[str, int] = {}
         seen = set(found.wanted)
         for number, (fact, texts, others, own) in enumerate(
             zip(facts, said, neighbours, phrasings, strict=True)
         ):
             group = []
+            leader = leaders.setdefault(fact.subject, number)
+            found.leaders.append(leader)
             for asks, forms in ((True, own.same), (False, own.other)):
                 for before, answer in (ask(text, fact.object) for text in forms):
                     if before in seen:  # what another fact says, or asks of the same subject
                         continue
                     seen.add(before)
                     ends = subject_rows(before, fact.subject, token_bytes)
-                    found.subjects[before] = dict.fromkeys(ends, number)
+                    found.subjects[before] = dict.fromkeys(ends, leader)
                     if asks:
                         found.wanted[before] = answer[0]
                     group += _tied(before, ends, last=1.0 if asks else HELD)
             for before, answer in texts:
                 ends = subject_rows(before, fact.subject, token_bytes)
-                found.subjects[before] = dict.fromkeys(ends, number)
+                found.subjects[before] = dict.fromkeys(ends, leader)
                 group += _tied(before, ends)
                 longer = ((*before, *answer[:n]) for n in range(1, len(answer)))
                 group += [tie(text, text, [(len(text) - 1,) * 2]) for text in longer]

@@ -89,6 +89,7 @@ def find_stages(
         reading = range(marking[-1] + 1, min(end + 1, model.n_layer))
         sizes = stream_sizes(model, samples, n_threads=n_threads)
         ways = attention_path(model, _pulls(wishes, samples), sizes, reading)
+        ways = of_subjects(ways, samples.leaders)
         strength = WAITING_STRENGTH if waits else STRENGTH
         stages.append(Marks(tuple(marking), samples.subjects, ways, strength))
     if not stages:
@@ -152,6 +153,22 @@ def saying_layers(likeness: Sequence[float], n_layer: int) -> list[int]:
         first -= 1
     latest = n_layer - 1 - math.ceil(n_layer * SAYING)
     return list(range(max(0, min(first, latest)), n_layer - 1))
+
+
+def of_subjects(ways: Floats, leaders: Sequence[int]) -> Floats:
+    """Where the marks of whole subjects lie [F, E]: those of each one's facts are added up.
+
+    Each fact on a subject counts alike. The row that ends the subject is one for all of them.
+
+    Args:
+        ways: By fact [F, E].
+        leaders: For each fact the number of the first one on its subject, in whose place the sum
+            stands.
+    """
+    lengths = np.linalg.norm(ways, axis=1, keepdims=True)
+    summed = np.zeros_like(ways)
+    np.add.at(summed, np.asarray(leaders, np.int64), ways / np.maximum(lengths, 1e-20))
+    return summed
 
 
 def _pulls(wishes: Wishes, samples: FactSamples) -> Floats:

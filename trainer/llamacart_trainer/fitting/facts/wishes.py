@@ -98,7 +98,7 @@ class Wishes:
         found = {
             int(rows[-1]): self.numbers.get(text, NOTHING)
             for text, rows in zip(
-                chunk.targets, row_numbers(chunk.targets, chunk.target.shared), strict=True
+                chunk.targets, row_numbers(chunk.targets, shared=True), strict=True
             )
         }
         return np.array([found.get(row, NOTHING) for row in chunk.target_rows.tolist()], np.int64)
