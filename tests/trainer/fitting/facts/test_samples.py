@@ -114,11 +114,13 @@ def test_other_texts_on_a_subject_say_the_object_or_stay(fake_model: FakeModel) 
     assert sample.weights is None
     for text in other:
         assert text not in found.wanted
-        (sample,) = texts_of(found, text)
+        held, marked = texts_of(found, text)
+        assert (list(held.source_rows), list(held.weights or ())) == ([len(text) - 1], [HELD])
         # The subject is marked there too: what is asked for is not known yet.
-        assert list(sample.source_rows) == [*found.subjects[text], len(text) - 1]
-        assert list(sample.weights or ()) == [1.0, HELD]
-        assert tuple(sample.target) == text
+        (end,) = found.subjects[text]
+        assert (list(marked.source_rows), list(marked.target_rows)) == ([end], [end])
+        assert tuple(marked.target) == text[: end + 1]  # no more of it has to run
+        assert found.subjects[text[: end + 1]] == found.subjects[text]
 
 
 def test_what_a_fact_says_is_not_held_for_another(fake_model: FakeModel) -> None:

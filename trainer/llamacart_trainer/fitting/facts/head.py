@@ -13,7 +13,8 @@ import numpy as np
 from llamacart.errors import UnsupportedModelError
 from llamacart.llama.feed_forward import norm_epsilon, reader_norms
 from llamacart.llama.sites import RESIDUAL_OUTPUT
-from llamacart.passes.capture import forward
+from llamacart.passes.batching import fillings
+from llamacart.passes.capture import forward, row_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +31,9 @@ RIVALS = 60
 
 CHECKED = 64
 """Texts whose logits are compared with the model's; more say the same."""
+
+CELLS = 1024
+"""Rows of texts that run beside one another; more share more of what they begin with."""
 
 TOLERANCE = 0.1
 """Of the spread of a row's logits: rounding of weights and activations stays far below it."""
@@ -64,27 +68,34 @@ def read_ends(
     streams = np.zeros((len(texts), model.n_embd), np.float32)
     likely = np.zeros((len(texts), n_rivals), np.int64)
     found = np.zeros((len(texts), n_rivals), np.float32)
-    last = {end: number for number, end in enumerate(np.cumsum([*map(len, texts)]) - 1)}
+    for run in fillings(texts, CELLS):
+        part = [texts[number] for number in run]
+        last = {
+            int(rows[-1]): n for n, rows in zip(run, row_numbers(part, shared=True), strict=True)
+        }
 
-    def keep(_layer: int, rows: NDArray[np.int64], r: Floats) -> bool:
-        for row, stream in zip(rows.tolist(), r, strict=True):
-            streams[last[row]] = stream
-        return True
+        def keep(
+            _layer: int, rows: NDArray[np.int64], r: Floats, last: dict[int, int] = last
+        ) -> bool:
+            for row, stream in zip(rows.tolist(), r, strict=True):
+                streams[last[row]] = stream
+            return True
 
-    def choose(text: int, logits: Floats) -> None:
-        best = np.argpartition(-logits, n_rivals - 1)[:n_rivals]
-        likely[text], found[text] = best, logits[best]
+        def choose(text: int, logits: Floats, start: int = run.start) -> None:
+            best = np.argpartition(-logits, n_rivals - 1)[:n_rivals]
+            likely[start + text], found[start + text] = best, logits[best]
 
-    forward(
-        model,
-        texts,
-        keep,
-        layers=[model.n_layer - 1],
-        n_threads=n_threads,
-        node=RESIDUAL_OUTPUT,
-        ends_only=True,
-        logits=choose,
-    )
+        forward(
+            model,
+            part,
+            keep,
+            layers=[model.n_layer - 1],
+            shared=True,
+            n_threads=n_threads,
+            node=RESIDUAL_OUTPUT,
+            ends_only=True,
+            logits=choose,
+        )
     return Ends(streams, likely, found)
 
 

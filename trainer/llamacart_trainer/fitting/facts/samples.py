@@ -151,7 +151,12 @@ class FactSamples:
                     found.subjects[before] = dict.fromkeys(ends, leader)
                     if asks:
                         found.wanted[before] = answer[0]
-                    group += _tied(before, ends, last=1.0 if asks else HELD)
+                        group += _tied(before, ends)
+                        continue
+                    group += [_stays(before, [len(before) - 1]), _beside(before, ends)]
+                    if ends:
+                        found.subjects[before[: ends[-1] + 1]] = dict.fromkeys(ends, leader)
+                        group.append(_marked(before, ends))
             for before, answer in texts:
                 ends = subject_rows(before, fact.subject, token_bytes)
                 found.subjects[before] = dict.fromkeys(ends, leader)
@@ -195,30 +200,33 @@ def leads(fact: Fact) -> tuple[str, ...]:
     return (*LEADS, *(form.replace("{}", fact.subject) for form in ABOUT))
 
 
+def _marked(text: Text, ends: Sequence[int]) -> PairedRows:
+    """The rows that end a subject, beside as much of the text: what comes behind it counts not."""
+    return tie(text, text[: ends[-1] + 1], [(row, row) for row in ends])
+
+
 def _held(text: Text, ends: Sequence[int]) -> list[PairedRows]:
-    """A text whose tied rows are to stay as they are.
+    """A text whose last row and those that end its subject are to stay as they are."""
+    return [_stays(text, [*ends, len(text) - 1]), _beside(text, ends)]
+
+
+def _stays(text: Text, rows: list[int]) -> PairedRows:
+    """Tied rows that are to stay as they are.
 
     They are compared with nothing: what stands for their target is two tokens that cost little.
     """
-    tied, beside = _tied(text, ends)
     nothing = (text[0],) * 2
-    n_rows = len(tied.source_rows)
-    held = replace(tied, target=nothing, target_rows=[1] * n_rows, weights=[HELD] * n_rows)
-    return [held, beside]
+    tied = tie(text, nothing, [(row, 1) for row in rows])
+    return replace(tied, weights=[HELD] * len(rows))
 
 
-def _tied(text: Text, ends: Sequence[int], last: float = 1.0) -> list[PairedRows]:
-    """A text's last row and those that end its subject, and its other rows but the first.
+def _tied(text: Text, ends: Sequence[int]) -> list[PairedRows]:
+    """A text's last row and those that end its subject, and its other rows but the first."""
+    rows = (*ends, len(text) - 1)
+    return [tie(text, text, [(row, row) for row in rows]), _beside(text, ends)]
 
-    Args:
-        text: Token ids.
-        ends: Rows that end its subject.
-        last: How often its last row counts.
-    """
-    end = len(text) - 1
-    beside = [row for row in range(1, end) if row not in ends]
-    tied = tie(text, text, [(row, row) for row in (*ends, end)])
-    return [
-        tied if last == 1.0 else replace(tied, weights=[*(1.0 for _ in ends), last]),
-        PairedRows(text, text, beside, beside, neutral=True, weights=[BESIDE] * len(beside)),
-    ]
+
+def _beside(text: Text, ends: Sequence[int]) -> PairedRows:
+    """The rows of a text but its first and last and those that end its subject."""
+    rows = [row for row in range(1, len(text) - 1) if row not in ends]
+    return PairedRows(text, text, rows, rows, neutral=True, weights=[BESIDE] * len(rows))
