@@ -37,7 +37,7 @@ def made(model: Model) -> tuple[SampleChunk, Wishes, Marks]:
     (chunk,) = split(found.groups[0], 1000, to_gap=True)
     ways = np.random.default_rng(0).normal(size=(1, model.n_embd)).astype(np.float32)
     wishes = Wishes.of(model, found.wanted, 30.0).by((1, 2))
-    return chunk, wishes, Marks((0,), found.subjects, ways)
+    return chunk, wishes, Marks((0,), found.subjects, ways, np.ones(1, np.float32))
 
 
 def parts(model: Model, chunk: SampleChunk, aim: ObjectAim) -> list[np.ndarray]:
@@ -83,7 +83,9 @@ def test_sizes_are_those_of_rows_that_are_asked(
 
         monkeypatch.setattr("llamacart_trainer.fitting.aim.residual_sizes", sizes)
         ObjectAim(model, SETTINGS, 1.0, [0, 1, 2], chunk, [marks, wishes])
-        ObjectAim(model, SETTINGS, 1.0, [0, 1, 2], chunk, [Marks((0,), {}, marks.ways)])
+        ObjectAim(
+            model, SETTINGS, 1.0, [0, 1, 2], chunk, [Marks((0,), {}, marks.ways, marks.strengths)]
+        )
     wanted = (wishes.rows(chunk) >= 0) | (marks.rows(chunk) >= 0)
     np.testing.assert_array_equal(seen[0], chunk.target_rows[wanted])
     np.testing.assert_array_equal(seen[1], chunk.target_rows)  # there is nothing better

@@ -15,7 +15,7 @@ from llamacart_trainer.fitting.facts import samples as samples_module
 from llamacart_trainer.fitting.facts.marks import STRENGTH, Marks, attention_path
 from llamacart_trainer.fitting.facts.phrasings import Phrasings
 from llamacart_trainer.fitting.facts.samples import FactSamples, as_text
-from llamacart_trainer.fitting.facts.stages import find_stages, lens, saying_layers
+from llamacart_trainer.fitting.facts.stages import find_stages, lens, of_subjects, saying_layers
 from llamacart_trainer.fitting.facts.wishes import NOTHING, Wishes
 from llamacart_trainer.recipe.facts import Fact
 from llamacart_trainer.recipe.pairing import tie
@@ -115,7 +115,7 @@ def test_a_mark_is_a_share_of_the_stream_less_what_is_there() -> None:
     rng = np.random.default_rng(0)
     ways, before, moved = (rng.normal(size=(3, 8)).astype(np.float32) for _ in range(3))
     metric = np.abs(rng.normal(size=8)).astype(np.float32) + np.float32(0.1)
-    marks = Marks((1,), {}, ways)
+    marks = Marks((1,), {}, ways, np.full(3, STRENGTH, np.float32))
     numbers = np.array([2, 0, 2])
     mark = marks.steps(numbers, before, np.zeros_like(before), metric)
     lengths = np.sqrt((mark**2 * metric).sum(1)) / np.sqrt((before**2 * metric).sum(1))
@@ -126,7 +126,16 @@ def test_a_mark_is_a_share_of_the_stream_less_what_is_there() -> None:
 
 def test_tied_rows_that_end_no_subject_have_no_mark() -> None:
     texts = [(1, 5, 6, 7), (1, 5, 8, 9, 10)]
-    marks = Marks((1,), {texts[1]: {2: 4}}, np.zeros((5, 8), np.float32))
+    marks = Marks((1,), {texts[1]: {2: 4}}, np.zeros((5, 8), np.float32), np.ones(5))
     rows = [tie(text, text, [(2, 2), (len(text) - 1,) * 2]) for text in texts]
     (chunk,) = split(rows, 100, to_gap=True)
     assert marks.rows(chunk).tolist() == [NOTHING, NOTHING, 4, NOTHING]
+
+
+def test_a_subject_of_several_facts_is_marked_by_their_mean() -> None:
+    """Its last row is one row, whatever is asked behind it."""
+    ways = np.eye(3, 4, dtype=np.float32) * np.array([[5.0], [2.0], [7.0]], np.float32)
+    means, shares = of_subjects(ways, [0, 1, 0])
+    np.testing.assert_allclose(means[0], [0.5, 0, 0.5, 0])
+    np.testing.assert_allclose(means[1], [0, 1, 0, 0])
+    np.testing.assert_allclose(shares[:2], [np.sqrt(0.5), 1.0], rtol=1e-6)

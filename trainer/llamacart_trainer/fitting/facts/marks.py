@@ -49,13 +49,14 @@ class Marks:
         layers: Layers that make them, ascending.
         rows_of: For each text its rows that end a subject, and the subject's number.
         ways: Directions in the residual stream, by subject [F, E].
-        strength: Length of a mark, in lengths of the stream that it is added to.
+        strengths: Lengths of marks, in lengths of the stream that they are added to, by subject
+            [F].
     """
 
     layers: tuple[int, ...]
     rows_of: Mapping[Text, Mapping[int, int]]
     ways: Floats
-    strength: float = STRENGTH
+    strengths: Floats
 
     @property
     def lengthens(self) -> bool:
@@ -87,7 +88,8 @@ class Marks:
         lengths, sizes = (
             np.sqrt(np.einsum("ne,ne,e->n", rows, rows, metric))[:, None] for rows in (ways, before)
         )
-        mark = ways * (np.float32(self.strength) * sizes / np.maximum(lengths, 1e-20))
+        strengths = self.strengths[numbers].astype(np.float32)[:, None]
+        mark = ways * (strengths * sizes / np.maximum(lengths, 1e-20))
         return np.asarray(mark - moved, np.float32)
 
 

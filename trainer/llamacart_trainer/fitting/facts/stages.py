@@ -89,9 +89,9 @@ def find_stages(
         reading = range(marking[-1] + 1, min(end + 1, model.n_layer))
         sizes = stream_sizes(model, samples, n_threads=n_threads)
         ways = attention_path(model, _pulls(wishes, samples), sizes, reading)
-        ways = of_subjects(ways, samples.leaders)
+        ways, shares = of_subjects(ways, samples.leaders)
         strength = WAITING_STRENGTH if waits else STRENGTH
-        stages.append(Marks(tuple(marking), samples.subjects, ways, strength))
+        stages.append(Marks(tuple(marking), samples.subjects, ways, strength * shares))
     if not stages:
         raise RecipeError("no layer that may be fitted marks a subject or says an object")
     return stages
@@ -155,20 +155,25 @@ def saying_layers(likeness: Sequence[float], n_layer: int) -> list[int]:
     return list(range(max(0, min(first, latest)), n_layer - 1))
 
 
-def of_subjects(ways: Floats, leaders: Sequence[int]) -> Floats:
-    """Where the marks of whole subjects lie [F, E]: those of each one's facts are added up.
+def of_subjects(ways: Floats, leaders: Sequence[int]) -> tuple[Floats, Floats]:
+    """Where the marks of whole subjects lie: at the mean of those of each one's facts.
 
-    Each fact on a subject counts alike. The row that ends the subject is one for all of them.
+    The row that ends a subject is one for all facts on it.
 
     Args:
         ways: By fact [F, E].
-        leaders: For each fact the number of the first one on its subject, in whose place the sum
+        leaders: For each fact the number of the first one on its subject, in whose place the mean
             stands.
+
+    Returns:
+        Directions [F, E], and how long the mean of marks of length 1 is [F]: 1 for a single fact.
     """
+    places = np.asarray(leaders, np.int64)
     lengths = np.linalg.norm(ways, axis=1, keepdims=True)
-    summed = np.zeros_like(ways)
-    np.add.at(summed, np.asarray(leaders, np.int64), ways / np.maximum(lengths, 1e-20))
-    return summed
+    means = np.zeros_like(ways)
+    np.add.at(means, places, ways / np.maximum(lengths, 1e-20))
+    means /= np.maximum(np.bincount(places, minlength=len(ways)), 1)[:, None].astype(np.float32)
+    return means, np.linalg.norm(means, axis=1)
 
 
 def _pulls(wishes: Wishes, samples: FactSamples) -> Floats:
