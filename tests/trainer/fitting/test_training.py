@@ -97,7 +97,7 @@ def test_what_runs_together_follows_the_memory(
             super().__init__(*args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sight_module, "Lane", Counted)
-    train(task(), tiny_model, max_memory=2 << 20)
+    train(task(), tiny_model, max_memory=1 << 20)
     assert not opened
     train(task(), tiny_model)
     assert opened == [{0, 1, 2}, {0, 1, 2}]
