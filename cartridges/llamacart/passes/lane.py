@@ -47,11 +47,31 @@ class Errand(NamedTuple):
     arriving: Work | None = None
 
 
+class _Turns:
+    """Which of many lanes may compute.
+
+    Attributes:
+        over: Nobody waits for them any more: no other lane is to begin.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._free = threading.Semaphore(max(1, width))
+        self.over = False
+
+    def __enter__(self) -> bool:
+        """Wait for a turn; whether the lane is to compute."""
+        self._free.acquire()
+        return not self.over
+
+    def __exit__(self, *_: object) -> None:
+        self._free.release()
+
+
 class _Way(NamedTuple):
     """How a lane goes on: with an errand, while it is its turn."""
 
     errand: Errand = Errand()
-    turns: AbstractContextManager[object] = nullcontext()
+    turns: AbstractContextManager[bool] = nullcontext(True)
 
 
 _ALONE = _Way()
@@ -179,8 +199,8 @@ class Lane(Closing):
 
     def _decode(self) -> None:
         try:
-            self._take_turn()
-            self._context.decode(self._batch)
+            if self._take_turn():
+                self._context.decode(self._batch)
         except BaseException as error:
             self._end_turn()
             self._seen.put(error)
@@ -194,8 +214,7 @@ class Lane(Closing):
         if way is None:
             return False
         self._way = way
-        way.turns.__enter__()
-        return True
+        return way.turns.__enter__()
 
     def _end_turn(self) -> None:
         """Let another lane compute; nothing where it is not this lane's turn."""
@@ -245,7 +264,7 @@ def advance_together(
     Raises:
         EngineError: As `Lane.advance`, once no lane computes any more.
     """
-    turns = threading.Semaphore(max(1, width))
+    turns = _Turns(width)
     given = [Errand()] * len(lanes) if errands is None else errands
     running: list[Lane] = []
     out: list[NDArray[np.float32]] = []
@@ -261,6 +280,9 @@ def advance_together(
             out.append(lane._wait())
         except Exception as error:
             failed = failed or error
+        except BaseException:  # Ctrl-C
+            turns.over = True
+            raise
     if failed is not None:
         raise failed
     return out

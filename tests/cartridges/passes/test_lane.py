@@ -155,6 +155,30 @@ def test_lanes_that_go_one_at_a_time_wait_for_each_other(tiny_model: Model) -> N
     assert seen == ["comes", "is there"] * 8
 
 
+def test_no_lane_begins_after_an_interrupt(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived: list[int] = []
+    interrupted = threading.Event()
+
+    def arriving(h: np.ndarray) -> None:
+        arrived.append(len(h))
+        interrupted.wait()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with ExitStack() as stack:
+        lanes = [stack.enter_context(Lane(tiny_model, TEXTS, layers=[0, 1])) for _ in range(4)]
+        for lane in lanes:
+            monkeypatch.setattr(lane, "_wait", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            advance_together(lanes, 1, [Errand(arriving=arriving)] * 4)
+        interrupted.set()
+    assert len(arrived) == 1
+    assert running_lanes() == 0
+
+
 def test_what_fails_in_an_errand_is_raised_and_ends_its_turn(tiny_model: Model) -> None:
     with (
         Lane(tiny_model, TEXTS, layers=[0, 1]) as one,
