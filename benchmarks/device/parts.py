@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import statistics
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from harness import fixed_tokens
+from harness import Comparison, alternate, fixed_tokens
 from random_cartridge import random_cartridge
-from watched import logits_of, watch
+from watched import PASSES, logits_of, watch
 
 from llamacart.hook.steering_hook import SteeringHook
+from llamacart.llama.closing import Closing
 from llamacart.llama.context import Context
 from llamacart.passes.capture import capture
 from llamacart.passes.generate import greedy
@@ -21,8 +23,6 @@ from llamacart.values.batch import Batch
 from llamacart.values.steering import Dose
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from llamacart.cartridge import Cartridge
     from llamacart.hook.steering_hook import Place
     from llamacart.llama.model import Model
@@ -37,10 +37,10 @@ CAPTURE_BOUND = 0.05
 FRENCH_BOUND = 0.7
 """Least share of continuations in French."""
 
+PLAIN = "no callback"
 _SPREAD = 0.01
 _MIXED = 16
 _PREFILL = 512
-_FILLED = 32
 
 _FRENCH: dict[str, Any] = {
     "threshold": 0.04,
@@ -245,6 +245,7 @@ class Speed:
         shape: What is computed.
         way: How it is steered.
         milliseconds: Median.
+        ratio: Median of its times over those of `PLAIN` just before.
         stops: Of the graph, in one step.
         copied: Bytes between device and host, in one step.
     """
@@ -252,78 +253,118 @@ class Speed:
     shape: str
     way: str
     milliseconds: float
+    ratio: float = 1.0
     stops: int = 0
     copied: int = 0
 
 
-def speed(setup: Setup, steps: int, n_prefill: int = _PREFILL) -> list[Speed]:
-    """Decode steps of 1 and 16 rows and a prompt: unsteered, and steered in each place."""
-    found = []
-    places: dict[str, Place] = {"steered by the host": "host", "steered on the device": setup.place}
-    shapes = ((1, 1), (_MIXED, _MIXED), (n_prefill, 1))
-    steering: Steering = (Dose(setup.some(1)[0], 1.0),)
-    for n_rows, n_sequences in shapes:
-        for way, place in {"no callback": None, **places}.items():
-            found.append(_speed_of(setup, way, place, n_rows, n_sequences, steering, steps))
-    return found
+class Stepper(Closing):
+    """One context, and the place where its steps are steered.
 
+    Args:
+        model: The model.
+        steering: What acts on every row.
+        place: See `SteeringHook`; None makes a context without a callback.
+        n_rows: Rows of a step: as many sequences, or a prompt.
+        decodes: Whether a step appends a token to each sequence, instead of reading a prompt.
+        length: Most tokens of a sequence that decodes.
+    """
 
-def _speed_of(
-    setup: Setup,
-    way: str,
-    place: Place | None,
-    n_rows: int,
-    n_sequences: int,
-    steering: Steering,
-    steps: int,
-) -> Speed:
-    model = setup.model
-    decodes = n_sequences == n_rows
-    hook = None
-    if place is not None:
-        hook = SteeringHook(model, max_rows=max(n_rows, _FILLED * n_sequences), place=place)
-        hook.load(steering[0].cartridge)
-    length = _FILLED + steps + 2
-    with Context(
-        model,
-        n_ctx=n_sequences * length if decodes else n_rows,
-        n_batch=max(n_rows, n_sequences),
-        n_seq_max=n_sequences,
-        n_outputs=n_sequences,
-        hook=hook,
-    ) as context:
+    def __init__(
+        self,
+        model: Model,
+        steering: Steering,
+        place: Place | None,
+        *,
+        n_rows: int,
+        decodes: bool,
+        length: int,
+    ) -> None:
+        self._steering, self._n_rows, self._decodes = steering, n_rows, decodes
+        self._hook = None
+        if place is not None:
+            self._hook = SteeringHook(model, max_rows=n_rows, place=place)
+            self._hook.load(steering[0].cartridge)
+        n_sequences = n_rows if decodes else 1
+        self._tokens = fixed_tokens(model, max(length, n_rows))
+        self._position = 0
+        self._context = Context(
+            model,
+            n_ctx=n_rows * length if decodes else n_rows,
+            n_batch=n_rows,
+            n_seq_max=n_sequences,
+            n_outputs=n_sequences,
+            hook=self._hook,
+        )
 
-        def run(batch: Batch) -> float:
-            if hook is not None:
-                hook.set_rows([steering] * len(batch.tokens))
-            start = time.perf_counter()
-            context.decode(batch)
-            return time.perf_counter() - start
-
-        tokens = fixed_tokens(model, max(length, n_rows))
-        times: list[float] = []
-        if decodes:
-            owners = list(range(n_sequences))
-            for position in range(length):
-                batch = Batch(
-                    [tokens[position]] * n_rows, [position] * n_rows, owners, [True] * n_rows
-                )
-                times.append(run(batch))
-            times = times[_FILLED + 2 :]
-            shape = f"decode, {n_rows} rows" if n_rows > 1 else "decode, 1 row"
+    def step(self) -> float:
+        """Seconds of the next step."""
+        n_rows = self._n_rows
+        if self._decodes:
+            token, position = self._tokens[self._position], self._position
+            owners = list(range(n_rows))
+            batch = Batch([token] * n_rows, [position] * n_rows, owners, [True] * n_rows)
+            self._position += 1
         else:
+            self._context.clear()
             outputs = [i == n_rows - 1 for i in range(n_rows)]
-            batch = Batch(tokens[:n_rows], list(range(n_rows)), [0] * n_rows, outputs)
-            for _ in range(2 + max(1, steps // 16)):
-                context.clear()
-                times.append(run(batch))
-            times = times[2:]
-            shape = f"prompt, {n_rows} rows"
-    stops, copied = hook.traffic if hook is not None else (0, 0)
-    return Speed(shape, way, 1e3 * statistics.median(times), stops, copied)
+            batch = Batch(self._tokens[:n_rows], list(range(n_rows)), [0] * n_rows, outputs)
+        if self._hook is not None:
+            self._hook.set_rows([self._steering] * n_rows)
+        start = time.perf_counter()
+        self._context.decode(batch)
+        return time.perf_counter() - start
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Stops and bytes copied of the last step."""
+        return self._hook.traffic if self._hook is not None else (0, 0)
+
+    def close(self) -> None:
+        """Free the context."""
+        self._context.close()
 
 
-def report_lines(speeds: Sequence[Speed]) -> dict[str, float]:
-    """Each steered time over that of its shape without a callback."""
-    base = {s.shape: s.milliseconds for s in speeds if s.way == "no callback"}
-    return {f"{s.shape}, {s.way}": s.milliseconds / base[s.shape] for s in speeds}
+def speed(setup: Setup, steps: int, n_prefill: int = _PREFILL) -> list[Speed]:
+    """Decode steps of 1 and 16 rows and a prompt: unsteered, and steered in each place, in turn."""
+    found = []
+    places: dict[str, Place | None] = {
+        PLAIN: None,
+        "steered by the host": "host",
+        "steered on the device": setup.place,
+    }
+    steering: Steering = (Dose(setup.some(1)[0], 1.0),)
+    for shape, n_rows, decodes, turns in (
+        ("decode, 1 row", 1, True, steps),
+        (f"decode, {_MIXED} rows", _MIXED, True, steps),
+        (f"prompt, {n_prefill} rows", n_prefill, False, max(3, steps // 8)),
+    ):
+        with ExitStack() as owned:
+            steppers = {
+                way: owned.enter_context(
+                    Stepper(
+                        setup.model,
+                        steering,
+                        place,
+                        n_rows=n_rows,
+                        decodes=decodes,
+                        length=steps + PASSES,
+                    )
+                )
+                for way, place in places.items()
+            }
+            samples = alternate(
+                {way: stepper.step for way, stepper in steppers.items()}, turns, warm_up=PASSES
+            )
+            compared = Comparison(shape, "s", PLAIN, samples)
+            found += [
+                Speed(
+                    shape,
+                    way,
+                    1e3 * compared.spread(way).median,
+                    compared.ratio(way).median,
+                    *stepper.traffic,
+                )
+                for way, stepper in steppers.items()
+            ]
+    return found

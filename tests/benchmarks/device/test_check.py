@@ -21,7 +21,7 @@ def test_tables_are_markdown() -> None:
         "| b | 0.5 | at least 0.1 | ok |",
         "| c | 1 |  |  |",
     ]
-    speeds = [Speed("s", "no callback", 2.0), Speed("s", "steered on the device", 3.0, 18, 64)]
+    speeds = [Speed("s", "no callback", 2.0), Speed("s", "steered on the device", 3.0, 1.5, 18, 64)]
     assert timed(speeds).splitlines()[-1] == "| s | steered on the device | 3.00 | 1.50 | 18 | 64 |"
 
 

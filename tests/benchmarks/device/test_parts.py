@@ -4,7 +4,7 @@ from pathlib import Path
 
 import parts
 import pytest
-from parts import Line, Setup, Speed, captured, equality, nothing, report_lines, speed
+from parts import Line, Setup, captured, equality, nothing, speed
 
 from llamacart.llama.model import Model
 
@@ -80,8 +80,8 @@ def test_speed_counts_stops_and_bytes(setup: Setup) -> None:
         assert (plain.stops, plain.copied) == (0, 0)
         assert host.stops == device.stops == setup.model.n_layer
         assert device.copied == 0
-    ratios = report_lines([Speed("a", "no callback", 2.0), Speed("a", "x", 3.0)])
-    assert ratios == {"a, no callback": 1.0, "a, x": 1.5}
+    assert [s.ratio for s in found[::3]] == [1.0] * 3
+    assert all(s.ratio > 0 for s in found)
 
 
 def test_prompts_and_pairs_are_there() -> None:
