@@ -324,6 +324,7 @@ text = given.get("prompt") or given.get("pairs") or pathlib.Path(recipe, "facts.
 said = pathlib.Path(text).read_bytes().decode()
 folder = pathlib.Path(MADE).parent
 (folder / "called.txt").write_text("\\n".join(sys.argv[1:]), "utf-8")
+(folder / "environment.txt").write_text("\\n".join(os.environ), "utf-8")
 print("load the model: 0:01 so far", flush=True)
 print("train: layer 1 of 4, 25 %, 0:09 left", flush=True)
 if "fail" in said:

@@ -25,6 +25,14 @@ def take_tiles() -> None:
         os.environ[VARIABLE] = "1"
 
 
+def given_environment() -> dict[str, str]:
+    """The environment as it was given to this process, for another one that decides for itself."""
+    environment = dict(os.environ)
+    if not given:
+        environment.pop(VARIABLE, None)
+    return environment
+
+
 def takes_tiles() -> bool:
     """Whether products are taken by tiles."""
     return os.environ[VARIABLE] != "0"

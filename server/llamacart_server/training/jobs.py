@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from llamacart.errors import LlamacartError, NotFoundError, OverloadedError
+from llamacart.machine.tiles import given_environment
 from llamacart_server.training.commands import command
 
 if TYPE_CHECKING:
@@ -218,7 +219,12 @@ class TrainingJobs:
 
         Files of `folder` are told by their names alone: nobody else can look into it.
         """
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "120", "NO_COLOR": "1"}
+        environment = {
+            **given_environment(),
+            "PYTHONUNBUFFERED": "1",
+            "COLUMNS": "120",
+            "NO_COLOR": "1",
+        }
         with self._changed:
             if not job.is_open:
                 return 0

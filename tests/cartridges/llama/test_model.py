@@ -167,3 +167,12 @@ def test_tiles_are_taken_where_nobody_has_said_how(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(tiles, "given", False)
     tiles.take_tiles()
     assert tiles.takes_tiles()
+
+
+def test_a_child_decides_for_itself_unless_somebody_has_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(tiles.VARIABLE, "0")
+    assert tiles.given_environment()[tiles.VARIABLE] == "0"
+    monkeypatch.setattr(tiles, "given", False)
+    assert tiles.VARIABLE not in tiles.given_environment()

@@ -11,6 +11,7 @@ import pytest
 
 from llamacart.errors import InputError
 from llamacart.file.reader import read_cartridge
+from llamacart.machine import tiles
 from llamacart_server.app import create_app
 from llamacart_server.library.library import CartridgeLibrary
 from llamacart_server.library.store import CartridgeStore
@@ -86,6 +87,18 @@ def test_how_the_trainer_is_called(training, trainer, over):
     assert command == "train"
     assert [option for option in options if option.startswith("--pairs=")]
     assert "--name=mine" in options
+
+
+def test_a_job_gets_the_environment_that_the_server_got(training, trainer, over, monkeypatch):
+    """Not the server's own choice of kernels."""
+    monkeypatch.setattr(tiles, "given", False)
+    monkeypatch.setenv(tiles.VARIABLE, "0")
+    monkeypatch.setenv("OF_THE_OPERATOR", "1")
+    client = training()
+    over(client, add(client))
+    names = (trainer / "environment.txt").read_text("utf-8").splitlines()
+    assert "OF_THE_OPERATOR" in names
+    assert tiles.VARIABLE not in names
 
 
 def test_facts_become_a_recipe(training, trainer, over, monkeypatch):
