@@ -213,6 +213,7 @@ def test_the_factor_is_upper_and_close() -> None:
     x = np.random.default_rng(4).normal(size=(9, 16))  # singular
     factor = upper_factor(x.T @ x, 0.1)
     np.testing.assert_array_equal(factor, np.triu(factor))
+    np.testing.assert_array_equal(factor, upper_factor(np.tril(x.T @ x), 0.1))
     damped = x.T @ x + 0.1 * np.trace(x.T @ x) / 16 * np.eye(16)
     np.testing.assert_allclose(factor @ factor.T, damped, atol=1e-5)
 

@@ -58,6 +58,7 @@ def test_sums_over_blocks_are_those_over_all_rows(weighted: bool) -> None:
     rows = ActivationRows(x, x, weights)
     centred = rows.centred_x
     np.testing.assert_allclose(rows.scatter_x(), centred.T @ centred, atol=1e-8)
+    np.testing.assert_array_equal(rows.lower_x, np.tril(rows.scatter_x()))
     np.testing.assert_allclose(rows.cross_with(left), centred.T @ left, atol=1e-8)
     assert rows.variance_x() == pytest.approx((centred**2).sum() / width)
 

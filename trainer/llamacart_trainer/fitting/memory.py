@@ -46,9 +46,9 @@ SOLVED_BYTES = 12
 """Bytes of each number of the matrix that a fit from rows factors: as it is multiplied out, and in
 float64."""
 
-ROUNDED_BYTES = 16
-"""Those of each number of the scatter [D, D] that rounding looks at: as it is multiplied out, in
-float64, and as it is factored."""
+ROUNDED_BYTES = 12
+"""Those of each number of the scatter [D, D] that rounding looks at: as it is multiplied out, and
+its factor while and after it is turned round."""
 
 SPLIT_BYTES = 40
 """Those of the matrix that is taken apart into eigenvalues where λ is chosen."""

@@ -128,6 +128,11 @@ class Scatter:
         """Mean of the diagonal of X̄ᵀX̄."""
         return float(np.trace(self.xx)) / len(self.xx)
 
+    @property
+    def lower_x(self) -> Doubles:
+        """X̄ᵀX̄ [D, D]."""
+        return self.xx
+
     def scatter_x(self, neurons: Neurons | None = None) -> Doubles:
         """X̄ᵀX̄ at S [K, K], or [D, D] where `neurons` is None."""
         return self.xx if neurons is None else np.asarray(self.xx[np.ix_(neurons, neurons)])

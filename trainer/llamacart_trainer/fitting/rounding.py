@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from llamacart.file.storage import Storage
 
-    Doubles = NDArray[np.float64]
     Floats = NDArray[np.float32]
 
 DAMPING = 0.2
@@ -75,13 +74,13 @@ def quantize_compensated(
     return QuantizedMatrix(values, scales)
 
 
-def upper_factor(scatter: Doubles, damping: float = DAMPING) -> Floats:
+def upper_factor(scatter: NDArray[np.floating[Any]], damping: float = DAMPING) -> Floats:
     """R [D, D], upper triangular, with R Rᵀ = scatter + ρI.
 
     In float32: ρ is large, and R but weighs one rounding error against another.
 
     Args:
-        scatter: X̄ᵀX̄ [D, D].
+        scatter: X̄ᵀX̄ [D, D], of which only the lower triangle counts.
         damping: ρ as a share of the mean of the scatter's diagonal.
     """
     rho = max(damping * float(np.trace(scatter)) / len(scatter), float(np.finfo(np.float32).tiny))

@@ -100,4 +100,4 @@ class Storing:
 
     @cached_property
     def _factor(self) -> Floats:
-        return upper_factor(self.everything.scatter_x())
+        return upper_factor(self.everything.lower_x)

@@ -77,6 +77,11 @@ class Activations(Protocol):
         """ȲᵀȲ at S [K, K]."""
         ...
 
+    @property
+    def lower_x(self) -> Floats:
+        """X̄ᵀX̄ [D, D], of which only the lower triangle counts; not to be changed."""
+        ...
+
     def scatter_steps(self, delta: Floats) -> Doubles:
         """Delta X̄ᵀX̄ deltaᵀ [K, K]: the scatter of the steps that delta [K, D] takes."""
         ...
@@ -215,10 +220,10 @@ class ActivationRows:
 
     def scatter_x(self, neurons: Neurons | None = None) -> Doubles:
         """X̄ᵀX̄ at S [K, K], or [D, D] where `neurons` is None."""
-        return _mirrored(self._lower) if neurons is None else _gram(self._centred_at(neurons))
+        return _mirrored(self.lower_x) if neurons is None else _gram(self._centred_at(neurons))
 
     @cached_property
-    def _lower(self) -> Floats:
+    def lower_x(self) -> Floats:
         """X̄ᵀX̄ [D, D], of which the upper triangle is zero: half of what it takes in float64."""
         width = self.x.shape[1]
         (add,) = get_blas_funcs(("syrk",), (self.x,))

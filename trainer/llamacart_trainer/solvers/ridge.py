@@ -67,7 +67,7 @@ def _of_rows(activations: ActivationRows, left: Floats, penalty: float) -> Doubl
         return solve_rows(activations.centred_x, left, penalty)
     cross = activations.cross_with(left)
     try:
-        return _solve_scatter(activations.scatter_x(), cross, penalty)
+        return _solve_scatter(activations.lower_x.astype(np.float64), cross, penalty)
     except LinAlgError:
         return _solve_exactly(activations.centred_x, left, penalty)
 
@@ -120,6 +120,8 @@ def solve_rows(x: Floats, y: Floats, penalty: float) -> Doubles:
 
 def solve_scatter(scatter: Doubles, cross: Doubles, penalty: float) -> Doubles:
     """V [K, D] of `solve_rows` from XᵀX [D, D], which is overwritten, and XᵀY [D, K].
+
+    Only the lower triangle of XᵀX is looked at.
 
     Raises:
         RecipeError: λ is below the rounding of the products.

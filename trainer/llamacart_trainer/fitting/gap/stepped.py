@@ -83,6 +83,11 @@ class SteppedScatter:
         """Mean of the diagonal of X̄ᵀX̄."""
         return self.base.variance_x()
 
+    @property
+    def lower_x(self) -> Floats:
+        """X̄ᵀX̄ [D, D]."""
+        return self.base.lower_x
+
     def scatter_x(self, neurons: Neurons | None = None) -> Doubles:
         """X̄ᵀX̄ at S [K, K], or [D, D] where `neurons` is None."""
         return self.base.scatter_x(neurons)
