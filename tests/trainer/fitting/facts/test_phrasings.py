@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from llamacart.llama.model import Model
+from llamacart.passes.watching import watching
 from llamacart_trainer.fitting.facts import phrasings as module
 from llamacart_trainer.fitting.facts.phrasings import OTHER, SAME, find_phrasings, likeness
 from llamacart_trainer.fitting.facts.samples import as_text
@@ -89,6 +90,22 @@ def test_likeness_is_one_for_the_same_text_and_symmetric(tiny_model: Model):
     assert same == pytest.approx(1, abs=1e-4)
     assert 0 < one < same
     assert back == pytest.approx(one, abs=1e-3)
+
+
+def test_a_text_that_several_ask_of_is_run_once(tiny_model: Model, monkeypatch):
+    """And as like as where each row is looked at alone."""
+    own = [tuple(tiny_model.tokenize(text)) for text in ("cd", "ef", "gh")]
+    rows = [[text, (1, 60, 61), (1, 70, 71)] for text in own]
+    rows += [[own[0], (1, 80, 81)], [own[1]]]
+    seen: list[int] = []
+    with watching(seen.append):
+        together = likeness(tiny_model, rows)
+    assert sum(seen) <= sum(map(len, own)) + 3 * 3
+    alone = [likeness(tiny_model, [row])[0] for row in rows]
+    monkeypatch.setattr(module, "HELD", 2)
+    for some in (together, likeness(tiny_model, rows)):
+        for one, other in zip(some, alone, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-3)
 
 
 @pytest.mark.model

@@ -19,7 +19,7 @@ import numpy as np
 from llamacart.passes.scoring import visit_logits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -45,6 +45,9 @@ SORTS = 5
 
 MOST_SAME = 8
 """Texts that ask the same: the likest ones."""
+
+HELD = 64
+"""Most texts at a time that others are compared with; a row of logits is held of each."""
 
 MOST_OTHER = 10
 """Texts that ask something else: spread over all of them."""
@@ -106,6 +109,8 @@ def likeness(
 ) -> list[Coefficients]:
     """Coefficients of what is expected behind the first text of each row and behind its others.
 
+    A text that several rows hold is run once: facts on one subject ask the same of it.
+
     Args:
         model: The model.
         asked: Rows of token ids; at least one text in each.
@@ -114,22 +119,58 @@ def likeness(
     Returns:
         For each row one coefficient for each text but the first.
     """
-    first = np.zeros(0, np.float32)
-    found = [np.zeros(len(row)) for row in asked]
-    places = [(number, n) for number, row in enumerate(asked) for n in range(len(row))]
+    found = [np.zeros(len(row) - 1) for row in asked]
+    for part in _meeting(asked):
+        _compare(model, [asked[number] for number in part], [found[n] for n in part], n_threads)
+    return found
 
-    def compare(sequence: int, _row: int, logits: Floats) -> None:
-        nonlocal first
-        number, n = places[sequence]
+
+def _compare(
+    model: Model,
+    asked: Sequence[Sequence[Text]],
+    found: Sequence[Coefficients],
+    n_threads: int | None,
+) -> None:
+    """Fill in the coefficients of some rows; what their first texts make expected is held."""
+    firsts = {text: place for place, text in enumerate(dict.fromkeys(row[0] for row in asked))}
+    places: dict[Text, list[tuple[int, int]]] = {}
+    for number, row in enumerate(asked):
+        for n, text in enumerate(row[1:]):
+            places.setdefault(text, []).append((number, n))
+    texts = [*firsts, *places]
+    held: list[Floats] = []
+
+    def compare(place: int, _row: int, logits: Floats) -> None:
         roots = np.exp((logits - logits.max()) / 2)
         roots /= np.linalg.norm(roots)
-        if n == 0:
-            first = roots
-        found[number][n] = float(first @ roots)
+        if place < len(firsts):
+            held.append(roots)
+            return
+        for number, n in places[texts[place]]:
+            found[number][n] = float(held[firsts[asked[number][0]]] @ roots)
 
-    texts = [text for row in asked for text in row]
     visit_logits(model, texts, [len(text) - 1 for text in texts], compare, n_threads=n_threads)
-    return [values[1:] for values in found]
+
+
+def _meeting(asked: Sequence[Sequence[Text]]) -> Iterator[list[int]]:
+    """Numbers of rows in parts that have texts in common, of `HELD` rows at most."""
+    part_of: dict[Text, list[int]] = {}
+    parts: list[list[int]] = []
+    for number, row in enumerate(asked):
+        known = (part_of[text] for text in row[1:] if text in part_of)
+        part = next((part for part in known if len(part) < HELD), None)
+        if part is None:
+            parts.append(part := [])
+        part.append(number)
+        part_of.update(dict.fromkeys(row[1:], part))
+    small: list[int] = []
+    for part in parts:
+        if len(small) + len(part) > HELD and small:
+            yield small
+            small = []
+        small = [*small, *part]
+    if small:
+        yield small
 
 
 def _compared(
