@@ -128,21 +128,24 @@ class PageWork:
     def measured(
         self, task: Task, cartridge: Cartridge, questions: Questions, alpha: float | None
     ) -> tuple[Cartridge, str]:
-        """The cartridge at the α that some held-out questions choose, and a sentence.
+        """The cartridge at the α that the held-out questions choose, and a sentence.
 
-        It says what the cartridge answers of the other held-out questions.
+        It says what the cartridge answers of them: each half at the α that the other one chooses.
         """
-        from llamacart_trainer.distilling.page_figures import ALPHAS, PageJudge
+        from llamacart_trainer.distilling.page_figures import ALPHAS, Choice, PageJudge
 
-        validation, test = (self.answered(own) for own in (questions.validation, questions.test))
+        halves = [self.answered(own) for own in (questions.validation, questions.test)]
         before = () if task.prompt is None else task.prompt.turns
         judge = PageJudge(self._page, before, self._model, self._writer, self._threads)
         strengths = ALPHAS if alpha is None else ()
         self._progress.stage("measure", unit="point", total=3 + len(strengths))
         on_point = self._progress.advance
-        best = judge.best(cartridge, strengths, validation, on_point) if alpha is None else alpha
-        found = judge.measure(cartridge, best, test, on_point)
-        metadata = replace(cartridge.metadata, default_alpha=best)
+        if alpha is None:
+            choice = judge.choose(cartridge, strengths, halves, on_point)
+        else:
+            choice = Choice.given(alpha)
+        found = judge.measure(cartridge, choice, halves, on_point)
+        metadata = replace(cartridge.metadata, default_alpha=choice.alpha)
         return replace(cartridge, metadata=metadata), found.sentence
 
 

@@ -33,6 +33,24 @@ HELD = 0.5
 
 
 @dataclass(frozen=True)
+class Choice:
+    """α, as held-out questions choose it.
+
+    Attributes:
+        alpha: That of the cartridge: all of them choose.
+        halves: For each half that which the other one chooses.
+    """
+
+    alpha: float
+    halves: tuple[float, ...]
+
+    @classmethod
+    def given(cls, alpha: float) -> Choice:
+        """Of one who has chosen."""
+        return cls(alpha, (alpha, alpha))
+
+
+@dataclass(frozen=True)
 class PageFigures:
     """Shares of questions that are answered as the page does.
 
@@ -40,14 +58,14 @@ class PageFigures:
     does not.
 
     Attributes:
-        alpha: α of the cartridge.
+        choice: α, and those that the halves were measured at.
         cartridge: With the cartridge.
         prompted: With the page in the prompt.
         plain: With neither.
         saved: Tokens of the page.
     """
 
-    alpha: float
+    choice: Choice
     cartridge: Estimate
     prompted: Estimate
     plain: Estimate
@@ -56,8 +74,9 @@ class PageFigures:
     @property
     def sentence(self) -> str:
         """The figures, in a sentence."""
+        alphas = " and ".join(f"{alpha:g}" for alpha in sorted({*self.choice.halves}))
         return (
-            f"At α {self.alpha:g} the cartridge answers {self.cartridge.value:.0%} of "
+            f"At α {alphas} the cartridge answers {self.cartridge.value:.0%} of "
             f"{self.cartridge.n} questions that it has not seen (95 %: {self.cartridge.low:.0%} to "
             f"{self.cartridge.high:.0%}), the model with the page in its prompt "
             f"{self.prompted.value:.0%}, without it {self.plain.value:.0%}; texts that name none "
@@ -84,17 +103,28 @@ class PageJudge:
     writer: Writer
     n_threads: int | None = None
 
-    def best(
+    def choose(
         self,
         cartridge: Cartridge,
         alphas: Sequence[float],
-        asked: Sequence[Exchange],
+        halves: Sequence[Sequence[Exchange]],
         on_point: Callable[[], None] = lambda: None,
-    ) -> float:
-        """The α at which the page's sentences are the likeliest answers, nats a token."""
+    ) -> Choice:
+        """The α at which the page's sentences are the likeliest answers, nats a token.
+
+        Few questions are held out. So all of them choose, and each half is measured at the α that
+        the other one chooses: no question is measured at an α that it has had a say in.
+
+        Args:
+            cartridge: The cartridge.
+            alphas: What to choose from.
+            halves: Two halves of the held-out questions, with the sentences that answer them.
+            on_point: Called behind each α.
+        """
+        asked = [each for half in halves for each in half]
         prompts = [self.writer.opened([Turn("user", each.prompt)]) for each in asked]
         answers = [self.model.tokenize(each.text, add_special=False) for each in asked]
-        means = []
+        sums = []
         for alpha in alphas:
             likely = log_likelihoods(
                 self.model,
@@ -103,31 +133,47 @@ class PageJudge:
                 steering=(Dose(cartridge, alpha),),
                 n_threads=self.n_threads,
             )
-            means.append(float(np.concatenate(likely).mean()))
+            sums.append([float(own.sum()) for own in likely])
             on_point()
-        return alphas[int(np.argmax(means))]
+        scores, first = np.array(sums), len(halves[0])
+        parts = (slice(None), slice(first, None), slice(first))
+        whole, *own = (alphas[int(np.argmax(scores[:, part].sum(axis=1)))] for part in parts)
+        return Choice(whole, tuple(own))
 
     def measure(
         self,
         cartridge: Cartridge,
-        alpha: float,
-        asked: Sequence[Exchange],
+        choice: Choice,
+        halves: Sequence[Sequence[Exchange]],
         on_point: Callable[[], None] = lambda: None,
     ) -> PageFigures:
-        """Figures at one α, on questions with the sentences that answer them; at least one."""
-        steered = self._share(asked, (), (Dose(cartridge, alpha),))
+        """Figures on the held-out questions; at least one.
+
+        Args:
+            cartridge: The cartridge.
+            choice: α, and that of each half.
+            halves: Two halves of the held-out questions, with the sentences that answer them.
+            on_point: Called behind each of the three that are compared.
+        """
+        asked = [each for half in halves for each in half]
+        steered = [
+            right
+            for half, alpha in zip(halves, choice.halves, strict=True)
+            for right in self._right(half, (), (Dose(cartridge, alpha),))
+        ]
         on_point()
-        prompted = self._share(asked, self.before, UNSTEERED)
+        prompted = self._right(asked, self.before, UNSTEERED)
         on_point()
-        plain = self._share(asked, (), UNSTEERED)
+        plain = self._right(asked, (), UNSTEERED)
         on_point()
         message = [Turn("user", asked[0].prompt)]
         saved = len(self.writer.opened([*self.before, *message])) - len(self.writer.opened(message))
-        return PageFigures(alpha, steered, prompted, plain, saved)
+        return PageFigures(choice, _share(steered), _share(prompted), _share(plain), saved)
 
-    def _share(
+    def _right(
         self, asked: Sequence[Exchange], before: Sequence[Turn], steering: Steering
-    ) -> Estimate:
+    ) -> list[float]:
+        """1 for each question that is answered as the page does, else 0."""
         given = answer(
             self.model,
             self.writer,
@@ -136,14 +182,16 @@ class PageJudge:
             steering=steering,
             n_threads=self.n_threads,
         )
-        share = share_of(
-            [float(self.holds(each, own.text)) for each, own in zip(asked, given, strict=True)]
-        )
-        if share is None:
-            raise ValueError("a page is measured on one question at least")
-        return share
+        return [float(self.holds(each, own.text)) for each, own in zip(asked, given, strict=True)]
 
     def holds(self, asked: Exchange, text: str) -> bool:
         """Whether a text says what the sentence that answers a question says."""
         own = self.page.own_words(asked.text, asked.prompt) or words(asked.text)
         return len(own & words(text)) >= HELD * len(own)
+
+
+def _share(right: Sequence[float]) -> Estimate:
+    share = share_of(right)
+    if share is None:
+        raise ValueError("a page is measured on one question at least")
+    return share
