@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
 from llamacart.errors import EngineError, HostWorkError, InputError, LlamacartError
+from llamacart.hook.device.probe import say_where_steered
 from llamacart.hook.steering_hook import Place, SteeringHook
 from llamacart.llama.closing import Closing
 from llamacart.llama.context import Context
@@ -93,6 +94,8 @@ class LlamaRunner(Closing):
         self._graveyard = self._n_slots if model.batch_invariant else None
         most_threads = choose_threads(n_threads)
         self._model = model
+        if model.uses_device and place == "auto":
+            say_where_steered(model)
         self._hook = SteeringHook(
             model,
             max_rows=self._n_batch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,29 @@ from llamacart.values.steering import Dose
 
 if TYPE_CHECKING:
     from llamacart.llama.model import Model
+
+
+_log = logging.getLogger("llamacart.device")
+
+
+def say_where_steered(model: Model, place: Place = "auto") -> None:
+    """Steer once before anybody waits for it, and log where.
+
+    A device compiles what it needs here, and one that cannot do it fails here.
+
+    Args:
+        model: Has layers on a device.
+        place: See `SteeringHook`.
+
+    Raises:
+        EngineError: llama.cpp failed.
+    """
+    names, refused = where_steered(model, place)
+    if names:
+        _log.info("cartridges act in the memory of %s", ", ".join(names))
+    else:
+        reason = refused or "no layer lies in the memory of a device that llama.cpp names"
+        _log.warning("%s: rows that cartridges act on are copied to the host and back", reason)
 
 
 def where_steered(model: Model, place: Place = "auto") -> tuple[list[str], str | None]:

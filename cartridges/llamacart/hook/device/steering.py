@@ -89,7 +89,7 @@ class DeviceSteering:
         try:
             if key not in self._devices:
                 self._devices[key] = Device(key)
-                _log.info("steering runs on device %s", self._devices[key].name)
+                _log.debug("steering runs on device %s", self._devices[key].name)
         except EngineError as error:
             self._refuse(error)
             return

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from llamacart.hook.device.backend import Device
-from llamacart.hook.device.probe import where_steered
+from llamacart.hook.device.probe import say_where_steered, where_steered
 from llamacart.llama.model import Model
+from llamacart.runner import LlamaRunner
 
 
 def test_the_device_that_steered_is_named(tiny_model: Model) -> None:
@@ -23,3 +26,16 @@ def test_why_a_device_does_not_steer(tiny_model: Model, monkeypatch: pytest.Monk
     assert names == []
     assert refused is not None
     assert "device CPU does not compute" in refused
+
+
+def test_a_runner_says_where_before_anybody_waits(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "llamacart"):
+        LlamaRunner(tiny_model, n_ctx=64, n_batch=16, n_sequences=2).close()
+        assert "the host" not in caplog.text
+        monkeypatch.setattr(tiny_model, "uses_device", True)
+        LlamaRunner(tiny_model, n_ctx=64, n_batch=16, n_sequences=2).close()
+        assert "no layer lies in the memory of a device" in caplog.text
+        say_where_steered(tiny_model, "device")
+        assert "cartridges act in the memory of CPU" in caplog.text
