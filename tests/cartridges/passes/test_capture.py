@@ -15,6 +15,9 @@ from llamacart.passes import capture as capture_module
 from llamacart.passes.capture import capture, forward
 from llamacart.values.batch import Batch
 
+DEVICE_TOLERANCE = 0.01
+"""Most ‖error‖/‖h‖ of a row in the tests' small models."""
+
 
 def sequences(*lengths: int) -> list[list[int]]:
     return [[3 + (11 * s + i) % 250 for i in range(n)] for s, n in enumerate(lengths)]
@@ -35,12 +38,25 @@ def one_by_one(model: Model, tokens: list[list[int]]) -> dict[int, np.ndarray]:
     return {layer: np.concatenate(parts) for layer, parts in out.items()}
 
 
+def assert_same_rows(model: Model, got: np.ndarray, expected: np.ndarray) -> None:
+    """Equal but for rounding.
+
+    A device computes many rows by other operations than one, and may add up in 16 bits there:
+    captured rows were up to 0.4 % of their length from the CPU's on software Vulkan.
+    """
+    if not model.uses_device:
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+        return
+    error = np.linalg.norm(got - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    assert error.max() <= DEVICE_TOLERANCE
+
+
 def test_equals_one_sequence_at_a_time(tiny_model: Model) -> None:
     tokens = sequences(5, 9, 1, 20)
     expected = one_by_one(tiny_model, tokens)
     got = capture(tiny_model, tokens)
     for layer in range(tiny_model.n_layer):
-        np.testing.assert_allclose(got[layer], expected[layer], rtol=1e-4, atol=1e-5)
+        assert_same_rows(tiny_model, got[layer], expected[layer])
 
 
 @pytest.mark.parametrize("copy", [False, True])
@@ -54,7 +70,7 @@ def test_slices_and_several_passes(
     monkeypatch.setattr(capture_module, "LOGITS_BUDGET", 3 * 8 * tiny_model.n_vocab)
     got = capture(tiny_model, tokens, copy=copy)
     for layer in range(tiny_model.n_layer):
-        np.testing.assert_allclose(got[layer], expected[layer], rtol=1e-4, atol=1e-5)
+        assert_same_rows(tiny_model, got[layer], expected[layer])
 
 
 def test_more_sequences_than_a_context_holds(tiny_model: Model) -> None:
