@@ -33,7 +33,7 @@ Q8_0_BYTES = 34 / 32
 """Bytes of a weight on the device (counted)."""
 
 HOST_WEIGHTS_PER_SECOND = 5e9
-"""Products of the compiled kernel on one thread (measured: `llamacart doctor`, hook's speed)."""
+"""Products of the compiled kernel on one thread (assumed; `llamacart doctor` tells a machine's)."""
 
 NEGLIGIBLE = 0.05
 """Share of a token's time that nobody notices."""
