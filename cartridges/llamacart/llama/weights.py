@@ -52,6 +52,11 @@ class Weights(Closing):
         params = llama_cpp.llama_model_default_params()
         self.uses_device = gpu_layers != 0 and bool(llama_cpp.llama_supports_gpu_offload())
         params.n_gpu_layers = gpu_layers if self.uses_device else 0
+        # An empty list, read while the model is loaded: a build for devices then takes the same
+        # kernels for layers on the processor as one without, and nothing of a device.
+        no_devices = (ctypes.c_void_p * 1)()
+        if not self.uses_device:
+            params.devices = ctypes.addressof(no_devices)
         self.batch_invariant = batch_invariant and not self.uses_device
         params.use_extra_bufts = not self.batch_invariant
         if self.batch_invariant and tiles.takes_tiles():

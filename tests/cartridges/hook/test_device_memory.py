@@ -203,3 +203,30 @@ def test_products_move_to_a_device_only_where_layers_do(
         pass
     assert len(asked) >= 2
     assert set(asked) == {offload}
+
+
+@pytest.mark.parametrize(
+    ("gpu_layers", "has_device", "offered"),
+    [(0, True, False), (-1, True, True), (-1, False, False)],
+)
+def test_a_model_on_the_processor_is_offered_no_device(
+    tiny_path: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    gpu_layers: int,
+    has_device: bool,
+    offered: bool,
+) -> None:
+    """With one in reach, llama.cpp takes other kernels for layers on the processor too."""
+    seen = []
+    load = llama_cpp.llama_model_load_from_file
+
+    def spy(path: bytes, params: llama_cpp.llama_model_params) -> int:
+        listed = params.devices  # None: all there are
+        first = ctypes.c_void_p.from_address(listed).value if listed else "all"
+        seen.append(first is not None)
+        return load(path, params)
+
+    monkeypatch.setattr(llama_cpp, "llama_model_load_from_file", spy)
+    monkeypatch.setattr(llama_cpp, "llama_supports_gpu_offload", lambda: has_device)
+    Model(str(tiny_path()), gpu_layers=gpu_layers).close()
+    assert seen == [offered]
