@@ -85,19 +85,8 @@ def buffer_offset() -> int:
     Raises:
         EngineError: It is not there; the hook could not tell a device's memory from the host's.
     """
-    lib = _building()
-    context = lib.ggml_init(InitParams(16384, None, True))
-    tensor = lib.ggml_new_tensor_1d(context, llama_cpp.GGML_TYPE_F32, 8)
-    buffer = lib.ggml_backend_alloc_ctx_tensors_from_buft(
-        context, lib.ggml_backend_cpu_buffer_type()
-    )
-    words = _words(tensor)
-    lib.ggml_backend_buffer_free(buffer)
-    lib.ggml_free(context)
-    places = [i for i, word in enumerate(words) if word == buffer]
-    if len(places) != 1:
-        raise EngineError("the buffer of a ggml tensor cannot be found")
-    return places[0] * _WORD
+    words, buffer, _ = _placed()
+    return _only_place(words, buffer, "the buffer of a ggml tensor")
 
 
 @cache
@@ -109,6 +98,12 @@ def data_offset() -> int:
     Raises:
         EngineError: It is not there.
     """
+    words, _, data = _placed()
+    return _only_place(words, data, "the data of a ggml tensor")
+
+
+def _placed() -> tuple[list[int], int, int]:
+    """The words of a tensor in host memory, and the addresses of its buffer and of its data."""
     lib = _building()
     context = lib.ggml_init(InitParams(16384, None, True))
     tensor = lib.ggml_new_tensor_1d(context, llama_cpp.GGML_TYPE_F32, 8)
@@ -118,9 +113,14 @@ def data_offset() -> int:
     words, data = _words(tensor), lib.ggml_get_data(tensor)
     lib.ggml_backend_buffer_free(buffer)
     lib.ggml_free(context)
-    places = [i for i, word in enumerate(words) if word == data]
+    return words, buffer, data
+
+
+def _only_place(words: list[int], value: int, what: str) -> int:
+    """Bytes before the one word with this value."""
+    places = [i for i, word in enumerate(words) if word == value]
     if len(places) != 1:
-        raise EngineError("the data of a ggml tensor cannot be found")
+        raise EngineError(f"{what} cannot be found")
     return places[0] * _WORD
 
 
