@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,13 @@ from llamacart.llama.context import Context
 from llamacart.values.steering import apply_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from llamacart.cartridge import Cartridge
     from llamacart.hook.steering_hook import Place
+    from llamacart.llama.context import EvalHook
     from llamacart.llama.model import Model
     from llamacart.values.batch import Batch
     from llamacart.values.steering import Steering
@@ -165,23 +167,10 @@ def watch(
     place: Place,
 ) -> Errors:
     """Errors of the steps of one batch, with the hook where it learnt to be."""
-    n_rows = len(batch.tokens)
-    hook = SteeringHook(model, max_rows=n_rows, place=place)
-    for cartridge in cartridges:
-        hook.load(cartridge)
+    hook = _loaded(model, cartridges, batch, place)
     watched = WatchedHook(model, hook)
-    with Context(
-        model,
-        n_ctx=n_rows,
-        n_batch=n_rows,
-        n_seq_max=max(batch.sequences) + 1,
-        n_outputs=n_rows,
-        hook=watched,
-    ) as context:
-        for _ in range(PASSES):
-            context.clear()
-            hook.set_rows(list(steerings))
-            context.decode(batch)
+    with _decoded(model, hook, watched, batch, steerings):
+        pass
     ran = hook.device.ran if hook.device is not None else np.zeros(0)
     return step_errors(watched.seen, steerings, int(np.count_nonzero(ran)))
 
@@ -190,10 +179,31 @@ def logits_of(
     model: Model, cartridges: Sequence[Cartridge], batch: Batch, steerings: Sequence[Steering]
 ) -> NDArray[np.float32]:
     """Logits [n outputs, V] of a batch, after a first one by which the hook learns its place."""
-    n_rows = len(batch.tokens)
-    hook = SteeringHook(model, max_rows=n_rows)
+    hook = _loaded(model, cartridges, batch, "auto")
+    with _decoded(model, hook, hook, batch, steerings) as context:
+        return np.stack([context.logits(i).copy() for i, out in enumerate(batch.outputs) if out])
+
+
+def _loaded(
+    model: Model, cartridges: Sequence[Cartridge], batch: Batch, place: Place
+) -> SteeringHook:
+    """A hook for the rows of a batch, with cartridges resident."""
+    hook = SteeringHook(model, max_rows=len(batch.tokens), place=place)
     for cartridge in cartridges:
         hook.load(cartridge)
+    return hook
+
+
+@contextmanager
+def _decoded(
+    model: Model,
+    steers: SteeringHook,
+    hook: EvalHook,
+    batch: Batch,
+    steerings: Sequence[Steering],
+) -> Iterator[Context]:
+    """A context, with `hook` in it, that has decoded a batch `PASSES` times."""
+    n_rows = len(batch.tokens)
     with Context(
         model,
         n_ctx=n_rows,
@@ -204,6 +214,6 @@ def logits_of(
     ) as context:
         for _ in range(PASSES):
             context.clear()
-            hook.set_rows(list(steerings))
+            steers.set_rows(list(steerings))
             context.decode(batch)
-        return np.stack([context.logits(i).copy() for i, out in enumerate(batch.outputs) if out])
+        yield context

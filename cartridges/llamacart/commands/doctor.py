@@ -25,7 +25,7 @@ from llamacart.errors import UnsupportedModelError
 from llamacart.hook import speed as hook_speed
 from llamacart.hook.compiled import KEEP
 from llamacart.hook.device import stops
-from llamacart.hook.device.probe import where_steered
+from llamacart.hook.device.probe import NO_DEVICE, where_steered
 from llamacart.hook.kernel import steer_rows
 from llamacart.llama import ggml, openmp
 from llamacart.llama import log as llama_log
@@ -248,11 +248,10 @@ def _on_device(model: Model) -> Finding:
     names, refused = where_steered(model)
     if names and refused is None:
         return Finding("device", f"cartridges act in the memory of {', '.join(names)}")
-    reason = refused or "no layer lies in the memory of a device that llama.cpp names"
     return Finding(
         "device",
-        f"{reason}: where a cartridge acts, each layer's product on a device is copied to the host "
-        "and back",
+        f"{refused or NO_DEVICE}: where a cartridge acts, each layer's product on a device is "
+        "copied to the host and back",
         "slow",
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from llamacart.errors import EngineError
 from llamacart.hook.device.backend import Memory, library
-from llamacart.hook.device.graph import F32, I32, Graph
+from llamacart.hook.device.graph import F32, I32, WORD, Graph
 from llamacart.hook.device.layer_step import LayerRun, LayerStep, Limit
 from llamacart.hook.device.residents import Constants
 
@@ -60,6 +60,23 @@ class Composition:
     def shared(self) -> bool:
         """Whether some row is in two runs."""
         return len({row for run in self.runs for row in run.rows}) < self.n_entries
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a graph did to the rows of one run.
+
+    Attributes:
+        rows: Rows of the tensor, int64 [T].
+        slot: The cartridge's.
+        moved: ‖Δ‖² of each row, before the dose limit, float64 [T].
+        size: ‖h_S‖² of each row, float64 [T].
+    """
+
+    rows: NDArray[np.int64]
+    slot: int
+    moved: NDArray[np.float64]
+    size: NDArray[np.float64]
 
 
 class _Inputs:
@@ -122,7 +139,8 @@ class Plan:
         self._device, self._width, self._limit = device, width, limit
         self._scratch: Memory | None = None
         self._statistics: Memory | None = None
-        self._all: Graph | None = None
+        self._reader: Graph | None = None
+        self._whole = 0
         self.graphs: dict[int, Graph] = {}
         self.patches: dict[int, NDArray[np.int64]] = {}
         self._inputs: dict[Composition, _Inputs] = {}
@@ -151,11 +169,14 @@ class Plan:
         for layer, runs in acting.items():
             self._offsets[layer] = []
             for i in runs:
-                n = -(-len(self.compositions[layer].runs[i].rows) * 4 // device.alignment)
+                n = -(-len(self.compositions[layer].runs[i].rows) * WORD // device.alignment)
                 step = n * device.alignment
                 self._offsets[layer].append((size, size + step))
                 size += 2 * step
         self._statistics = Memory(device, size)
+        self._reader = Graph(device, 1)
+        if size:
+            self._whole = self._reader.whole(self._statistics)
         for layer, runs in acting.items():
             self.graphs[layer] = self._graph(layer, runs, cartridges, self._statistics)
         self._scratch = Memory(
@@ -203,29 +224,28 @@ class Plan:
         for composition, inputs in self._inputs.items():
             inputs.set_alphas(alphas[composition])
 
-    def statistics(self) -> dict[int, list[tuple[Run, NDArray[np.float64], NDArray[np.float64]]]]:
-        """What the last step did at each layer: the run, ‖Δ‖² [T] and ‖h_S‖² [T]."""
+    def told(self) -> dict[int, list[Told]]:
+        """What the last step did at each layer."""
         memory = self._statistics
         if memory is None or not memory.size:
             return {}
-        read = np.empty(memory.size // 4, np.float32)
-        self._read(memory, read)
-        told = {}
-        for layer, runs in self._acting.items():
-            composition, parts = self.compositions[layer], []
-            for i, (moved, size) in zip(runs, self._offsets[layer], strict=True):
-                run = composition.runs[i]
-                n = len(run.rows)
-                of = (read[at // 4 : at // 4 + n].astype(np.float64) for at in (moved, size))
-                parts.append((run, *of))
-            told[layer] = parts
-        return told  # type: ignore[return-value]
+        read = np.empty(memory.size // WORD, np.float32)
+        library().ggml_backend_tensor_get(self._whole, read.ctypes.data, 0, read.nbytes)
+        return {
+            layer: [
+                self._told(self.compositions[layer].runs[i], places, read)
+                for i, places in zip(runs, self._offsets[layer], strict=True)
+            ]
+            for layer, runs in self._acting.items()
+        }
 
-    def _read(self, memory: Memory, values: NDArray[np.float32]) -> None:
-        if self._all is None:
-            self._all = Graph(self._device, 4)
-            self._whole = self._all.whole(memory)
-        library().ggml_backend_tensor_get(self._whole, values.ctypes.data, 0, values.nbytes)
+    @staticmethod
+    def _told(run: Run, places: tuple[int, int], read: NDArray[np.float32]) -> Told:
+        rows = np.array(run.rows)
+        moved, size = (
+            read[at // WORD : at // WORD + len(rows)].astype(np.float64) for at in places
+        )
+        return Told(rows, run.slot, moved, size)
 
     @property
     def n_bytes(self) -> int:
@@ -237,9 +257,9 @@ class Plan:
         for graph in self.graphs.values():
             graph.close()
         self.graphs = {}
-        if self._all is not None:
-            self._all.close()
-            self._all = None
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
         for inputs in self._inputs.values():
             inputs.close()
         self._inputs = {}

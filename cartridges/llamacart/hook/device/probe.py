@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from llamacart.llama.model import Model
 
 
+NO_DEVICE = "no layer lies in the memory of a device that llama.cpp names"
+
 _log = logging.getLogger("llamacart.device")
 
 
@@ -36,8 +38,9 @@ def say_where_steered(model: Model, place: Place = "auto") -> None:
     if names:
         _log.info("cartridges act in the memory of %s", ", ".join(names))
     else:
-        reason = refused or "no layer lies in the memory of a device that llama.cpp names"
-        _log.warning("%s: rows that cartridges act on are copied to the host and back", reason)
+        _log.warning(
+            "%s: rows that cartridges act on are copied to the host and back", refused or NO_DEVICE
+        )
 
 
 def where_steered(model: Model, place: Place = "auto") -> tuple[list[str], str | None]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from llamacart.hook.device.steering import Told
+    from llamacart.hook.device.plan import Told
 
 _LARGEST = OUT_OF_RANGE**2
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from llamacart.errors import EngineError
 from llamacart.hook.control import PLAN_FIELDS, PlanField
 from llamacart.hook.device.backend import Device
-from llamacart.hook.device.plan import Composition, Plan, Run
+from llamacart.hook.device.plan import Composition, Plan, Run, Told
 from llamacart.hook.device.residents import DeviceCartridge
 
 if TYPE_CHECKING:
@@ -26,23 +25,6 @@ _log = logging.getLogger("llamacart.device")
 
 _KEPT_PLANS = 8
 """Compositions whose graphs stay: of each a batch that decodes and the prompts that join it."""
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a graph did to the rows of one run.
-
-    Attributes:
-        rows: Rows of the tensor, int64 [T].
-        slot: The cartridge's.
-        moved: ‖Δ‖² of each row, before the dose limit, float64 [T].
-        size: ‖h_S‖² of each row, float64 [T].
-    """
-
-    rows: NDArray[np.int64]
-    slot: int
-    moved: NDArray[np.float64]
-    size: NDArray[np.float64]
 
 
 class DeviceSteering:
@@ -165,9 +147,9 @@ class DeviceSteering:
         if not self.ran.any():
             return {}
         return {
-            layer: [Told(np.array(r.rows), r.slot, moved, size) for r, moved, size in parts]
+            layer: parts
             for plan in self._now.values()
-            for layer, parts in plan.statistics().items()
+            for layer, parts in plan.told().items()
             if self.ran[layer]
         }
 
