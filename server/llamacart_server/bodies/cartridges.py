@@ -84,7 +84,7 @@ class CartridgeInfo(BaseModel):
         alpha_min: Least α.
         alpha_max: Greatest α.
         hash: SHA-256 over what acts; a part of the KV cache's key.
-        size_bytes: Size of what acts, as files store it.
+        size_bytes: Of what acts, at eight bits a value as in memory; a file may have four.
         active_neurons: Over all layers.
         layers: Layers at which it acts.
         when: It acts from where one of these texts has been said; empty means always.
