@@ -12,7 +12,7 @@ import numpy as np
 from llamacart.errors import ContextOverflowError, EngineError, InputError
 from llamacart.llama.closing import Closing
 from llamacart.llama.threadpool import ThreadPool
-from llamacart.machine import sharing
+from llamacart.machine import pages, sharing
 from llamacart.machine.processors import choose_threads
 
 if TYPE_CHECKING:
@@ -159,6 +159,16 @@ class Context(Closing):
             llama_cpp.llama_free(self._handle)
             self._handle = None
             self._threads.close()
+
+    def spare_logits(self) -> None:
+        """Give back the memory of logits, for a pass that ends before any are computed.
+
+        llama.cpp clears n_seq_max rows of them beforehand, which is when they take memory.
+        """
+        if self.model.uses_device:  # it may have pinned them
+            return
+        start = ctypes.cast(llama_cpp.llama_get_logits(self._handle), ctypes.c_void_p).value or 0
+        pages.give_back(range(start, start + 4 * self.model.n_vocab * self.n_seq_max))
 
     def decode(self, batch: Batch) -> None:
         """Run the rows; afterwards `logits` answers for those with outputs.

@@ -32,6 +32,7 @@ _PROTOTYPES: dict[str, tuple[object, list[object]]] = {
 }
 _WORD = ctypes.sizeof(ctypes.c_void_p)
 _WORDS_SEARCHED = 32  # fewer than any `ggml_tensor` has
+_Sources = ctypes.c_size_t * 10  # GGML_MAX_SRC
 
 
 class InitParams(ctypes.Structure):
@@ -148,6 +149,18 @@ def sources(tensor: int) -> tuple[int | None, int | None]:
     """The first two tensors that one is computed from; None where there are fewer."""
     first, second = (ctypes.c_size_t * 2).from_address(tensor + source_offset())
     return first or None, second or None
+
+
+def all_sources(tensor: int) -> list[int]:
+    """All tensors that one is computed from."""
+    return [word for word in _Sources.from_address(tensor + source_offset()) if word]
+
+
+def region(tensor: int) -> range:
+    """The addresses of its data."""
+    lib = library()
+    start = int(lib.ggml_get_data(tensor) or 0)
+    return range(start, start + int(lib.ggml_nbytes(tensor)))
 
 
 def _building() -> ctypes.CDLL:

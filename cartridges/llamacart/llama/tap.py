@@ -13,6 +13,7 @@ import llama_cpp
 import numpy as np
 
 from llamacart.llama import ggml
+from llamacart.machine import pages
 from llamacart.machine.interrupts import HeldInterrupt
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Tap:
         beside: Another node of the same layer, whose reader is called before the visitor. It
             costs no stop of its own.
         copy: Go through `ggml_backend_tensor_get/set` even where the buffer is the host's.
+        sparing: Give back the memory of what the site was computed from, where nothing else reads
+            it, before the visitor is called.
     """
 
     def __init__(
@@ -55,8 +58,10 @@ class Tap:
         node: str | None = None,
         beside: Beside | None = None,
         copy: bool = False,
+        sparing: bool = False,
     ) -> None:
         self._visitor = visitor
+        self._spent = model.spent_sources if sparing and node is None else ()
         self._reader = beside[1] if beside else None
         layers = range(model.n_layer)
         self._beside = {f"{beside[0]}-{layer}": layer for layer in layers} if beside else {}
@@ -127,10 +132,21 @@ class Tap:
         if self._reader is not None:
             self._reader(layer, rows, self._values(self._tensors[layer])[0])
         h, on_host = self._values(tensor)
+        if on_host:
+            self._give_back(tensor)
         go_on = self._visitor(layer, rows, h)
         if not on_host:
             ggml.library().ggml_backend_tensor_set(tensor, h.ctypes.data, 0, h.nbytes)
         return go_on
+
+    def _give_back(self, tensor: int) -> None:
+        """Give back the memory of what a tensor was computed from."""
+        sources = ggml.sources(tensor)
+        for place in self._spent:
+            source = sources[place]
+            region = range(0) if source is None else ggml.region(source)
+            if not pages.meet(region, ggml.region(tensor)):
+                pages.give_back(region)
 
     def _values(self, tensor: int) -> tuple[NDArray[np.float32], bool]:
         """A tensor's own values where the host holds them, else a copy; and whether they are."""

@@ -24,10 +24,12 @@ from llamacart.llama.resolve import resolve_model
 from llamacart.llama.sites import (
     RESIDUAL_INPUTS,
     RESIDUAL_OUTPUT,
+    Node,
     check_down,
     find_residual,
     find_site,
     layer_of_down,
+    spent_sources,
 )
 from llamacart.llama.tensors import Tensors
 from llamacart.machine import tiles
@@ -75,9 +77,11 @@ class Weights(Closing):
         self._vocab = llama_cpp.llama_model_get_vocab(self._handle)
         try:
             check_kind(self._handle, self.architecture)
-            nodes, down_inputs = self._probe_nodes()
+            graph, down_inputs = self._probe_nodes()
+            nodes = [(node.name, node.width) for node in graph]
             self.site_node, self.n_ff = find_site(nodes, self.architecture, self.n_layer)
             check_down(down_inputs, self.site_node, self.architecture, self.n_layer)
+            self.spent_sources = spent_sources(graph, self.site_node)
             self._residual_input = find_residual(nodes, self.n_layer, self.n_embd)
         except ModelError:
             self.close()
@@ -182,15 +186,17 @@ class Weights(Closing):
         """The tensors of its file."""
         return Tensors(self.path)
 
-    def _probe_nodes(self) -> tuple[list[tuple[str, int]], dict[int, str]]:
-        """Run one token; every node's name and width, and by layer what `ffn_down` reads."""
-        nodes: list[tuple[str, int]] = []
+    def _probe_nodes(self) -> tuple[list[Node], dict[int, str]]:
+        """Run one token; every node, and by layer what `ffn_down` reads."""
+        nodes: list[Node] = []
         down_inputs: dict[int, str] = {}
         ggml.source_offset()  # an error in the callback would be lost
 
         @llama_cpp.ggml_backend_sched_eval_callback
         def look(tensor: int, _ask: bool, _data: int) -> bool:
-            nodes.append((ggml.tensor_name(tensor), ggml.tensor_shape(tensor)[1]))
+            name, width = ggml.tensor_name(tensor), ggml.tensor_shape(tensor)[1]
+            sources = tuple(ggml.all_sources(tensor))
+            nodes.append(Node(tensor, name, width, sources, ggml.region(tensor)))
             weight, read = ggml.sources(tensor)
             layer = layer_of_down(ggml.tensor_name(weight)) if weight else None
             if layer is not None and read:

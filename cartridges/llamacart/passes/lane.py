@@ -8,6 +8,7 @@ goes on to the next can do so with rows that no single ubatch could hold.
 
 from __future__ import annotations
 
+import mmap
 import threading
 from contextlib import nullcontext
 from queue import SimpleQueue
@@ -18,6 +19,7 @@ from llamacart.llama.closing import Closing
 from llamacart.llama.context import Context
 from llamacart.llama.footprint import context_bytes
 from llamacart.llama.tap import Tap
+from llamacart.machine import pages
 from llamacart.passes.batching import as_batch
 from llamacart.passes.capture import count_rows, together
 
@@ -77,20 +79,37 @@ class _Way(NamedTuple):
 _ALONE = _Way()
 
 
+class LaneBytes(NamedTuple):
+    """Upper estimates of what a lane takes.
+
+    Attributes:
+        reserved: What llama.cpp asks the system for.
+        awake: Of it, what the lane takes while it computes.
+        asleep: Of it, what it takes while it stands at a layer.
+    """
+
+    reserved: int
+    awake: int
+    asleep: int
+
+
 def lane_bytes(
     model: Model, sequences: Sequence[Sequence[int]], layers: Iterable[int], *, shared: bool = False
-) -> int:
-    """Upper estimate of what a `Lane` takes."""
+) -> LaneBytes:
+    """What a `Lane` takes."""
     total = count_rows(sequences, shared=shared)
-    whole = model.n_layer - 1 in set(layers)
+    n_outputs = total if model.n_layer - 1 in set(layers) else 1
     staged = 4 * total * (model.n_ff + model.n_embd) if model.uses_device else 0
-    return staged + context_bytes(
-        model,
-        n_ctx=total,
-        n_ubatch=total,
-        n_seq_max=len(sequences),
-        n_outputs=total if whole else 1,
+    reserved = staged + context_bytes(
+        model, n_ctx=total, n_ubatch=total, n_seq_max=len(sequences), n_outputs=n_outputs
     )
+    if model.uses_device or not pages.POSSIBLE:
+        return LaneBytes(reserved, reserved, reserved)
+    # Where more rows want logits than there are sequences, the first decode clears more of them.
+    logits = 4 * model.n_vocab * len(sequences) if n_outputs <= len(sequences) else 0
+    awake = reserved - max(0, logits - 2 * mmap.PAGESIZE)
+    spent = max(0, 4 * total * model.n_ff - 2 * mmap.PAGESIZE) * len(model.spent_sources)
+    return LaneBytes(reserved, awake, awake - spent)
 
 
 class Lane(Closing):
@@ -138,7 +157,7 @@ class Lane(Closing):
         self._way = _ALONE
         self._beside: NDArray[np.float32] | None = None
         other = (beside, self._hold) if beside else None
-        tap = Tap(model, self._stop_at, node=node, beside=other, copy=copy)
+        tap = Tap(model, self._stop_at, node=node, beside=other, copy=copy, sparing=True)
         tap.wanted = wanted
         self._context = Context(
             model,
@@ -149,6 +168,7 @@ class Lane(Closing):
             n_threads=n_threads,
             hook=tap,
         )
+        self._context.spare_logits()
         self._thread = threading.Thread(target=self._decode, name="lane", daemon=True)
         self._state = "new"
 

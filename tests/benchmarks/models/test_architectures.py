@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import architectures
+import numpy as np
 import pytest
 from architectures import Checked, check_architecture, joined, table
-from layout import ARCHITECTURES
+from layout import ARCHITECTURES, tiny
+from random_model import byte_vocabulary, write_model
+
+from llamacart.llama.model import Model
+from llamacart.machine import pages
+from llamacart.passes.capture import capture
+from llamacart.passes.lane import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Page
 
+TEXTS = [[3, 40, 41, 42, 43, 44, 45], [3, 50, 51], [3, 60]]
 NO_GATED_PRODUCT = {"bitnet", "arcee"}
 NO_RESIDUAL = {
     "phi3": "neither ffn_inp nor sa_out stands beside l_out in all layers",
@@ -72,6 +81,31 @@ def test_what_is_said_of_an_architecture(
                 assert residual == one.no_residual
             else:
                 assert float(residual) == pytest.approx(one.closed, abs=0.1)
+
+
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - NO_GATED_PRODUCT))
+def test_what_a_lane_gives_back_is_read_by_nobody(
+    tmp_path: Path, architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is overwritten with what no sum survives, and every layer's rows are the same."""
+    vocabulary = byte_vocabulary()
+    head = ARCHITECTURES[architecture].heads[0]
+    shape = tiny(architecture, vocabulary.n_tokens, tied=head == "tied")
+    path = write_model(tmp_path / "tiny.gguf", shape, vocabulary, kind="F32")
+    lost: list[int] = []
+
+    def lose(region: range) -> None:
+        ctypes.memset(region.start, 0xFF, len(region))  # NaNs
+        lost.append(len(region))
+
+    with Model(str(path)) as model:
+        assert model.spent_sources
+        expected = capture(model, TEXTS)
+        monkeypatch.setattr(pages, "give_back", lose)
+        with Lane(model, TEXTS, layers=range(model.n_layer)) as lane:
+            for layer in range(model.n_layer):
+                np.testing.assert_array_equal(lane.advance(), expected[layer])
+        assert len(lost) == 1 + model.n_layer * len(model.spent_sources)
 
 
 def test_models_that_differ_in_figures_alone_share_a_row() -> None:

@@ -63,7 +63,7 @@ def test_lanes_of_a_large_vocabulary(
         if whole:  # grown by the first decode, without a word
             rows = sum(map(len, texts))
             taken += 4 * model.n_vocab * (rows - len(texts))
-        check(lane_bytes(model, texts, layers), taken)
+        check(lane_bytes(model, texts, layers).reserved, taken)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -93,7 +93,7 @@ def test_lanes_of_gemma(
     caplog.clear()
     with Lane(demo_model, texts, layers=range(17)):
         taken = reserved(caplog)
-    check(lane_bytes(demo_model, texts, range(17)), taken)
+    check(lane_bytes(demo_model, texts, range(17)).reserved, taken)
 
 
 @pytest.mark.parametrize("measure", ["scores", "means"])

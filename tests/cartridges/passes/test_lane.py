@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 import time
 from collections.abc import Callable
@@ -13,8 +14,9 @@ import pytest
 
 from llamacart.errors import EngineError, InputError
 from llamacart.llama.model import Model
+from llamacart.machine import pages
 from llamacart.passes.capture import capture
-from llamacart.passes.lane import Errand, Lane, advance_together, lane_threads
+from llamacart.passes.lane import Errand, Lane, advance_together, lane_bytes, lane_threads
 
 TEXTS = [[1, 5, 9, 7], [1, 8], [1, 30, 31, 32, 33, 34]]
 
@@ -43,6 +45,43 @@ def test_what_is_written_acts_on_later_layers(tiny_model: Model, copy: bool) -> 
         np.testing.assert_allclose(h, expected[0], atol=1e-5)
         h += 1.0
         assert np.abs(lane.advance() - expected[2]).max() > 0.01
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_a_lane_gives_back_what_nobody_reads(
+    tiny_path: Callable[..., Path], architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits before the first layer, and at each layer both halves of the product."""
+    given: list[range] = []
+    monkeypatch.setattr(pages, "give_back", given.append)
+    with Model(str(tiny_path(architecture=architecture)), batch_invariant=True) as model:
+        with Lane(model, TEXTS, layers=[0, 2]) as lane:
+            sizes = [list(map(len, given))]
+            for _ in range(2):
+                given.clear()
+                h = lane.advance()
+                inside = range(h.ctypes.data, h.ctypes.data + h.nbytes)
+                assert not any(pages.meet(region, inside) for region in given)
+                sizes.append(list(map(len, given)))
+        half = 4 * sum(map(len, TEXTS)) * model.n_ff
+        assert sizes == [[4 * len(TEXTS) * model.n_vocab], [half] * 2, [half] * 2]
+
+
+def test_what_is_given_back_is_not_counted(
+    tiny_path: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [[1] + [5] * 99] * 12
+    with Model(str(tiny_path(n_words=20_000))) as model:
+        counted = lane_bytes(model, texts, [0, 1])
+        half, logits = 4 * 1200 * model.n_ff, 4 * len(texts) * model.n_vocab
+        ends = 2 * mmap.PAGESIZE  # of each region, which may share a page with others
+        assert counted.awake == counted.reserved - (logits - ends)
+        assert counted.asleep == counted.awake - 2 * (half - ends)
+        # With the last layer each row has logits, and the first decode clears them again.
+        whole = lane_bytes(model, texts, [2])
+        assert whole.awake == whole.reserved
+        monkeypatch.setattr(pages, "POSSIBLE", False)
+        assert set(lane_bytes(model, texts, [0, 1])) == {counted.reserved}
 
 
 def running_lanes() -> int:

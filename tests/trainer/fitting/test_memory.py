@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from llamacart.llama.model import Model
+from llamacart.machine import pages
 from llamacart_trainer.fitting import aim as aim_module
 from llamacart_trainer.fitting import memory as memory_module
 from llamacart_trainer.fitting.chunks import split
@@ -34,9 +35,11 @@ def wordy(tiny_path: Callable[..., Path]) -> Iterator[Model]:
         yield model
 
 
-def plan(model: Model, limit: int, max_rows: int = 200, *, last: bool = True) -> MemoryPlan:
+def plan(
+    model: Model, limit: int, max_rows: int = 200, *, last: bool = True, n_threads: int = 1
+) -> MemoryPlan:
     chunks = split(SampleBuilder(TASK, model).build(), max_rows)
-    return plan_memory(model, chunks, limit, SETTINGS, last=last)
+    return plan_memory(model, chunks, limit, SETTINGS, last=last, n_threads=n_threads)
 
 
 @pytest.mark.parametrize("target", ["activation", "residual"])
@@ -47,6 +50,7 @@ def test_what_is_counted_is_what_is_taken(
     target: str,
 ) -> None:
     """llama.cpp's buffers from its log, and the arrays of a fit from Python's allocator."""
+    monkeypatch.setattr(pages, "POSSIBLE", False)  # the log tells what is reserved
     # Passes that come and go before the lanes are opened, and are smaller.
     monkeypatch.setattr(aim_module, "check_residual", lambda *_args, **_more: None)
     monkeypatch.setattr(aim_module, "residual_sizes", lambda *_args, **_more: [1.0] * 3)
@@ -69,7 +73,16 @@ def test_what_is_counted_is_what_is_taken(
     assert only.total <= 2 * (buffers + arrays)
 
 
-def test_the_outputs_of_short_texts_decide(wordy: Model) -> None:
+def test_lanes_that_stand_take_less(wordy: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than as many as there are threads compute."""
+    one, many = (plan(wordy, 1 << 30, last=False, n_threads=n) for n in (1, 99))
+    monkeypatch.setattr(pages, "POSSIBLE", False)
+    reserved = plan(wordy, 1 << 30, last=False)
+    assert one.lanes < many.lanes < reserved.lanes
+
+
+def test_the_outputs_of_short_texts_decide(wordy: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "POSSIBLE", False)
     roomy = plan(wordy, 1 << 30, last=False)
     assert roomy.side_by_side
     outputs = 8 * wordy.n_vocab * 2 * len(PAIRS)

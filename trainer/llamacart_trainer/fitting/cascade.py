@@ -164,7 +164,14 @@ class Cascade:
     # --- side by side -----------------------------------------------------------------------
 
     def _plan(self, chunks: Sequence[SampleChunk], *, last: bool) -> MemoryPlan:
-        plan = plan_memory(self.model, chunks, self.max_memory, self.settings, last=last)
+        plan = plan_memory(
+            self.model,
+            chunks,
+            self.max_memory,
+            self.settings,
+            last=last,
+            n_threads=self.n_threads,
+        )
         self.on_plan(plan)
         return plan
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llamacart.machine.memory import resident_memory
+from llamacart.machine.processors import choose_threads
 from llamacart.passes.capture import forward_bytes, output_budget
 from llamacart.passes.lane import lane_bytes
 
@@ -63,7 +64,8 @@ class MemoryPlan:
     """How chunks go through the layers.
 
     Attributes:
-        lanes: Bytes of all lanes; 0 where chunks stream past.
+        lanes: Bytes of all lanes while some compute and the others stand; 0 where chunks stream
+            past.
         one_pass: Most bytes of a pass of one chunk, as streamed layers have them.
         held: Bytes of rows or of their sums.
         gathers: Rows are held, not their sums.
@@ -111,6 +113,7 @@ def plan_memory(
     settings: FitSettings,
     *,
     last: bool = True,
+    n_threads: int | None = None,
 ) -> MemoryPlan:
     """The quickest way through the layers that stays within the limit.
 
@@ -120,6 +123,7 @@ def plan_memory(
         limit: Bytes; where no way stays within them, it is the one that takes the least.
         settings: How each layer is fitted.
         last: Whether the last layer is to be fitted.
+        n_threads: As many lanes compute at once at most; None means the processors.
     """
     to_gap = settings.closes_gap
     # llama.cpp may hold some weights twice, in its file and in an order that its kernels like more.
@@ -143,12 +147,7 @@ def plan_memory(
         if with_last and (not last or n_rows > output_budget(model)):
             continue
         stops = range(model.n_layer) if with_last else layers
-        lanes = sum(
-            lane_bytes(model, side.texts, stops, shared=True)
-            for chunk in chunks
-            for side in (chunk.source, chunk.target)
-            if side.texts
-        )
+        lanes = _lanes_bytes(model, chunks, stops, choose_threads(n_threads))
         # A last layer that is left out streams past once the lanes are closed.
         after = 0 if with_last or not last else streamed
         if layers and held + max(lanes, after) <= limit:
@@ -189,6 +188,18 @@ def _sum_bytes(model: Model, chunks: Sequence[SampleChunk], *, to_gap: bool) -> 
     width, aimed = model.n_ff, model.n_embd if to_gap else model.n_ff
     numbers = (width**2 + width * aimed + aimed**2) * squares // 3
     return 8 * numbers + CHUNK_COPIES * largest
+
+
+def _lanes_bytes(model: Model, chunks: Sequence[SampleChunk], stops: range, width: int) -> int:
+    """All lanes, of which `width` compute."""
+    lanes = [
+        lane_bytes(model, side.texts, stops, shared=True)
+        for chunk in chunks
+        for side in (chunk.source, chunk.target)
+        if side.texts
+    ]
+    waking = sorted((lane.awake - lane.asleep for lane in lanes), reverse=True)
+    return sum(lane.asleep for lane in lanes) + sum(waking[:width])
 
 
 def _pass_bytes(model: Model, chunk: SampleChunk, layers: range) -> int:
