@@ -31,13 +31,31 @@ def context_bytes(
         n_seq_max: Sequences.
         n_outputs: Most rows with logits in one decode.
     """
-    cells = -(-n_ctx // _CELLS_AT_ONCE) * _CELLS_AT_ONCE
     logits = 4 * model.n_vocab * max(n_outputs, n_seq_max)
-    masks = 4 * cells  # of a row, two of 2 bytes: for all cells and for a sliding window
+    at_the_end = logits + n_ubatch * (12 * model.n_embd + _mask_bytes(n_ctx))
+    keys, through_layers = _layers(model, n_ctx, n_ubatch)
+    return logits + keys + max(through_layers, at_the_end)
+
+
+def layers_bytes(model: Model, *, n_ctx: int, n_ubatch: int) -> int:
+    """Of `context_bytes`, what a pass touches that ends before logits are computed."""
+    return sum(_layers(model, n_ctx, n_ubatch))
+
+
+def _layers(model: Model, n_ctx: int, n_ubatch: int) -> tuple[int, int]:
+    """Bytes of the KV cache, and of the rows on their way through a layer."""
     # Of a row: gate, up and their product, and some copies of the residual stream.
-    through_layers = n_ubatch * (12 * model.n_ff + 24 * model.n_embd + masks)
-    at_the_end = logits + n_ubatch * (12 * model.n_embd + masks)
-    return logits + cells * _cell_bytes(model) + max(through_layers, at_the_end)
+    row = 12 * model.n_ff + 24 * model.n_embd + _mask_bytes(n_ctx)
+    return _cells(n_ctx) * _cell_bytes(model), n_ubatch * row
+
+
+def _cells(n_ctx: int) -> int:
+    return -(-n_ctx // _CELLS_AT_ONCE) * _CELLS_AT_ONCE
+
+
+def _mask_bytes(n_ctx: int) -> int:
+    """Those of a row, two of 2 bytes a cell: for all cells and for a sliding window."""
+    return 4 * _cells(n_ctx)
 
 
 def _cell_bytes(model: Model) -> int:

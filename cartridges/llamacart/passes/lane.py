@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from llamacart.errors import EngineError, InputError
 from llamacart.llama.closing import Closing
 from llamacart.llama.context import Context
-from llamacart.llama.footprint import context_bytes
+from llamacart.llama.footprint import context_bytes, layers_bytes
 from llamacart.llama.tap import Tap
 from llamacart.machine import pages
 from llamacart.passes.batching import as_batch
@@ -106,8 +106,8 @@ def lane_bytes(
     if model.uses_device or not pages.POSSIBLE:
         return LaneBytes(reserved, reserved, reserved)
     # Where more rows want logits than there are sequences, the first decode clears more of them.
-    logits = 4 * model.n_vocab * len(sequences) if n_outputs <= len(sequences) else 0
-    awake = reserved - max(0, logits - 2 * mmap.PAGESIZE)
+    cleared = 4 * model.n_vocab * n_outputs if n_outputs > len(sequences) else 0
+    awake = cleared + layers_bytes(model, n_ctx=total, n_ubatch=total)
     spent = max(0, 4 * total * model.n_ff - 2 * mmap.PAGESIZE) * len(model.spent_sources)
     return LaneBytes(reserved, awake, awake - spent)
 
