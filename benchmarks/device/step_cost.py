@@ -4,8 +4,9 @@ A token without steering takes the time of reading the model's weights once, and
 model's own operations. Each steered layer adds
 
     one stop                  the graph is cut, the host waits for the device and starts it again
-    + kernels × launch        the operations of our own graph, and one wait for it
+    + kernels × launch        the operations of our own graph, which nobody waits for
     + bytes / bandwidth       the cartridge's rows of that layer
+    and one wait a token, for what the graphs tell
  or, by copies to the host:
     one stop + two transfers  h of the row to the host and back, a wait each
     + weights / host speed    the products, on one thread there
@@ -61,7 +62,7 @@ class Machine:
         bandwidth: Of its memory.
         reached: Share of it that reading weights reaches.
         stop: One cut of the graph: wait and start again.
-        wait: One wait for a graph or a transfer of our own.
+        wait: One wait for a transfer of our own.
         launch: One kernel after another.
         replay: The same where llama.cpp has recorded its kernels.
         link: Between device and host.
@@ -99,7 +100,7 @@ class Cost:
     Attributes:
         token: Without steering.
         stops: Of cutting the graph at each layer.
-        graphs: Of our graphs: waits, launches and weights.
+        graphs: Of our graphs: launches and weights, and the wait at the end.
         copies: Of the same by copies to the host, without the stops.
     """
 
@@ -128,7 +129,7 @@ def cost(machine: Machine, shape: Shape, neurons: int) -> Cost:
         neurons: K of each layer.
     """
     products = neurons * shape.width
-    graph = machine.wait + KERNELS * machine.launch
+    graph = KERNELS * machine.launch
     graph += 1e6 * products * Q8_0_BYTES / (machine.bandwidth * machine.reached)
     transfers = 2 * (machine.wait + 1e6 * 4 * shape.width / machine.link)
     host = 1e6 * products / HOST_WEIGHTS_PER_SECOND
@@ -138,7 +139,7 @@ def cost(machine: Machine, shape: Shape, neurons: int) -> Cost:
     return Cost(
         token / 1e3,
         machine.stop * per_layer,
-        graph * per_layer,
+        graph * per_layer + machine.wait / 1e3,
         (transfers + host) * per_layer,
     )
 

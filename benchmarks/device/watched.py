@@ -66,11 +66,11 @@ class WatchedHook:
         self.callback = llama_cpp.ggml_backend_sched_eval_callback(self._call)
         self.user_data = 0
 
-    def begin(self, n_rows: int, output_rows: NDArray[np.int32]) -> None:
+    def begin(self, n_rows: int, output_rows: NDArray[np.int32], context: int) -> None:
         """See `EvalHook`."""
         self.seen = []
         self._n_rows, self._outputs = n_rows, output_rows
-        self._hook.begin(n_rows, output_rows)
+        self._hook.begin(n_rows, output_rows, context)
 
     def use_threads(self, n: int) -> None:
         """See `EvalHook`."""
@@ -87,6 +87,7 @@ class WatchedHook:
             return bool(act(tensor, ask, self._hook.user_data))
         before = values(tensor)
         go_on = bool(act(tensor, ask, self._hook.user_data))
+        self._hook.wait()
         last = layer == self._last
         rows = self._outputs.astype(np.int64) if last else np.arange(self._n_rows)
         self.seen.append(Seen(layer, rows, before, values(tensor)))

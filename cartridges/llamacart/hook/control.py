@@ -59,6 +59,9 @@ class Field(IntEnum):
     FORCE_DEVICE = 48  # 1: run the graphs even where the tensor lies in host memory
     STOPS = 49  # tensors that were steered in this batch
     COPIED = 50  # bytes of activations that went between device and host in this batch
+    CONTEXT = 51  # `llama_context *` that decodes, 0 where its backends cannot be asked for
+    GIVEN = 52  # int64 [L]: backend of llama.cpp that has a layer's graph to compute, 0 for none
+    WAITS = 53  # graphs of this batch that were waited for one by one
 
 
 CONTROL_WORDS = 56
@@ -98,10 +101,13 @@ class PlanField(IntEnum):
     DEVICE = 2  # device of the tensor's buffer, 0 for host memory
     N_ROWS = 3  # rows that the graph is for
     N_PATCHES = 4
-    PATCHES = 5  # int64 [N_PATCHES, 2]: tensors that lie in the layer's, and their offsets
+    PATCHES = 5  # int64 [N_PATCHES, 3]: tensors whose places differ from layer to layer; see below
+    HANDLE = 6  # `ggml_backend_dev_t` of the device
 
 
 PLAN_FIELDS = len(PlanField)
+"""A patch is a tensor, its data's address, and its buffer. Buffer 0 stands for the layer's tensor,
+in which the data lies at an offset instead."""
 
 OUT_OF_RANGE = 1e12
 """Largest ‖Δ‖ and ‖h_S‖ that are let through.

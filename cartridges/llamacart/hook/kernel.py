@@ -59,6 +59,14 @@ _type_device = types.ExternalFunction("ggml_backend_buft_get_device", types.uint
 _graph_compute = types.ExternalFunction(
     "ggml_backend_graph_compute", types.int32(types.uintp, types.uintp)
 )
+_graph_compute_async = types.ExternalFunction(
+    "ggml_backend_graph_compute_async", types.int32(types.uintp, types.uintp)
+)
+_backend_device = types.ExternalFunction("ggml_backend_get_device", types.uintp(types.uintp))
+_tensor_backend = types.ExternalFunction(
+    "ggml_backend_sched_get_tensor_backend", types.uintp(types.uintp, types.uintp)
+)
+_scheduler_of = types.ExternalFunction(ggml.SCHEDULER_OF, types.uintp(types.uintp))
 _parallel = types.ExternalFunction(
     "GOMP_parallel", types.void(types.uintp, types.uintp, types.uint32, types.uint32)
 )
@@ -312,6 +320,22 @@ def _steered_span(block, layer, n_rows):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=KEEP)
+def _backend_of(block, tensor, device):  # type: ignore[no-untyped-def]
+    """The backend with which llama.cpp computed a tensor, if it is one of that device, else 0.
+
+    What it is given comes after what it has computed, and before what llama.cpp gives it next,
+    so that nobody waits in between. A backend of our own knows no such order.
+    """
+    if block[Field.CONTEXT] == 0:
+        return np.uintp(0)
+    scheduler = _scheduler_of(np.uintp(block[Field.CONTEXT]))
+    backend = _tensor_backend(scheduler, tensor)
+    if backend == 0 or _backend_device(backend) != np.uintp(device):
+        return np.uintp(0)
+    return backend
+
+
+@numba.njit(cache=KEEP)
 def _steer_on_device(block, layer, tensor, buffer, n_rows):  # type: ignore[no-untyped-def]
     """Compute the layer's graph on the tensor where it lies.
 
@@ -328,15 +352,22 @@ def _steer_on_device(block, layer, tensor, buffer, n_rows):  # type: ignore[no-u
         return np.int64(-1)
     data = np.int64(_get_data(tensor))
     n_patches = plan[PlanField.N_PATCHES]
-    patches = _array(plan[PlanField.PATCHES], (n_patches, 2), np.int64)
+    patches = _array(plan[PlanField.PATCHES], (n_patches, 3), np.int64)
     for i in range(n_patches):
-        _array(patches[i, 0] + block[Field.DATA_OFFSET], 1, np.int64)[0] = data + patches[i, 1]
-        _array(patches[i, 0] + block[Field.BUFFER_OFFSET], 1, np.int64)[0] = np.int64(buffer)
+        own = patches[i, 2] == 0  # in the layer's tensor
+        address = patches[i, 1] + data if own else patches[i, 1]
+        _array(patches[i, 0] + block[Field.DATA_OFFSET], 1, np.int64)[0] = address
+        home = np.int64(buffer) if own else patches[i, 2]
+        _array(patches[i, 0] + block[Field.BUFFER_OFFSET], 1, np.int64)[0] = home
     _array(block[Field.RAN], layer + 1, np.uint8)[layer] = 1
-    backend = np.uintp(plan[PlanField.BACKEND])
-    if _graph_compute(backend, np.uintp(graph)) != 0:
-        return np.int64(Trouble.DEVICE)
-    return np.int64(Trouble.NONE)
+    backend = _backend_of(block, tensor, plan[PlanField.HANDLE])
+    if backend != 0:
+        _array(block[Field.GIVEN], layer + 1, np.int64)[layer] = np.int64(backend)
+        status = _graph_compute_async(backend, np.uintp(graph))
+    else:
+        block[Field.WAITS] += 1
+        status = _graph_compute(np.uintp(plan[PlanField.BACKEND]), np.uintp(graph))
+    return np.int64(Trouble.NONE if status == 0 else Trouble.DEVICE)
 
 
 @numba.njit(cache=KEEP)

@@ -153,6 +153,7 @@ class SteeringHook:
         ran = np.zeros(self._n_layer, np.uint8)
         self._point(Field.RAN, self._device.ran if self._device else ran)
         self._point(Field.MET, np.zeros(self._n_layer, np.int64))
+        self._point(Field.GIVEN, np.zeros(self._n_layer, np.int64))
         # Takes memory only once a device's tensor is copied into it.
         self._point(Field.STAGE, np.zeros(self._block[Field.STAGE_LENGTH], np.float32))
         self.callback = ctypes.cast(
@@ -241,9 +242,10 @@ class SteeringHook:
         self._begin(len(h), np.arange(len(h), dtype=np.int32))
         self._raise_trouble(Trouble(int(steer_rows(self._block, self.user_data, layer, h))))
 
-    def begin(self, n_rows: int, output_rows: NDArray[np.int32]) -> None:
+    def begin(self, n_rows: int, output_rows: NDArray[np.int32], context: int = 0) -> None:
         """See `EvalHook`: checks that rows were set for this batch."""
         self._begin(n_rows, output_rows)
+        self._block[Field.CONTEXT] = context if ggml.scheduler_getter() else 0
         if self._device is not None and self._block[Field.ENTRIES]:
             outputs = output_rows.tobytes()
             if outputs != self._planned:
@@ -267,7 +269,7 @@ class SteeringHook:
         block[Field.N_OUTPUTS] = n_outputs
         block[Field.ROW : Field.NEXT_OUTPUT + 1] = 0
         block[Field.ERROR] = Trouble.NONE
-        block[Field.STOPS] = block[Field.COPIED] = 0
+        block[Field.STOPS] = block[Field.COPIED] = block[Field.WAITS] = block[Field.CONTEXT] = 0
         self._arrays[Field.RAN][:] = 0
 
     def use_threads(self, n: int) -> None:
@@ -279,6 +281,7 @@ class SteeringHook:
         entries = self._block[Field.ENTRIES]
         # The next decode is unsteered unless it is said again: no row inherits a neighbour's.
         self._block[Field.ENTRIES] = 0
+        self.wait()
         self._learn_devices()
         self._raise_trouble(Trouble(int(self._block[Field.ERROR])))
         if entries and status == 0:
@@ -291,6 +294,14 @@ class SteeringHook:
 
         if self._device is not None and self._arrays[Field.RAN].any():
             note(self._block, self._arrays, self._device.told(), self._observed)
+
+    def wait(self) -> None:
+        """Wait for what llama.cpp's backends were given to compute beside its own graph."""
+        given = self._arrays[Field.GIVEN]
+        if given.any():
+            for backend in np.unique(given[given != 0]).tolist():
+                ggml.library().ggml_backend_synchronize(backend)
+            given[:] = 0
 
     def _learn_devices(self) -> None:
         """Ask the buffers that the callback met, while they still exist, for their devices."""
@@ -310,6 +321,11 @@ class SteeringHook:
     def traffic(self) -> tuple[int, int]:
         """Stops of the last batch's graph, and bytes copied between device and host in them."""
         return int(self._block[Field.STOPS]), int(self._block[Field.COPIED])
+
+    @property
+    def waits(self) -> int:
+        """Graphs of the last batch that were waited for one by one, on a backend of our own."""
+        return int(self._block[Field.WAITS])
 
     @property
     def device(self) -> DeviceSteering | None:

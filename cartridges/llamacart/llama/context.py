@@ -38,8 +38,14 @@ class EvalHook(Protocol):
         """Address passed back to the callback."""
         ...
 
-    def begin(self, n_rows: int, output_rows: NDArray[np.int32]) -> None:
-        """Called before each decode with the batch's rows and those with outputs, in order."""
+    def begin(self, n_rows: int, output_rows: NDArray[np.int32], context: int) -> None:
+        """Called before each decode.
+
+        Args:
+            n_rows: The batch's rows.
+            output_rows: Those with outputs, in order.
+            context: The `llama_context *` that decodes.
+        """
         ...
 
     def use_threads(self, n: int) -> None:
@@ -198,7 +204,8 @@ class Context(Closing):
         if self._sharing is not None:
             self._use_threads(self._sharing.threads(self._most_threads))
         if self._hook is not None:
-            self._hook.begin(n_rows, np.flatnonzero(outputs).astype(np.int32))
+            output_rows = np.flatnonzero(outputs).astype(np.int32)
+            self._hook.begin(n_rows, output_rows, self._handle)
         status = int(llama_cpp.llama_decode(self._handle, raw))
         if self._hook is not None:
             self._hook.end(status)

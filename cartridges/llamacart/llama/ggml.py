@@ -29,7 +29,12 @@ _PROTOTYPES: dict[str, tuple[object, list[object]]] = {
     "ggml_backend_buffer_get_type": (_P, [_P]),
     "ggml_backend_buft_get_device": (_P, [_P]),
     "ggml_backend_graph_compute": (ctypes.c_int, [_P, _P]),
+    "ggml_backend_graph_compute_async": (ctypes.c_int, [_P, _P]),
+    "ggml_backend_get_device": (_P, [_P]),
+    "ggml_backend_sched_get_tensor_backend": (_P, [_P, _P]),
+    "ggml_backend_synchronize": (None, [_P]),
 }
+_SCHEDULER = "_ZNK13llama_context9get_schedEv"  # llama_context::get_sched() const
 _WORD = ctypes.sizeof(ctypes.c_void_p)
 _WORDS_SEARCHED = 32  # fewer than any `ggml_tensor` has
 _Sources = ctypes.c_size_t * 10  # GGML_MAX_SRC
@@ -75,6 +80,26 @@ def expose_to_numba() -> None:
     for name in _PROTOTYPES:
         address = ctypes.cast(getattr(lib, name), _P).value
         llvm.add_symbol(name, address)
+    llvm.add_symbol(SCHEDULER_OF, scheduler_getter() or ctypes.cast(_nothing, _P).value)
+
+
+SCHEDULER_OF = "llamacart_scheduler_of"
+"""For compiled code: the scheduler [address] of a `llama_context *`; only to be called where there
+is a `scheduler_getter`."""
+
+_nothing = ctypes.CFUNCTYPE(None)(lambda: None)
+
+
+@cache
+def scheduler_getter() -> int:
+    """Address of the function that tells a `llama_context`'s scheduler, 0 where there is none.
+
+    No header for C has it: a build may lack it, and a move of the pin may take it away.
+    """
+    try:
+        return ctypes.cast(getattr(library(), _SCHEDULER), _P).value or 0
+    except AttributeError:
+        return 0
 
 
 @cache

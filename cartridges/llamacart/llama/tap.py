@@ -79,7 +79,7 @@ class Tap:
         self.callback = llama_cpp.ggml_backend_sched_eval_callback(self._call)
         self.user_data = 0
 
-    def begin(self, n_rows: int, output_rows: NDArray[np.int32]) -> None:  # noqa: ARG002
+    def begin(self, n_rows: int, output_rows: NDArray[np.int32], context: int) -> None:  # noqa: ARG002
         """See `EvalHook`."""
         self._interrupt.begin()
         self._output_rows = output_rows

@@ -150,7 +150,7 @@ def test_the_tap_goes_through_it_too(tiny_model: Model, tensor: Tensor) -> None:
         return True
 
     tap = Tap(tiny_model, visit)
-    tap.begin(4, np.zeros(0, np.int32))
+    tap.begin(4, np.zeros(0, np.int32), 0)
     for ask in (True, False):
         assert tap._call(tensor.address, ask, 0)
     tap.end(0)

@@ -20,28 +20,45 @@ WORD = 4
 _NODES = 64  # nodes and leaves that a graph has room for, to begin with
 
 
+SCRATCH, FIXED = -1, -2
+"""Homes of tensors whose data stays where it is: in scratch memory of the graph, or elsewhere."""
+
+
 @dataclass(frozen=True)
 class Node:
     """A tensor of a graph.
 
     Attributes:
         handle: The `ggml_tensor *`.
-        home: Where its data lies: in the patched tensor, in scratch memory of the graph, or in
-            memory that is fixed.
-        offset: Bytes from the patched tensor's start, if its data lies there.
-        source: The node whose memory a view looks at.
+        home: Where its data lies: `SCRATCH`, `FIXED`, or the number of a home that moves.
+        offset: Bytes from the start of a home that moves.
     """
 
     handle: int
-    home: str
+    home: int
     offset: int = 0
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A tensor whose place is to be said before each run.
+
+    Attributes:
+        handle: The `ggml_tensor *`.
+        home: Number of the home that it lies in.
+        offset: Bytes from the home's start.
+    """
+
+    handle: int
+    home: int
+    offset: int
 
 
 class Graph:
     """Tensors and nodes for one device.
 
-    Nodes are computed in the order in which they were made. `patches` lists the tensors whose
-    data lies in the patched one, with their offsets.
+    Nodes are computed in the order in which they were made. What several runs of a graph have in
+    other places lies in homes that move: `patches` lists the tensors there.
 
     Args:
         device: What computes it.
@@ -57,18 +74,25 @@ class Graph:
         self._context = lib.ggml_init(ggml.InitParams(bytes_needed, None, True))
         self.handle = lib.ggml_new_graph_custom(self._context, size, False)
         self._append = function("build_forward_expand")
-        self.patches: list[tuple[int, int]] = []
+        self.patches: list[Patch] = []
+        self.n_homes = 0
+        """Homes that move, numbered from 0."""
         self._scratch: list[int] = []
         self._views: list[int] = []
-        self._fixed: list[tuple[int, Memory, int]] = []
         self.unsupported: str | None = None
         """Name of the first operation that the device does not compute."""
 
-    def patched(self, width: int, n_rows: int) -> Node:
-        """The tensor [n_rows, width] of floats that is found when the graph is computed."""
-        handle = library().ggml_new_tensor_2d(self._context, F32, width, n_rows)
-        self.patches.append((handle, 0))
-        return Node(handle, "patched")
+    def home(self) -> int:
+        """A new home that moves."""
+        self.n_homes += 1
+        return self.n_homes - 1
+
+    def patched(self, kind: int, width: int, n_rows: int) -> Node:
+        """A tensor [n_rows, width] at the start of a new home that moves."""
+        handle = library().ggml_new_tensor_2d(self._context, kind, width, n_rows)
+        home = self.home()
+        self.patches.append(Patch(handle, home, 0))
+        return Node(handle, home)
 
     def view(self, node: Node, name: str, *numbers: int, offset: int = 0) -> Node:
         """A view of a node: `view_2d`, `view_3d`, `reshape_2d`, `reshape_3d` or `transpose`.
@@ -86,13 +110,13 @@ class Graph:
         """A node with memory of its own in the scratch."""
         handle = self._make(name, operands)
         self._scratch.append(handle)
-        return Node(handle, "scratch")
+        return Node(handle, SCRATCH)
 
-    def compute_into(self, memory: Memory, offset: int, name: str, *operands: Node | float) -> Node:
-        """A node whose result lies in fixed memory."""
+    def compute_into(self, home: int, offset: int, name: str, *operands: Node | float) -> Node:
+        """A node whose result lies in a home that moves."""
         handle = self._make(name, operands)
-        self._fixed.append((handle, memory, offset))
-        return Node(handle, "fixed")
+        self.patches.append(Patch(handle, home, offset))
+        return Node(handle, home, offset)
 
     def write(self, name: str, target: Node, *operands: Node) -> Node:
         """`set_rows` (target, rows, indices) or `cpy` (target, values): the target, written to."""
@@ -109,14 +133,12 @@ class Graph:
         return sum(map(self._device.size_of, self._scratch))
 
     def place(self, scratch: Memory) -> None:
-        """Give all tensors but the patched ones their memory."""
+        """Give their memory to all tensors but those in homes that move."""
         lib = library()
         offset = 0
         for handle in self._scratch:
             lib.ggml_backend_tensor_alloc(scratch.handle, handle, scratch.base + offset)
             offset += self._device.size_of(handle)
-        for handle, memory, start in self._fixed:
-            lib.ggml_backend_tensor_alloc(memory.handle, handle, memory.base + start)
         for handle in self._views:
             lib.ggml_backend_view_init(handle)
 
@@ -141,8 +163,8 @@ class Graph:
         return handle
 
     def _place_view(self, handle: int, source: Node, offset: int) -> Node:
-        if source.home == "patched":
-            self.patches.append((handle, source.offset + offset))
+        if source.home >= 0:
+            self.patches.append(Patch(handle, source.home, source.offset + offset))
         else:
             self._views.append(handle)
         return Node(handle, source.home, source.offset + offset)

@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llamacart.hook.control import OUT_OF_RANGE
-from llamacart.hook.device.graph import WORD
+from llamacart.hook.device.graph import F32, WORD
 from llamacart.hook.device.residents import FEW
 
 if TYPE_CHECKING:
-    from llamacart.hook.device.backend import Memory
     from llamacart.hook.device.graph import Graph, Node
-    from llamacart.hook.device.residents import DeviceLayer
+    from llamacart.hook.device.residents import LayerNodes
 
 _TINY = 1e-30  # so that no row that nothing moved divides by zero
 
@@ -39,10 +38,10 @@ class LayerRun:
         n_rows: T.
         indices: The rows [1, T].
         alpha: α of each row [T, 1].
-        statistics: Byte offsets of ‖Δ‖² [T] and ‖h_S‖² [T] in the memory for statistics.
+        statistics: Byte offsets of ‖Δ‖² [T] and ‖h_S‖² [T] in the layer's statistics.
     """
 
-    layer: DeviceLayer
+    layer: LayerNodes
     first: int | None
     n_rows: int
     indices: Node
@@ -67,16 +66,18 @@ class Limit:
 class LayerStep:
     """Builds the nodes of a step.
 
+    The first home of the graph is the site's tensor's, the second that of the layer's statistics.
+
     Args:
         graph: An empty graph.
         width: D.
         n_rows: Rows of the site's tensor.
-        memory: For the statistics.
     """
 
-    def __init__(self, graph: Graph, width: int, n_rows: int, memory: Memory) -> None:
-        self._graph, self._width, self._memory = graph, width, memory
-        self._h = graph.patched(width, n_rows)
+    def __init__(self, graph: Graph, width: int, n_rows: int) -> None:
+        self._graph, self._width = graph, width
+        self._h = graph.patched(F32, width, n_rows)
+        self._statistics = graph.home()
 
     def build(self, runs: list[LayerRun], *, shared: bool, limit: Limit | None) -> None:
         """Add what the runs do.
@@ -161,9 +162,9 @@ class LayerStep:
     def _square_sum(self, values: Node, offset: int, n_rows: int) -> Node:
         """‖values‖² of each row [T, 1], left among the statistics."""
         if n_rows == 1:  # one operation: a device waits longer for each than it computes
-            return self._graph.compute_into(self._memory, offset, "mul_mat", values, values)
+            return self._graph.compute_into(self._statistics, offset, "mul_mat", values, values)
         square = self._graph.compute("sqr", values)
-        return self._graph.compute_into(self._memory, offset, "sum_rows", square)
+        return self._graph.compute_into(self._statistics, offset, "sum_rows", square)
 
     def _shares(
         self, runs: list[LayerRun], moved: list[Node], size: list[Node], limit: Limit

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from llamacart.hook.device.backend import Device
     from llamacart.hook.device.graph import Node
-    from llamacart.hook.device.residents import DeviceCartridge
+    from llamacart.hook.device.residents import DeviceCartridge, LayerShape
 
 _NODES_A_RUN = 48
 _NODES_BESIDE = 16
@@ -64,19 +64,28 @@ class Composition:
 
 @dataclass(frozen=True)
 class Told:
-    """What a graph did to the rows of one run.
+    """What graphs did, for each row of a layer's tensor and each cartridge that acts on it.
 
     Attributes:
-        rows: Rows of the tensor, int64 [T].
-        slot: The cartridge's.
-        moved: ‖Δ‖² of each row, before the dose limit, float64 [T].
-        size: ‖h_S‖² of each row, float64 [T].
+        layer: The layer, int64 [N].
+        row: The row of the tensor, int64 [N].
+        slot: The cartridge's, int64 [N].
+        moved: ‖Δ‖², before the dose limit, float64 [N].
+        size: ‖h_S‖², float64 [N].
     """
 
-    rows: NDArray[np.int64]
-    slot: int
+    layer: NDArray[np.int64]
+    row: NDArray[np.int64]
+    slot: NDArray[np.int64]
     moved: NDArray[np.float64]
     size: NDArray[np.float64]
+
+    def at(self, which: NDArray[np.bool_]) -> Told:
+        """What is told of some [N]."""
+        if which.all():
+            return self
+        layer, row, slot = (part[which] for part in (self.layer, self.row, self.slot))
+        return Told(layer, row, slot, self.moved[which], self.size[which])
 
 
 class _Inputs:
@@ -114,6 +123,82 @@ class _Inputs:
         self._constants.close()
 
 
+class _Step:
+    """A graph, which all layers share that are alike but for the places of their tensors.
+
+    Args:
+        device: What holds them.
+        width: D.
+        inputs: Of the composition of their rows.
+        acting: Runs of the composition that act there, and what these cartridges have there.
+        limit: The dose limit, or None.
+
+    Raises:
+        EngineError: The device lacks an operation.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        width: int,
+        inputs: _Inputs,
+        acting: Sequence[tuple[int, LayerShape]],
+        limit: float | None,
+    ) -> None:
+        composition = inputs.composition
+        own = [composition.runs[i] for i, _ in acting]
+        self.row = np.array([row for run in own for row in run.rows], np.int64)
+        self.slot = np.repeat([run.slot for run in own], [len(run.rows) for run in own])
+        self._lay_out(device, own)
+        self.graph = Graph(device, _NODES_A_RUN * len(acting) + _NODES_BESIDE)
+        step = LayerStep(self.graph, width, composition.n_rows)
+        runs = []
+        for run, (i, shape), places in zip(own, acting, self._places, strict=True):
+            follows = run.rows[-1] - run.rows[0] + 1 == len(run.rows)
+            runs.append(
+                LayerRun(
+                    shape.stand_ins(self.graph, width),
+                    run.rows[0] if follows else None,
+                    len(run.rows),
+                    inputs.indices[i],
+                    inputs.alphas[i],
+                    places,
+                )
+            )
+        bound = None if limit is None else Limit(limit, inputs.zeros)
+        step.build(runs, shared=composition.shared, limit=bound)
+        if self.graph.unsupported is not None:
+            name = self.graph.unsupported
+            self.graph.close()
+            raise EngineError(f"device {device.name} does not compute {name!r}")
+        patches = self.graph.patches
+        self._handles = np.array([patch.handle for patch in patches], np.int64)
+        self._homes = np.array([patch.home for patch in patches], np.int64)
+        self._offsets = np.array([patch.offset for patch in patches], np.int64)
+
+    def _lay_out(self, device: Device, runs: Sequence[Run]) -> None:
+        """Give ‖Δ‖² and ‖h_S‖² of each run their places in a layer's statistics."""
+        self._places: list[tuple[int, int]] = []
+        self.n_bytes = 0
+        """Of a layer's statistics."""
+        moved: list[int] = []
+        size: list[int] = []
+        for run in runs:
+            n = len(run.rows)
+            space = -(-n * WORD // device.alignment) * device.alignment
+            self._places.append((self.n_bytes, self.n_bytes + space))
+            first = self.n_bytes // WORD
+            moved += range(first, first + n)
+            size += range(first + space // WORD, first + space // WORD + n)
+            self.n_bytes += 2 * space
+        self.moved, self.size = np.array(moved), np.array(size)
+
+    def patches(self, homes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What the compiled callback is to patch, for homes [n, 2] by address and buffer."""
+        at = homes[self._homes]
+        return np.column_stack([self._handles, at[:, 0] + self._offsets, at[:, 1]])
+
+
 class Plan:
     """The graphs of some layers for one batch.
 
@@ -144,8 +229,7 @@ class Plan:
         self.graphs: dict[int, Graph] = {}
         self.patches: dict[int, NDArray[np.int64]] = {}
         self._inputs: dict[Composition, _Inputs] = {}
-        self._offsets: dict[int, list[tuple[int, int]]] = {}
-        self._acting: dict[int, list[int]] = {}
+        self._steps: dict[tuple[Composition, tuple[tuple[int, LayerShape], ...]], _Step] = {}
         self.compositions = dict(compositions)
         try:
             self._build(cartridges)
@@ -155,97 +239,66 @@ class Plan:
 
     def _build(self, cartridges: Mapping[int, DeviceCartridge]) -> None:
         device = self._device
-        acting = {
-            layer: [i for i, r in enumerate(c.runs) if layer in cartridges[r.slot].layers]
-            for layer, c in self.compositions.items()
-        }
-        acting = self._acting = {layer: runs for layer, runs in acting.items() if runs}
-        for layer in acting:
-            composition = self.compositions[layer]
-            if composition not in self._inputs:
-                limited = self._limit is not None
-                self._inputs[composition] = _Inputs(device, composition, limited=limited)
-        size = 0
-        for layer, runs in acting.items():
-            self._offsets[layer] = []
-            for i in runs:
-                n = -(-len(self.compositions[layer].runs[i].rows) * WORD // device.alignment)
-                step = n * device.alignment
-                self._offsets[layer].append((size, size + step))
-                size += 2 * step
-        self._statistics = Memory(device, size)
+        steps: dict[int, _Step] = {}
+        places: dict[int, list[NDArray[np.int64]]] = {}
+        for layer, composition in self.compositions.items():
+            held = [cartridges[run.slot].layers.get(layer) for run in composition.runs]
+            acting = tuple((i, own.shape) for i, own in enumerate(held) if own is not None)
+            if acting:
+                places[layer] = [own.places for own in held if own is not None]
+                steps[layer] = self._step(composition, acting)
+        starts = np.cumsum([0] + [step.n_bytes for step in steps.values()])
+        statistics = self._statistics = Memory(device, int(starts[-1]))
         self._reader = Graph(device, 1)
-        if size:
-            self._whole = self._reader.whole(self._statistics)
-        for layer, runs in acting.items():
-            self.graphs[layer] = self._graph(layer, runs, cartridges, self._statistics)
-        self._scratch = Memory(
-            device, max((g.scratch_size for g in self.graphs.values()), default=0)
-        )
-        for layer, graph in self.graphs.items():
+        if not steps:
+            return
+        self._whole = self._reader.whole(statistics)
+        graphs = [step.graph for step in self._steps.values()]
+        self._scratch = Memory(device, max(graph.scratch_size for graph in graphs))
+        for graph in graphs:
             graph.place(self._scratch)
-            self.patches[layer] = np.array(graph.patches, np.int64)
+        for (layer, step), start in zip(steps.items(), starts.tolist(), strict=False):
+            # The order of homes is that of `LayerStep`: the layer's tensor, which the compiled
+            # callback knows, its statistics, then what each cartridge has there.
+            homes = [(0, 0), (statistics.base + start, statistics.handle)]
+            self.patches[layer] = step.patches(np.concatenate([homes, *places[layer]]))
+            self.graphs[layer] = step.graph
+        self._layer = np.repeat(list(steps), [len(step.row) for step in steps.values()])
+        self._row, self._slot = (
+            np.concatenate([getattr(step, name) for step in steps.values()])
+            for name in ("row", "slot")
+        )
+        at = list(zip(steps.values(), (starts // WORD).tolist(), strict=False))
+        self._moved_at = np.concatenate([step.moved + start for step, start in at])
+        self._size_at = np.concatenate([step.size + start for step, start in at])
 
-    def _graph(
-        self,
-        layer: int,
-        runs: Sequence[int],
-        cartridges: Mapping[int, DeviceCartridge],
-        statistics: Memory,
-    ) -> Graph:
-        composition = self.compositions[layer]
-        inputs = self._inputs[composition]
-        graph = Graph(self._device, _NODES_A_RUN * len(runs) + _NODES_BESIDE)
-        step = LayerStep(graph, self._width, composition.n_rows, statistics)
-        made = []
-        for place, i in enumerate(runs):
-            run = composition.runs[i]
-            follows = run.rows[-1] - run.rows[0] + 1 == len(run.rows)
-            made.append(
-                LayerRun(
-                    cartridges[run.slot].layers[layer],
-                    run.rows[0] if follows else None,
-                    len(run.rows),
-                    inputs.indices[i],
-                    inputs.alphas[i],
-                    self._offsets[layer][place],
-                )
-            )
-        limit = None if self._limit is None else Limit(self._limit, inputs.zeros)
-        step.build(made, shared=composition.shared, limit=limit)
-        if graph.unsupported is not None:
-            name = graph.unsupported
-            graph.close()
-            raise EngineError(f"device {self._device.name} does not compute {name!r}")
-        return graph
+    def _step(self, composition: Composition, acting: tuple[tuple[int, LayerShape], ...]) -> _Step:
+        step = self._steps.get((composition, acting))
+        if step is None:
+            inputs = self._inputs.get(composition)
+            if inputs is None:
+                limited = self._limit is not None
+                inputs = _Inputs(self._device, composition, limited=limited)
+                self._inputs[composition] = inputs
+            step = _Step(self._device, self._width, inputs, acting, self._limit)
+            self._steps[composition, acting] = step
+        return step
 
     def set_alphas(self, alphas: Mapping[Composition, NDArray[np.float32]]) -> None:
         """Tell the device α of every entry, run after run, for each composition."""
         for composition, inputs in self._inputs.items():
             inputs.set_alphas(alphas[composition])
 
-    def told(self) -> dict[int, list[Told]]:
-        """What the last step did at each layer."""
+    def told(self) -> Told | None:
+        """What the last step did at all layers; None where nothing acts."""
         memory = self._statistics
-        if memory is None or not memory.size:
-            return {}
+        if memory is None or not self.graphs:
+            return None
         read = np.empty(memory.size // WORD, np.float32)
         library().ggml_backend_tensor_get(self._whole, read.ctypes.data, 0, read.nbytes)
-        return {
-            layer: [
-                self._told(self.compositions[layer].runs[i], places, read)
-                for i, places in zip(runs, self._offsets[layer], strict=True)
-            ]
-            for layer, runs in self._acting.items()
-        }
-
-    @staticmethod
-    def _told(run: Run, places: tuple[int, int], read: NDArray[np.float32]) -> Told:
-        rows = np.array(run.rows)
-        moved, size = (
-            read[at // WORD : at // WORD + len(rows)].astype(np.float64) for at in places
-        )
-        return Told(rows, run.slot, moved, size)
+        values = read.astype(np.float64)
+        moved, size = values[self._moved_at], values[self._size_at]
+        return Told(self._layer, self._row, self._slot, moved, size)
 
     @property
     def n_bytes(self) -> int:
@@ -254,9 +307,9 @@ class Plan:
 
     def close(self) -> None:
         """Free graphs and memory."""
-        for graph in self.graphs.values():
-            graph.close()
-        self.graphs = {}
+        for step in self._steps.values():
+            step.graph.close()
+        self._steps, self.graphs = {}, {}
         if self._reader is not None:
             self._reader.close()
             self._reader = None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from llamacart.hook.device.backend import Memory, library
-from llamacart.hook.device.graph import F32, I32, Q8_0, Node
+from llamacart.hook.device.graph import F32, FIXED, I32, Q8_0, Node
 from llamacart.llama import ggml
 from llamacart.matrix import BLOCK, FactoredMatrix
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from llamacart.cartridge import Cartridge, LayerMap
     from llamacart.hook.device.backend import Device
+    from llamacart.hook.device.graph import Graph
     from llamacart.matrix import QuantizedMatrix
 
 FEW = 16
@@ -45,7 +46,7 @@ class Constants:
         """A tensor [n_rows, width] with these values, which are copied at `place`."""
         handle = library().ggml_new_tensor_2d(self._context, kind, width, n_rows)
         self._tensors.append((handle, np.ascontiguousarray(values)))
-        return Node(handle, "fixed")
+        return Node(handle, FIXED)
 
     def place(self) -> None:
         """Take the memory and copy all values there.
@@ -74,8 +75,8 @@ class Constants:
 
 
 @dataclass(frozen=True)
-class DeviceLayer:
-    """What a cartridge does at a layer, as tensors on a device.
+class LayerNodes:
+    """What a cartridge does at a layer, as tensors of a graph.
 
     Attributes:
         n_active: K.
@@ -94,6 +95,42 @@ class DeviceLayer:
     repeated: Node
 
 
+class LayerShape(NamedTuple):
+    """What layers have in common that one graph can compute.
+
+    Attributes:
+        n_active: K.
+        rank: r where the matrix is held as U V, 0 where it is held whole; None for a mean shift.
+    """
+
+    n_active: int
+    rank: int | None
+
+    def stand_ins(self, graph: Graph, width: int) -> LayerNodes:
+        """Tensors of such a layer, each in a home of its own, in the order of `DeviceLayer`."""
+        k, rank = self.n_active, self.rank
+        delta = None if rank is None else graph.patched(Q8_0, width, rank or k)
+        left = graph.patched(F32, rank, k) if rank else None
+        bias, neurons, repeated = (
+            graph.patched(kind, k, n) for kind, n in ((F32, 1), (I32, 1), (I32, FEW))
+        )
+        return LayerNodes(k, delta, left, bias, neurons, repeated)
+
+
+@dataclass(frozen=True)
+class DeviceLayer:
+    """What a cartridge does at a layer, in a device's memory.
+
+    Attributes:
+        shape: Of its tensors.
+        places: Address and buffer of each [n, 2]: the matrix or its right factor, the left factor,
+            if it has these; bias, neurons, and neurons repeated.
+    """
+
+    shape: LayerShape
+    places: NDArray[np.int64]
+
+
 class DeviceCartridge:
     """A cartridge's layers on a device.
 
@@ -109,29 +146,33 @@ class DeviceCartridge:
     def __init__(self, device: Device, cartridge: Cartridge, layers: Sequence[int]) -> None:
         own = [m for m in cartridge.layers if m.layer in layers]
         self._constants = Constants(device, 5 * len(own))
-        self.layers: dict[int, DeviceLayer] = {m.layer: self._add(m) for m in own}
+        nodes = {m.layer: self._add(m) for m in own}
         try:
             self._constants.place()
         except BaseException:
             self.close()
             raise
+        self.layers = {m.layer: DeviceLayer(_shape(m), self._places(nodes[m.layer])) for m in own}
 
-    def _add(self, layer_map: LayerMap) -> DeviceLayer:
+    def _add(self, layer_map: LayerMap) -> list[Node]:
         k_active = len(layer_map.neurons)
         neurons = layer_map.neurons.astype(np.int32)
         add, delta = self._constants.add, layer_map.delta
-        left = None
+        matrix = delta.right if isinstance(delta, FactoredMatrix) else delta
+        nodes = []
+        if matrix is not None:
+            nodes.append(add(Q8_0, *matrix.shape[::-1], q8_0_blocks(matrix)))
         if isinstance(delta, FactoredMatrix):
-            left = add(F32, delta.rank, k_active, delta.left.astype(np.float32))
-            delta = delta.right
-        return DeviceLayer(
-            k_active,
-            None if delta is None else add(Q8_0, *delta.shape[::-1], q8_0_blocks(delta)),
-            left,
-            add(F32, k_active, 1, layer_map.bias.astype(np.float32)),
-            add(I32, k_active, 1, neurons),
-            add(I32, k_active, FEW, np.tile(neurons, FEW)),
-        )
+            nodes.append(add(F32, delta.rank, k_active, delta.left.astype(np.float32)))
+        nodes.append(add(F32, k_active, 1, layer_map.bias.astype(np.float32)))
+        nodes.append(add(I32, k_active, 1, neurons))
+        nodes.append(add(I32, k_active, FEW, np.tile(neurons, FEW)))
+        return nodes
+
+    def _places(self, nodes: Sequence[Node]) -> NDArray[np.int64]:
+        memory, lib = self._constants.memory, library()
+        buffer = 0 if memory is None else memory.handle
+        return np.array([(lib.ggml_get_data(node.handle), buffer) for node in nodes], np.int64)
 
     @property
     def n_bytes(self) -> int:
@@ -142,6 +183,12 @@ class DeviceCartridge:
     def close(self) -> None:
         """Free its memory."""
         self._constants.close()
+
+
+def _shape(layer_map: LayerMap) -> LayerShape:
+    delta = layer_map.delta
+    rank = None if delta is None else delta.rank if isinstance(delta, FactoredMatrix) else 0
+    return LayerShape(len(layer_map.neurons), rank)
 
 
 def q8_0_blocks(matrix: QuantizedMatrix) -> NDArray[np.uint8]:

@@ -138,20 +138,15 @@ class DeviceSteering:
         row[PlanField.GRAPH] = graph
         row[PlanField.BACKEND] = self._devices[device].backend
         row[PlanField.DEVICE] = device
+        row[PlanField.HANDLE] = self._devices[device].handle
         row[PlanField.N_ROWS] = plan.compositions[layer].n_rows
         row[PlanField.N_PATCHES] = len(plan.patches[layer])
         row[PlanField.PATCHES] = plan.patches[layer].ctypes.data
 
-    def told(self) -> dict[int, list[Told]]:
-        """What the graphs that ran in this batch did at each layer."""
-        if not self.ran.any():
-            return {}
-        return {
-            layer: parts
-            for plan in self._now.values()
-            for layer, parts in plan.told().items()
-            if self.ran[layer]
-        }
+    def told(self) -> list[Told]:
+        """What the graphs that ran in this batch did, device by device."""
+        told = (plan.told() for plan in self._now.values()) if self.ran.any() else ()
+        return [own.at(self.ran[own.layer] != 0) for own in told if own is not None]
 
     def _make(self, whole: Composition, last: Composition) -> dict[int, Plan]:
         plans: dict[int, Plan] = {}

@@ -69,7 +69,7 @@ class Asking:
         self.callback = llama_cpp.ggml_backend_sched_eval_callback(self._call)
         self.user_data = 0
 
-    def begin(self, n_rows: int, output_rows: NDArray[np.int32]) -> None:
+    def begin(self, n_rows: int, output_rows: NDArray[np.int32], context: int) -> None:
         """See `EvalHook`."""
 
     def use_threads(self, n: int) -> None:

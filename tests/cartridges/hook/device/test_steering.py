@@ -284,7 +284,29 @@ def test_a_model_is_steered_there_as_on_the_host(tiny_model: Model, n_ubatch: in
             stops, copied = hook.traffic
             assert stops == (tiny_model.n_layer - 1) * (1 if n_ubatch is None else 3)
             assert copied == 0
+            assert hook.waits == 0  # llama.cpp's own backend computes the graphs
             logits[hook.device is None] = np.array([context.logits(i) for i in range(0, 20, 3)])
     scale = np.abs(logits[True]).max()
     np.testing.assert_allclose(logits[False], logits[True], atol=0.02 * scale)
     assert (logits[False] != logits[True]).any() == (n_ubatch is None)
+
+
+def test_a_llama_cpp_whose_backends_cannot_be_asked_for(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ggml.scheduler_getter()
+    one = cartridge(tiny_model, 0)
+    logits = []
+    for known in (True, False):
+        if not known:
+            monkeypatch.setattr(ggml, "scheduler_getter", lambda: 0)
+        hook = SteeringHook(tiny_model, max_rows=1, place="device")
+        hook.load(one)
+        with Context(tiny_model, n_ctx=8, n_batch=1, n_threads=1, hook=hook) as context:
+            for position in range(2):
+                hook.set_rows([(Dose(one, 1.0),)])
+                context.decode(Batch([5], [position], [0], [True]))
+            assert hook.traffic[0] == tiny_model.n_layer - 1
+            assert hook.waits == (0 if known else tiny_model.n_layer - 1)
+            logits.append(context.logits(0).copy())
+    np.testing.assert_array_equal(logits[0], logits[1])
