@@ -119,6 +119,10 @@ class _Inputs:
             start += len(run.rows)
         self._known = alphas.copy()
 
+    @property
+    def n_bytes(self) -> int:
+        return self._constants.n_bytes
+
     def close(self) -> None:
         self._constants.close()
 
@@ -296,14 +300,16 @@ class Plan:
             return None
         read = np.empty(memory.size // WORD, np.float32)
         library().ggml_backend_tensor_get(self._whole, read.ctypes.data, 0, read.nbytes)
-        values = read.astype(np.float64)
-        moved, size = values[self._moved_at], values[self._size_at]
+        # Memory of layers that have not run may hold any bits, those of signalling NaN too.
+        with np.errstate(invalid="ignore"):
+            moved, size = (read[at].astype(np.float64) for at in (self._moved_at, self._size_at))
         return Told(self._layer, self._row, self._slot, moved, size)
 
     @property
     def n_bytes(self) -> int:
-        """Memory that its scratch takes on the device."""
-        return self._scratch.size if self._scratch else 0
+        """Memory that it takes on the device."""
+        own = sum(memory.size for memory in (self._scratch, self._statistics) if memory)
+        return own + sum(inputs.n_bytes for inputs in self._inputs.values())
 
     def close(self) -> None:
         """Free graphs and memory."""
