@@ -165,6 +165,12 @@ class LlamaRunner(Closing):
         """Forget a cartridge; one that is not resident is ignored."""
         self._hook.unload(cartridge)
 
+    @property
+    def device_bytes(self) -> int:
+        """Memory on devices that cartridges take, with the graphs by which they act."""
+        device = self._hook.device
+        return 0 if device is None else device.n_bytes
+
     # --- steps ------------------------------------------------------------------------------
 
     def run(self, batch: RunBatch) -> StepReport:

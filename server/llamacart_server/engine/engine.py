@@ -238,6 +238,7 @@ class Engine:
                 kv_cached=scheduler.kv_cached,
                 cached_entries=scheduler.cached_entries,
                 host_bytes=scheduler.host_bytes,
+                device_bytes=self._runner.device_bytes,
                 preempted=scheduler.n_preempted,
                 waiting_cartridges=scheduler.waiting_cartridges,
                 **asdict(self._counters),

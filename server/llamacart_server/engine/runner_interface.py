@@ -58,6 +58,11 @@ class Runner(Protocol):
         """
         ...
 
+    @property
+    def device_bytes(self) -> int:
+        """Memory on devices that cartridges take. Thread-safe."""
+        ...
+
     def load(self, cartridge: Cartridge) -> None:
         """Make a cartridge resident; a second load of equal content does nothing."""
         ...

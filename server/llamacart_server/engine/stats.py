@@ -60,6 +60,7 @@ class EngineStats(Counters):
         kv_cached: Those that only idle entries of the prefix cache hold.
         cached_entries: Idle entries in slots.
         host_bytes: Host memory taken by entries that had to leave their slots.
+        device_bytes: Memory on devices that cartridges take.
         preempted: Times that a running sequence had to give way.
         waiting_cartridges: Names of the cartridges that act on queued sequences, ascending.
     """
@@ -71,5 +72,6 @@ class EngineStats(Counters):
     kv_cached: int
     cached_entries: int
     host_bytes: int
+    device_bytes: int
     preempted: int
     waiting_cartridges: tuple[str, ...]

@@ -26,6 +26,7 @@ _GAUGES = {
     "kv_cells_used": ("kv_used", "KV cells in use, shared ones counted once."),
     "kv_cells_cached": ("kv_cached", "KV cells that only the prefix cache holds."),
     "prefix_cache_entries": ("cached_entries", "Idle entries of the prefix cache."),
+    "device_cartridge_bytes": ("device_bytes", "Memory on devices that cartridges take."),
     "host_cache_bytes": ("host_bytes", "Host memory taken by entries that left their slots."),
 }
 _COUNTERS = {

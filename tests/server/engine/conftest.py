@@ -92,6 +92,7 @@ class FakeRunner:
         self.n_ctx, self.n_batch, self.n_sequences = n_ctx, n_batch, n_sequences
         self.n_slots = n_sequences + n_cached
         self.resident: dict[str, Cartridge] = {}
+        self.device_bytes = 0
         self.kv: dict[int, list[Cell]] = {}
         self.batches: list[RunBatch] = []
         self.calls: list[tuple[object, ...]] = []

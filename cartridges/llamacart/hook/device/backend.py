@@ -23,6 +23,7 @@ _PROTOTYPES: dict[str, tuple[object, list[object]]] = {
     "ggml_backend_dev_init": (_P, [_P, ctypes.c_char_p]),
     "ggml_backend_dev_buffer_type": (_P, [_P]),
     "ggml_backend_dev_description": (ctypes.c_char_p, [_P]),
+    "ggml_backend_dev_memory": (None, [_P, ctypes.POINTER(_S), ctypes.POINTER(_S)]),
     "ggml_backend_dev_name": (ctypes.c_char_p, [_P]),
     "ggml_backend_dev_supports_op": (ctypes.c_bool, [_P, _P]),
     "ggml_backend_free": (None, [_P]),
@@ -141,6 +142,12 @@ class Device:
             known = bool(library().ggml_backend_dev_supports_op(self.handle, tensor))
             self._known[name] = known
         return known
+
+    def free_memory(self) -> int:
+        """Bytes that nobody has taken there, as far as the device can tell."""
+        free, total = _S(0), _S(0)
+        library().ggml_backend_dev_memory(self.handle, ctypes.byref(free), ctypes.byref(total))
+        return free.value
 
     def size_of(self, tensor: int) -> int:
         """Bytes that a tensor takes there, its alignment included."""

@@ -55,7 +55,7 @@ class Constants:
             EngineError: The device has no room.
         """
         lib, device = library(), self._device
-        self.memory = Memory(device, sum(device.size_of(h) for h, _ in self._tensors))
+        self.memory = Memory(device, self.n_bytes)
         place = self.memory.base
         for handle, values in self._tensors:
             lib.ggml_backend_tensor_alloc(self.memory.handle, handle, place)
@@ -63,6 +63,13 @@ class Constants:
             if values.size:
                 lib.ggml_backend_tensor_set(handle, values.ctypes.data, 0, values.nbytes)
         self._tensors = []
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that they take, or will take."""
+        if self.memory is not None:
+            return self.memory.size
+        return sum(self._device.size_of(handle) for handle, _ in self._tensors)
 
     def close(self) -> None:
         """Free tensors and memory."""
@@ -132,27 +139,32 @@ class DeviceLayer:
 
 
 class DeviceCartridge:
-    """A cartridge's layers on a device.
+    """A cartridge's layers on a device, once they are placed there.
 
     Args:
         device: Where.
         cartridge: It.
         layers: Those that the device computes.
-
-    Raises:
-        EngineError: The device has no room.
     """
 
     def __init__(self, device: Device, cartridge: Cartridge, layers: Sequence[int]) -> None:
         own = [m for m in cartridge.layers if m.layer in layers]
         self._constants = Constants(device, 5 * len(own))
-        nodes = {m.layer: self._add(m) for m in own}
-        try:
-            self._constants.place()
-        except BaseException:
-            self.close()
-            raise
-        self.layers = {m.layer: DeviceLayer(_shape(m), self._places(nodes[m.layer])) for m in own}
+        self._nodes = {m.layer: (_shape(m), self._add(m)) for m in own}
+        self.layers: dict[int, DeviceLayer] = {}
+        """What it has there, once it is placed."""
+
+    def place(self) -> None:
+        """Copy it there.
+
+        Raises:
+            EngineError: The device has no room.
+        """
+        self._constants.place()
+        self.layers = {
+            layer: DeviceLayer(shape, self._places(nodes))
+            for layer, (shape, nodes) in self._nodes.items()
+        }
 
     def _add(self, layer_map: LayerMap) -> list[Node]:
         k_active = len(layer_map.neurons)
@@ -176,9 +188,8 @@ class DeviceCartridge:
 
     @property
     def n_bytes(self) -> int:
-        """Memory that it takes on the device."""
-        memory = self._constants.memory
-        return 0 if memory is None else memory.size
+        """Memory that it takes on the device, or will take."""
+        return self._constants.n_bytes
 
     def close(self) -> None:
         """Free its memory."""

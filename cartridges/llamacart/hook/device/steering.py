@@ -11,20 +11,24 @@ import numpy as np
 from llamacart.errors import EngineError
 from llamacart.hook.control import PLAN_FIELDS, PlanField
 from llamacart.hook.device.backend import Device
+from llamacart.hook.device.cache import CartridgeCache, hold
 from llamacart.hook.device.plan import Composition, Plan, Run, Told
-from llamacart.hook.device.residents import DeviceCartridge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from llamacart.cartridge import Cartridge
+    from llamacart.hook.device.residents import DeviceCartridge
 
 _log = logging.getLogger("llamacart.device")
 
 _KEPT_PLANS = 8
 """Compositions whose graphs stay: of each a batch that decodes and the prompts that join it."""
+
+_KEPT_BYTES = 2**28
+"""Bytes of a device that graphs which stay may take; those of the batch at hand always stay."""
 
 
 class DeviceSteering:
@@ -44,13 +48,15 @@ class DeviceSteering:
         self._devices: dict[int, Device] = {}
         self._layers: dict[int, int] = {}
         self._loaded: dict[int, Cartridge] = {}
-        self._resident: dict[tuple[int, int], DeviceCartridge] = {}
+        self._cache = CartridgeCache()
+        self._said_no_room = False
         self._plans: OrderedDict[tuple[Composition, Composition], dict[int, Plan]] = OrderedDict()
         self._now: dict[int, Plan] = {}
         self.table = np.zeros((n_layer, PLAN_FIELDS), np.int64)
         """What the compiled callback runs at each layer, by `PlanField`."""
         self.ran = np.zeros(n_layer, np.uint8)
         """Layers whose graph ran in this batch."""
+        self._n_bytes = 0
         self.refused: str | None = None
         """Why rows are copied to the host, if a device could not do it."""
 
@@ -58,6 +64,11 @@ class DeviceSteering:
     def knows(self) -> bool:
         """Whether some layer's device is known and usable."""
         return bool(self._layers) and self.refused is None
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory on devices that cartridges and graphs take, as of the last change."""
+        return self._n_bytes
 
     @property
     def device_names(self) -> list[str]:
@@ -71,31 +82,31 @@ class DeviceSteering:
         try:
             if key not in self._devices:
                 self._devices[key] = Device(key)
+                self._cache.budget(self._devices[key])  # of what is free now
                 _log.debug("steering runs on device %s", self._devices[key].name)
         except EngineError as error:
             self._refuse(error)
             return
         self._layers[layer] = key
         self._forget_plans()
-        for slot in list(self._loaded):
-            self._drop(slot, key)
+        for slot in self._loaded:
+            self._cache.drop(slot, key)
+        self._count()
 
     def load(self, slot: int, cartridge: Cartridge) -> None:
-        """Note a cartridge, and copy it to the devices that are known."""
+        """Note a cartridge, and copy it to the devices that are known and have room."""
         self._loaded[slot] = cartridge
-        if self.refused is None:
-            try:
-                for key in self._devices:
-                    self._on_device(slot, key)
-            except EngineError as error:
-                self._refuse(error)
+        for device in self._devices.values():
+            self._on_device(slot, device, self._loaded)
+        self._count()
 
     def unload(self, slot: int) -> None:
         """Free what a cartridge has on devices."""
         self._loaded.pop(slot, None)
         self._forget_plans(slot)
         for key in self._devices:
-            self._drop(slot, key)
+            self._cache.drop(slot, key)
+        self._count()
 
     def choose(
         self,
@@ -119,9 +130,11 @@ class DeviceSteering:
             plans = self._plans.get(key)
             if plans is None:
                 plans = self._plans[key] = self._make(whole, last)
+                self._count()
             self._plans.move_to_end(key)
-            while len(self._plans) > _KEPT_PLANS:
+            while len(self._plans) > _KEPT_PLANS or self._keeps_too_much():
                 _close(self._plans.popitem(last=False)[1])
+                self._count()
             # Where all rows have outputs both are one composition, with one α for each entry.
             for plan in plans.values():
                 plan.set_alphas({last: last_alphas, whole: alphas})
@@ -149,6 +162,7 @@ class DeviceSteering:
         return [own.at(self.ran[own.layer] != 0) for own in told if own is not None]
 
     def _make(self, whole: Composition, last: Composition) -> dict[int, Plan]:
+        """Graphs by device; none for a device that has no room for all cartridges at once."""
         plans: dict[int, Plan] = {}
         try:
             for key, device in self._devices.items():
@@ -157,25 +171,47 @@ class DeviceSteering:
                     layer: last if layer == self._n_layer - 1 else whole for layer in own
                 }
                 slots = {run.slot for c in compositions.values() for run in c.runs}
-                on_device = {slot: self._on_device(slot, key) for slot in slots}
-                plans[key] = Plan(device, self._width, compositions, on_device, self._limit)
+                on_device: dict[int, DeviceCartridge] = {}
+                for slot in slots:
+                    found = self._on_device(slot, device, slots)
+                    if found is None:
+                        self._say_no_room(device)
+                        break
+                    on_device[slot] = found
+                else:
+                    plans[key] = Plan(device, self._width, compositions, on_device, self._limit)
         except BaseException:
             _close(plans)
             raise
         return plans
 
-    def _on_device(self, slot: int, key: int) -> DeviceCartridge:
-        found = self._resident.get((slot, key))
-        if found is None:
-            own = [layer for layer, held in self._layers.items() if held == key]
-            found = DeviceCartridge(self._devices[key], self._loaded[slot], own)
-            self._resident[slot, key] = found
+    def _on_device(
+        self, slot: int, device: Device, needed: Collection[int]
+    ) -> DeviceCartridge | None:
+        own = [layer for layer, held in self._layers.items() if held == device.key]
+        loaded = slot, self._loaded[slot]
+        found, left = hold(self._cache, device, loaded, own, needed)
+        for other in left:
+            self._forget_plans(other)
         return found
 
-    def _drop(self, slot: int, key: int) -> None:
-        resident = self._resident.pop((slot, key), None)
-        if resident is not None:
-            resident.close()
+    def _keeps_too_much(self) -> bool:
+        kept = [plan for plans in self._plans.values() for plan in plans.values()]
+        return len(self._plans) > 1 and sum(plan.n_bytes for plan in kept) > _KEPT_BYTES
+
+    def _count(self) -> None:
+        plans = (plan.n_bytes for plans in self._plans.values() for plan in plans.values())
+        self._n_bytes = self._cache.n_bytes + sum(plans)
+
+    def _say_no_room(self, device: Device) -> None:
+        if not self._said_no_room:
+            self._said_no_room = True
+            _log.warning(
+                "the cartridges of one step take more than %d MiB of device %s: its rows are "
+                "copied to the host and back",
+                self._cache.budget(device) >> 20,
+                device.name,
+            )
 
     def _forget_plans(self, slot: int | None = None) -> None:
         """Free all graphs, or those in which a slot acts."""
@@ -193,9 +229,8 @@ class DeviceSteering:
     def close(self) -> None:
         """Free all that lies on devices."""
         self._forget_plans()
-        for resident in self._resident.values():
-            resident.close()
-        self._resident = {}
+        self._cache.clear()
+        self._count()
         for device in self._devices.values():
             device.close()
         self._devices, self._layers = {}, {}
