@@ -22,12 +22,13 @@ from llamacart import __version__
 from llamacart.commands.options import GpuLayersOption, ThreadsOption
 from llamacart.commands.terminal import plain_console
 from llamacart.errors import UnsupportedModelError
+from llamacart.hook import openmp
 from llamacart.hook import speed as hook_speed
 from llamacart.hook.compiled import KEEP
 from llamacart.hook.device import stops
 from llamacart.hook.device.probe import NO_DEVICE, where_steered
 from llamacart.hook.kernel import steer_rows
-from llamacart.llama import ggml, openmp
+from llamacart.llama import ggml
 from llamacart.llama import log as llama_log
 from llamacart.llama.model import Model
 from llamacart.llama.resolve import DEMO

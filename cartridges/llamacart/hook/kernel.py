@@ -19,6 +19,7 @@ import numba
 import numpy as np
 from numba import types
 
+from llamacart.hook import openmp
 from llamacart.hook.compiled import KEEP
 from llamacart.hook.control import (
     CONTROL_WORDS,
@@ -32,7 +33,7 @@ from llamacart.hook.control import (
 )
 from llamacart.hook.intrinsics import pointer
 from llamacart.hook.tile import WIDE, tile_by_four, tile_by_one
-from llamacart.llama import ggml, openmp
+from llamacart.llama import ggml
 from llamacart.matrix import BLOCK, BLOCK_BYTES, ROWS
 
 # Sums may be reordered, but NaN and infinity must come through.

@@ -13,6 +13,7 @@ import numpy as np
 
 from llamacart.cartridge import Cartridge, check_alpha, check_fits
 from llamacart.errors import EngineError, InputError
+from llamacart.hook import openmp
 from llamacart.hook.control import (
     CONTROL_WORDS,
     PLAN_FIELDS,
@@ -26,7 +27,7 @@ from llamacart.hook.device.report import note
 from llamacart.hook.device.steering import DeviceSteering
 from llamacart.hook.kernel import eval_callback, multiply_part, steer_rows
 from llamacart.hook.memory import side_by_side
-from llamacart.llama import ggml, openmp
+from llamacart.llama import ggml
 from llamacart.matrix import ROWS, FactoredMatrix, pack_tiles
 from llamacart.values.report import NOTHING_TO_REPORT, Fault, StepReport
 from llamacart.values.steering import effective

@@ -8,7 +8,7 @@ reserves 200 rows of 262 144 floats twice, whether anybody asks for logits or no
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import llama_cpp
 
@@ -33,20 +33,27 @@ def context_bytes(
     """
     logits = 4 * model.n_vocab * max(n_outputs, n_seq_max)
     at_the_end = logits + n_ubatch * (12 * model.n_embd + _mask_bytes(n_ctx))
-    keys, through_layers = _layers(model, n_ctx, n_ubatch)
-    return logits + keys + max(through_layers, at_the_end)
+    layers = layers_bytes(model, n_ctx=n_ctx, n_ubatch=n_ubatch)
+    return logits + layers.cache + max(layers.rows, at_the_end)
 
 
-def layers_bytes(model: Model, *, n_ctx: int, n_ubatch: int) -> int:
-    """Of `context_bytes`, what a pass touches that ends before logits are computed."""
-    return sum(_layers(model, n_ctx, n_ubatch))
+class LayersBytes(NamedTuple):
+    """Of `context_bytes`, what a pass touches that ends before logits are computed.
+
+    Attributes:
+        cache: The KV cache.
+        rows: Rows on their way through a layer.
+    """
+
+    cache: int
+    rows: int
 
 
-def _layers(model: Model, n_ctx: int, n_ubatch: int) -> tuple[int, int]:
-    """Bytes of the KV cache, and of the rows on their way through a layer."""
+def layers_bytes(model: Model, *, n_ctx: int, n_ubatch: int) -> LayersBytes:
+    """Upper estimates; the arguments are those of `context_bytes`."""
     # Of a row: gate, up and their product, and some copies of the residual stream.
     row = 12 * model.n_ff + 24 * model.n_embd + _mask_bytes(n_ctx)
-    return _cells(n_ctx) * _cell_bytes(model), n_ubatch * row
+    return LayersBytes(_cells(n_ctx) * _cell_bytes(model), n_ubatch * row)
 
 
 def _cells(n_ctx: int) -> int:

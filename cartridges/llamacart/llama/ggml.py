@@ -27,6 +27,8 @@ _PROTOTYPES: dict[str, tuple[object, list[object]]] = {
     "ggml_backend_tensor_set": (None, [_P, _P, ctypes.c_size_t, ctypes.c_size_t]),
     "ggml_backend_buffer_is_host": (ctypes.c_bool, [_P]),
     "ggml_backend_buffer_get_type": (_P, [_P]),
+    "ggml_backend_buffer_get_base": (_P, [_P]),
+    "ggml_backend_buffer_get_size": (ctypes.c_size_t, [_P]),
     "ggml_backend_buft_get_device": (_P, [_P]),
     "ggml_backend_graph_compute": (ctypes.c_int, [_P, _P]),
     "ggml_backend_graph_compute_async": (ctypes.c_int, [_P, _P]),
@@ -210,10 +212,21 @@ def _words(tensor: int) -> list[int]:
 
 def on_host(tensor: int) -> bool:
     """Whether the tensor's data may be read and written at its address."""
+    return bool(library().ggml_backend_buffer_is_host(_buffer(tensor)))
+
+
+def buffer_region(tensor: int) -> range:
+    """The addresses of the buffer that a tensor lies in with others."""
+    lib, buffer = library(), _buffer(tensor)
+    start = int(lib.ggml_backend_buffer_get_base(buffer) or 0)
+    return range(start, start + int(lib.ggml_backend_buffer_get_size(buffer)))
+
+
+def _buffer(tensor: int) -> int:
     buffer = ctypes.c_size_t.from_address(tensor + buffer_offset()).value
     if not buffer:
         raise EngineError(f"tensor {tensor_name(tensor)!r} lies in no buffer")
-    return bool(library().ggml_backend_buffer_is_host(buffer))
+    return buffer
 
 
 def tensor_name(tensor: int) -> str:

@@ -8,14 +8,13 @@ architectures that goes stale.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from collections import defaultdict
+from typing import TYPE_CHECKING
 
 from llamacart.errors import UnsupportedModelError
-from llamacart.machine.pages import meet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
 GATED_PRODUCTS = (
     "ffn_geglu",
@@ -34,24 +33,6 @@ RESIDUAL_OUTPUT = "l_out"
 _DOWN = re.compile(r"blk\.(?P<layer>\d+)\.ffn_down\.weight")
 _COPY = re.compile(r"^[^#]+#(?P<name>.+)#\d+$")  # on another device
 _NODE = re.compile(r"^(?P<name>[a-zA-Z_]+)-(?P<layer>\d+)$")
-
-
-class Node(NamedTuple):
-    """One node of a model's compute graph, as one forward pass of one token shows it.
-
-    Attributes:
-        tensor: Which one it is.
-        name: Its name in the graph.
-        width: Of its rows.
-        sources: What it is computed from, weights among them.
-        region: Where its data begins and ends.
-    """
-
-    tensor: int
-    name: str
-    width: int
-    sources: tuple[int, ...]
-    region: range
 
 
 def find_site(nodes: Iterable[tuple[str, int]], architecture: str, n_layer: int) -> tuple[str, int]:
@@ -86,33 +67,6 @@ def layer_of_down(weight: str) -> int | None:
     """The layer whose FFN a weight leads out of; None of any other weight."""
     match = _DOWN.search(weight)
     return int(match["layer"]) if match else None
-
-
-def spent_sources(nodes: Sequence[Node], site: str) -> tuple[int, ...]:
-    """Which sources of the site nothing else reads, in any layer, so that they may be lost with it.
-
-    A source counts that has memory of its own: none of what it is computed from, nor the site, lies
-    in the same place.
-
-    Args:
-        nodes: All of one forward pass.
-        site: The node that is steered, without its layer.
-
-    Returns:
-        Places among the first two sources, ascending.
-    """
-    known = {node.tensor: node for node in nodes}
-    readers = Counter(source for node in nodes for source in set(node.sources))
-
-    def is_spent(at: Node, place: int) -> bool:
-        found = known.get(at.sources[place]) if place < len(at.sources) else None
-        if found is None or readers[found.tensor] != 1:
-            return False
-        others = [at, *(known[source] for source in found.sources if source in known)]
-        return not any(meet(found.region, other.region) for other in others)
-
-    sites = [node for node in nodes if (match := _NODE.match(node.name)) and match["name"] == site]
-    return tuple(place for place in range(2) if all(is_spent(at, place) for at in sites))
 
 
 def check_down(inputs: Mapping[int, str], site: str, architecture: str, n_layer: int) -> None:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import llama_cpp
 import numpy as np
 
+from llamacart.errors import EngineError
 from llamacart.llama import ggml
+from llamacart.llama.graph import caches_of
 from llamacart.machine import pages
 from llamacart.machine.interrupts import HeldInterrupt
 
@@ -46,8 +48,9 @@ class Tap:
         beside: Another node of the same layer, whose reader is called before the visitor. It
             costs no stop of its own.
         copy: Go through `ggml_backend_tensor_get/set` even where the buffer is the host's.
-        sparing: Give back the memory of what the site was computed from, where nothing else reads
-            it, before the visitor is called.
+        sparing: Give back memory before the visitor is called: of what the site was computed from,
+            and of the KV cache, where nothing that comes later reads them. For one batch of one
+            ubatch, with which the context is done.
     """
 
     def __init__(
@@ -61,7 +64,9 @@ class Tap:
         sparing: bool = False,
     ) -> None:
         self._visitor = visitor
-        self._spent = model.spent_sources if sparing and node is None else ()
+        spares = sparing and node is None and not model.uses_device
+        self._spent = model.spent_sources if spares else ()
+        self._lost: set[range] | None = set() if spares and model.kept_cache < 1 else None
         self._reader = beside[1] if beside else None
         layers = range(model.n_layer)
         self._beside = {f"{beside[0]}-{layer}": layer for layer in layers} if beside else {}
@@ -85,6 +90,8 @@ class Tap:
         self._output_rows = output_rows
         self._error, self._stopped = None, False
         self._tensors.clear()
+        if self._lost:
+            raise EngineError("what an earlier batch left in the KV cache was given back")
         self._row = self._next_row = self._output = self._next_output = 0
 
     def use_threads(self, n: int) -> None:
@@ -100,6 +107,8 @@ class Tap:
         try:
             name = ggml.tensor_name(tensor)
             layer = self._layers.get(name)
+            if self._lost is not None:
+                self._lost.update(map(ggml.buffer_region, caches_of(tensor)))
             if layer is None:
                 if name in self._beside:
                     self._tensors[self._beside[name]] = tensor
@@ -140,7 +149,9 @@ class Tap:
         return go_on
 
     def _give_back(self, tensor: int) -> None:
-        """Give back the memory of what a tensor was computed from."""
+        """Give back what a tensor was computed from, and what is in the KV cache."""
+        for buffer in self._lost or ():
+            pages.give_back(buffer)
         sources = ggml.sources(tensor)
         for place in self._spent:
             source = sources[place]

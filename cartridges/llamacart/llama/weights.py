@@ -12,24 +12,21 @@ import llama_cpp
 import numpy as np
 
 from llamacart.cartridge import Fingerprint
-from llamacart.errors import InputError, ModelError, UnsupportedModelError
+from llamacart.errors import EngineError, InputError, ModelError, UnsupportedModelError
 from llamacart.json_grammar.grammar import Grammars
-from llamacart.llama import ggml
 from llamacart.llama import log as llama_log
 from llamacart.llama.closing import Closing
 from llamacart.llama.fingerprint import weights_hash
+from llamacart.llama.graph import Graph, read_graph
 from llamacart.llama.kinds import check_kind
 from llamacart.llama.model_file import what_it_is
 from llamacart.llama.resolve import resolve_model
 from llamacart.llama.sites import (
     RESIDUAL_INPUTS,
     RESIDUAL_OUTPUT,
-    Node,
     check_down,
     find_residual,
     find_site,
-    layer_of_down,
-    spent_sources,
 )
 from llamacart.llama.tensors import Tensors
 from llamacart.machine import tiles
@@ -77,11 +74,12 @@ class Weights(Closing):
         self._vocab = llama_cpp.llama_model_get_vocab(self._handle)
         try:
             check_kind(self._handle, self.architecture)
-            graph, down_inputs = self._probe_nodes()
-            nodes = [(node.name, node.width) for node in graph]
+            graph = self._graph()
+            nodes = [(node.name, node.width) for node in graph.nodes]
             self.site_node, self.n_ff = find_site(nodes, self.architecture, self.n_layer)
-            check_down(down_inputs, self.site_node, self.architecture, self.n_layer)
-            self.spent_sources = spent_sources(graph, self.site_node)
+            check_down(graph.down_inputs, self.site_node, self.architecture, self.n_layer)
+            self.spent_sources = graph.spent_sources(self.site_node)
+            self.kept_cache = graph.kept_cache(self.site_node)
             self._residual_input = find_residual(nodes, self.n_layer, self.n_embd)
         except ModelError:
             self.close()
@@ -186,42 +184,12 @@ class Weights(Closing):
         """The tensors of its file."""
         return Tensors(self.path)
 
-    def _probe_nodes(self) -> tuple[list[Node], dict[int, str]]:
-        """Run one token; every node, and by layer what `ffn_down` reads."""
-        nodes: list[Node] = []
-        down_inputs: dict[int, str] = {}
-        ggml.source_offset()  # an error in the callback would be lost
-
-        @llama_cpp.ggml_backend_sched_eval_callback
-        def look(tensor: int, _ask: bool, _data: int) -> bool:
-            name, width = ggml.tensor_name(tensor), ggml.tensor_shape(tensor)[1]
-            sources = tuple(ggml.all_sources(tensor))
-            nodes.append(Node(tensor, name, width, sources, ggml.region(tensor)))
-            weight, read = ggml.sources(tensor)
-            layer = layer_of_down(ggml.tensor_name(weight)) if weight else None
-            if layer is not None and read:
-                down_inputs[layer] = ggml.tensor_name(read)
-            return False
-
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = 32, 32, 32, 1
-        # More threads would leave an OpenMP team to this thread, and with more threads than
-        # processors in the process libgomp stops spinning at barriers: decoding gets slower.
-        params.n_threads = params.n_threads_batch = 1
-        params.op_offload = self.uses_device
-        params.cb_eval = look
-        params.no_perf = True
-        context = llama_cpp.llama_init_from_model(self.handle, params)
-        if not context:
-            raise ModelError(f"llama.cpp cannot make a context for model {str(self.path)!r}")
-        token = (llama_cpp.llama_token * 1)(max(self.bos_token, 0))
+    def _graph(self) -> Graph:
+        """What runs for one token."""
         try:
-            status = llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(token, 1))
-        finally:
-            llama_cpp.llama_free(context)
-        if status != 0:
-            raise ModelError(f"model {str(self.path)!r} fails to decode one token ({status})")
-        return nodes, down_inputs
+            return read_graph(self.handle, max(self.bos_token, 0), op_offload=self.uses_device)
+        except EngineError as error:
+            raise ModelError(f"model {str(self.path)!r}: {error.message}") from error
 
     # --- tokens -----------------------------------------------------------------------------
 

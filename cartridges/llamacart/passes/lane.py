@@ -8,7 +8,6 @@ goes on to the next can do so with rows that no single ubatch could hold.
 
 from __future__ import annotations
 
-import mmap
 import threading
 from contextlib import nullcontext
 from queue import SimpleQueue
@@ -107,9 +106,10 @@ def lane_bytes(
         return LaneBytes(reserved, reserved, reserved)
     # Where more rows want logits than there are sequences, the first decode clears more of them.
     cleared = 4 * model.n_vocab * n_outputs if n_outputs > len(sequences) else 0
-    awake = cleared + layers_bytes(model, n_ctx=total, n_ubatch=total)
-    spent = max(0, 4 * total * model.n_ff - 2 * mmap.PAGESIZE) * len(model.spent_sources)
-    return LaneBytes(reserved, awake, awake - spent)
+    cache, rows = layers_bytes(model, n_ctx=total, n_ubatch=total)
+    kept = cleared + int(model.kept_cache * cache)
+    asleep = kept + rows - 4 * total * model.n_ff * len(model.spent_sources)
+    return LaneBytes(reserved, kept + cache // model.n_layer + rows, asleep)
 
 
 class Lane(Closing):

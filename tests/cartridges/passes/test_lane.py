@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import threading
 import time
 from collections.abc import Callable
@@ -13,10 +12,14 @@ import numpy as np
 import pytest
 
 from llamacart.errors import EngineError, InputError
+from llamacart.llama.context import Context
+from llamacart.llama.footprint import layers_bytes
 from llamacart.llama.model import Model
+from llamacart.llama.tap import Tap
 from llamacart.machine import pages
 from llamacart.passes.capture import capture
 from llamacart.passes.lane import Errand, Lane, advance_together, lane_bytes, lane_threads
+from llamacart.values.batch import Batch
 
 TEXTS = [[1, 5, 9, 7], [1, 8], [1, 30, 31, 32, 33, 34]]
 
@@ -51,7 +54,7 @@ def test_what_is_written_acts_on_later_layers(tiny_model: Model, copy: bool) -> 
 def test_a_lane_gives_back_what_nobody_reads(
     tiny_path: Callable[..., Path], architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Logits before the first layer, and at each layer both halves of the product."""
+    """Logits before the first layer; at each layer keys, values and both halves of the product."""
     given: list[range] = []
     monkeypatch.setattr(pages, "give_back", given.append)
     with Model(str(tiny_path(architecture=architecture)), batch_invariant=True) as model:
@@ -64,7 +67,21 @@ def test_a_lane_gives_back_what_nobody_reads(
                 assert not any(pages.meet(region, inside) for region in given)
                 sizes.append(list(map(len, given)))
         half = 4 * sum(map(len, TEXTS)) * model.n_ff
-        assert sizes == [[4 * len(TEXTS) * model.n_vocab], [half] * 2, [half] * 2]
+        assert sizes[0] == [4 * len(TEXTS) * model.n_vocab]
+        for *caches, one, other in sizes[1:]:
+            assert one == other == half
+            assert sum(caches) > 0
+
+
+def test_a_lanes_tap_is_for_one_batch(tiny_model: Model) -> None:
+    """Another would miss its keys and values."""
+    tap = Tap(tiny_model, lambda *_: True, sparing=True)
+    rows = range(3)
+    batch = Batch([5, 6, 7], list(rows), [0] * 3, [False] * 3)
+    with Context(tiny_model, n_ctx=32, hook=tap) as context:
+        context.decode(batch)
+        with pytest.raises(EngineError, match="was given back"):
+            context.decode(batch)
 
 
 def test_what_is_given_back_is_not_counted(
@@ -75,9 +92,10 @@ def test_what_is_given_back_is_not_counted(
         counted = lane_bytes(model, texts, [0, 1])
         logits, half = 4 * len(texts) * model.n_vocab, 4 * 1200 * model.n_ff
         # In the context's own buffer, and in the graph's, where the layers' rows lie too.
-        assert counted.reserved - 2 * logits <= counted.awake <= counted.reserved - logits
-        ends = 2 * mmap.PAGESIZE  # of each half, whose pages others may share
-        assert counted.asleep == counted.awake - 2 * (half - ends)
+        assert counted.awake <= counted.reserved - logits
+        cache, rows = layers_bytes(model, n_ctx=1200, n_ubatch=1200)
+        assert counted.awake == rows + cache // 3
+        assert counted.asleep == rows - 2 * half
         # With the last layer each row has logits, and the first decode clears as many.
         whole = lane_bytes(model, texts, [2])
         assert whole.awake == counted.awake + 4 * 1200 * model.n_vocab
