@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from llamacart_trainer.fitting.aim import Part
+from llamacart_trainer.fitting.rows.rooms import Counts
 from llamacart_trainer.fitting.training import train
 from llamacart_trainer.recipe.tasks import prompt_task
 from llamacart_trainer.recipe.turns import Exchange
@@ -27,9 +28,19 @@ def part(n: int, weights: list[float] | None) -> Part:
     ],
 )
 def test_rows_without_weights_count_once(weights, expected) -> None:
-    joined = Part.joined([part(2, own) for own in weights], 4, 2)
+    joined = Part.joined([part(2, own) for own in weights], Counts(4, 0, 2))
     assert joined.x.shape == (4, 2)
     assert (None if joined.weights is None else joined.weights.tolist()) == expected
+
+
+def test_untouched_rows_come_last_whatever_comes_first() -> None:
+    parts = [part(2, [1, 2]), part(1, [3])._replace(untouched=True, neutral=np.ones(1, np.bool_))]
+    parts += [part(1, None), part(2, [4, 5])._replace(untouched=True)]
+    joined = Part.joined(parts, Counts(3, 3, 4))
+    assert joined.x[:, 0].tolist() == [0, 2, 0, 0, 0, 2]
+    assert joined.weights is not None
+    assert joined.weights.tolist() == [1, 2, 1, 3, 4, 5]
+    assert joined.neutral.tolist() == [False, False, False, True, False, False]
 
 
 def test_texts_of_neutral_rows_alone_beside_weighted_answers(tiny_model) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from llamacart.llama.model import Model
 from llamacart_trainer.fitting.chunks import SampleChunk, Side, with_idle
-from llamacart_trainer.fitting.sight import Lanes, see
+from llamacart_trainer.fitting.sight import Lanes, Room, see
 
 TEXTS = ((1, 30, 31, 32), (1, 33, 40), (1, 50, 51, 52, 53))
 ACTS = {TEXTS[0]: [0, 0, 1, 1], TEXTS[1]: [0, 1, 1], TEXTS[2]: [0, 0, 0, 0, 0]}
@@ -31,23 +31,23 @@ def by_lanes(model: Model, side: Side) -> np.ndarray:
         Lanes.advance([lanes], 1)
         lanes.steer(0, push)
         Lanes.advance([lanes], 1)
-        return lanes.seen(0).h
+        return lanes.seen(0)[0].h
 
 
 def by_lanes_with_room(model: Model, side: Side) -> np.ndarray:
     room = np.empty((len(side.rows), model.n_ff), np.float32)
-    with Lanes(model, [side], [0, 1], n_threads=1, beside=None, room=room) as lanes:
+    with Lanes(model, [side], [0, 1], n_threads=1, beside=None, rooms=[Room(room)]) as lanes:
         Lanes.advance([lanes], 1)
         first = room.copy()
         lanes.steer(0, push)
         Lanes.advance([lanes], 1)
-        assert np.shares_memory(lanes.seen(0).h, room)
+        assert np.shares_memory(lanes.seen(0)[0].h, room)
         assert (first != room).any()
     return room
 
 
 def streamed(model: Model, side: Side) -> np.ndarray:
-    return see(model, side, 1, before=[0], steer=push, n_threads=1).h
+    return see(model, side, 1, before=[0], steer=push, n_threads=1)[0].h
 
 
 def push(_layer: int, h: np.ndarray) -> None:
@@ -57,7 +57,7 @@ def push(_layer: int, h: np.ndarray) -> None:
 @pytest.mark.parametrize("way", [by_lanes, by_lanes_with_room, streamed])
 def test_idle_rows_are_not_steered(tiny_model: Model, way) -> None:
     side = with_idle(chunk(), acts).source
-    own = see(tiny_model, side._replace(idle=side.idle[:0]), 1, n_threads=1).h
+    own = see(tiny_model, side._replace(idle=side.idle[:0]), 1, n_threads=1)[0].h
     steered = way(tiny_model, side)
     moved = (steered != own).any(axis=1)
     # A row that is not acted on sees none that is before it.

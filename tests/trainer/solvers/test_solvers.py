@@ -57,10 +57,14 @@ def test_sums_over_blocks_are_those_over_all_rows(weighted: bool) -> None:
     weights = rng.uniform(0.5, 3, n_rows) if weighted else None
     rows = ActivationRows(x, x, weights)
     centred = rows.centred_x
+    steps = centred @ left[:width]
+    for _ in range(2):  # from the rows, and then from what is multiplied out
+        assert rows.variance_x() == pytest.approx((centred**2).sum() / width)
+        np.testing.assert_allclose(rows.scatter_steps(left[:width].T), steps.T @ steps, rtol=1e-9)
+        assert rows.lower_x is rows.lower_x
     np.testing.assert_allclose(rows.scatter_x(), centred.T @ centred, atol=1e-8)
     np.testing.assert_array_equal(rows.lower_x, np.tril(rows.scatter_x()))
     np.testing.assert_allclose(rows.cross_with(left), centred.T @ left, atol=1e-8)
-    assert rows.variance_x() == pytest.approx((centred**2).sum() / width)
 
 
 # Ridge

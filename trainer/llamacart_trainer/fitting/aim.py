@@ -21,6 +21,7 @@ from llamacart_trainer.fitting.gap.equation import Gap, reading_metric
 from llamacart_trainer.fitting.gap.reach import fit_layer_to_gap, fit_layer_to_gap_from_moments
 from llamacart_trainer.fitting.layer import fit_layer, fit_layer_from_moments
 from llamacart_trainer.fitting.moments import Moments
+from llamacart_trainer.fitting.rows.rooms import NO_ROOMS, Rooms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,26 +31,12 @@ if TYPE_CHECKING:
     from llamacart.cartridge import LayerMap
     from llamacart.llama.model import Model
     from llamacart_trainer.fitting.chunks import SampleChunk
+    from llamacart_trainer.fitting.rows.rooms import Counts
     from llamacart_trainer.fitting.settings import FitSettings, LayerReport
     from llamacart_trainer.fitting.sight import Seen
 
     Floats = NDArray[np.float32]
     Found = tuple[LayerMap | None, LayerReport]
-
-
-class Rooms(NamedTuple):
-    """Where lanes put rows of all chunks, one behind the other; None where they do not.
-
-    Attributes:
-        x: Source activations [N, D].
-        aims: Target activations [M, D], where those are what is aimed at.
-    """
-
-    x: Floats | None = None
-    aims: Floats | None = None
-
-
-NO_ROOMS = Rooms()
 
 
 class Part(NamedTuple):
@@ -61,29 +48,33 @@ class Part(NamedTuple):
             ([M, D] where rows are not paired), or gaps [n, E].
         neutral: Which of the source rows [N] are there for locality.
         weights: How often each source row counts [N]; None means once.
+        untouched: Source rows are of texts on which no cartridge acts.
     """
 
     x: Floats
     aims: Floats
     neutral: NDArray[np.bool_]
     weights: Floats | None = None
+    untouched: bool = False
 
     @classmethod
-    def joined(
-        cls, parts: Iterable[Part], n_rows: int, n_aims: int, rooms: Rooms = NO_ROOMS
-    ) -> Part:
+    def joined(cls, parts: Iterable[Part], counts: Counts, rooms: Rooms = NO_ROOMS) -> Part:
         """All parts one behind the other, taken up one at a time; some may have no weights.
+
+        Those that are untouched come last, so that the order does not depend on the chunks.
 
         Args:
             parts: At least one.
-            n_rows: N of all together.
-            n_aims: M or n of all together.
+            counts: Rows of all together.
             rooms: Where theirs already are one behind the other.
         """
         joined: Part | None = None
-        at = aim_at = 0
+        n_rows = counts.steered + counts.untouched
+        ends = {False: 0, True: counts.steered}
+        aim_at = 0
         for part in parts:
-            joined = part._joining(n_rows, n_aims, rooms) if joined is None else joined
+            joined = part._joining(n_rows, counts.aims, rooms) if joined is None else joined
+            at = ends[part.untouched]
             rows = slice(at, at + len(part.x))
             joined.neutral[rows] = part.neutral
             if rooms.x is None:
@@ -96,7 +87,7 @@ class Part(NamedTuple):
                 weights[rows] = part.weights
             if rooms.aims is None:
                 joined.aims[aim_at : aim_at + len(part.aims)] = part.aims
-            at, aim_at = at + len(part.x), aim_at + len(part.aims)
+            ends[part.untouched], aim_at = rows.stop, aim_at + len(part.aims)
         if joined is None:
             raise ValueError("there is no part to join")
         return joined

@@ -21,6 +21,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,12 +31,13 @@ from llamacart.machine.memory import default_memory
 from llamacart.machine.processors import choose_threads
 from llamacart.passes.lane import lane_threads
 from llamacart.values.steering import DenseMap
-from llamacart_trainer.fitting.aim import NO_ROOMS, CopyAim, Part, ResidualAim, Rooms
+from llamacart_trainer.fitting.aim import CopyAim, Part, ResidualAim
 from llamacart_trainer.fitting.chunks import neutral_weight
 from llamacart_trainer.fitting.facts.aim import ObjectAim
 from llamacart_trainer.fitting.job import NO_JOB
 from llamacart_trainer.fitting.memory import gathers_rows, plan_memory
-from llamacart_trainer.fitting.sight import Lanes, see
+from llamacart_trainer.fitting.rows.rooms import NO_ROOMS, Rooms, count, share_out
+from llamacart_trainer.fitting.sight import Lanes, Seen, see
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -182,16 +184,17 @@ class Cascade:
         stops = sorted({*self.maps, *layers})
         lanes = partial(Lanes, self.model, n_threads=each, beside=self._aim.beside)
         rooms = self._rooms(chunks)
+        own = share_out(chunks, rooms)
         with (
-            lanes([chunk.source for chunk in chunks], stops, room=rooms.x) as sources,
-            lanes([chunk.target for chunk in chunks], layers, room=rooms.aims) as targets,
+            lanes([chunk.source for chunk in chunks], stops, rooms=own[0]) as sources,
+            lanes([chunk.target for chunk in chunks], layers, rooms=own[1]) as targets,
         ):
             for layer in stops:
                 fitted = layer in layers
                 Lanes.advance([sources, targets] if fitted else [sources], n_threads // each)
                 if fitted:
                     parts = (
-                        self._aim.part(layer, chunk, sources.seen(number), targets.seen(number))
+                        self._parts(layer, chunk, sources.seen(number)[0], targets.seen(number))
                         for number, chunk in enumerate(chunks)
                     )
                     self._fit(layer, chunks, parts, rooms=rooms)
@@ -201,10 +204,9 @@ class Cascade:
         """Room for the rows of one layer after the other; none where they are summed up."""
         if not self._gathers(chunks):
             return NO_ROOMS
-        x, aims = (
-            np.empty((sum(map(len, rows)), self.model.n_ff), np.float32) for rows in _sides(chunks)
-        )
-        return Rooms(x, aims if self._aim.copies else None)
+        counts, width = count(chunks), self.model.n_ff
+        x = np.empty((counts.steered + counts.untouched, width), np.float32)
+        return Rooms(x, np.empty((counts.aims, width), np.float32) if self._aim.copies else None)
 
     def _gathers(self, chunks: Sequence[SampleChunk]) -> bool:
         to_gap = self.settings.closes_gap
@@ -218,10 +220,10 @@ class Cascade:
         before = [seen for seen in self.maps if seen < layer]
         look = partial(see, self.model, beside=self._aim.beside, n_threads=self.n_threads)
         parts = (
-            self._aim.part(
+            self._parts(
                 layer,
                 chunk,
-                look(chunk.source, layer, before=before, steer=self._steer),
+                look(chunk.source, layer, before=before, steer=self._steer)[0],
                 look(chunk.target, layer),
             )
             for chunk in chunks[done:]
@@ -230,11 +232,23 @@ class Cascade:
 
     # --- one layer --------------------------------------------------------------------------
 
+    def _parts(
+        self, layer: int, chunk: SampleChunk, source: Seen, target: tuple[Seen, Seen]
+    ) -> list[Part]:
+        """What a chunk gives: its own part, and one of what is untouched."""
+        aimed, untouched = target
+        parts = [self._aim.part(layer, chunk, source, aimed)]
+        if chunk.untouched is not None:
+            nothing = Seen.nothing(self.model, self._aim.beside)
+            own = self._aim.part(layer, chunk.untouched, untouched, nothing)
+            parts.append(own._replace(untouched=True))
+        return parts
+
     def _fit(
         self,
         layer: int,
         chunks: Sequence[SampleChunk],
-        parts: Iterable[Part],
+        parts: Iterable[list[Part]],
         done: int | None = None,
         moments: Moments | None = None,
         rooms: Rooms = NO_ROOMS,
@@ -251,15 +265,20 @@ class Cascade:
             rooms: Where lanes have put their rows.
         """
         if self._gathers(chunks):
-            n_x, n_y = (sum(map(len, rows)) for rows in _sides(chunks))
-            rows = Part.joined(parts, n_x, n_y, rooms)
-            groups = np.concatenate([chunk.groups for chunk in chunks])
+            rows = Part.joined(chain.from_iterable(parts), count(chunks), rooms)
+            groups = np.concatenate(
+                [
+                    *(chunk.groups for chunk in chunks),
+                    *(own.groups for chunk in chunks for own in chunk.parts[1:]),
+                ]
+            )
             since = time.perf_counter()
             found = self._aim.fit(layer, rows, groups)
         else:
             moments = moments or self._aim.moments()
-            for number, part in enumerate(parts, start=(done or 0) + 1):
-                moments.add(*part)
+            for number, own in enumerate(parts, start=(done or 0) + 1):
+                for part in own:
+                    moments.add(part.x, part.aims, part.neutral, part.weights)
                 if done is not None:
                     self.job.save_moments(layer, number, moments)
             since = time.perf_counter()
@@ -290,10 +309,3 @@ class Cascade:
                 rows = np.zeros((STEP_ROWS, h.shape[1]), np.float32)
                 rows[: len(part)] = part
             part[:, dense.neurons] += dense.step(rows)[: len(part)]
-
-
-def _sides(
-    chunks: Sequence[SampleChunk],
-) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
-    """Source rows and target rows of each chunk."""
-    return [chunk.source_rows for chunk in chunks], [chunk.target_rows for chunk in chunks]

@@ -36,11 +36,13 @@ class Side(NamedTuple):
         texts: Distinct sequences; none where nothing has to run.
         rows: Rows that are looked at, numbered over all of `texts` as by `row_numbers`.
         idle: Rows, numbered alike, on which no cartridge will ever act.
+        more: Rows, numbered alike, that are looked at for something else.
     """
 
     texts: Sequence[Tokens]
     rows: NDArray[np.int64]
     idle: NDArray[np.int64] = NO_ROWS
+    more: NDArray[np.int64] = NO_ROWS
 
     @property
     def n_rows(self) -> int:
@@ -61,6 +63,8 @@ class SampleChunk:
         groups: Group of the sample that each source row [N] is of.
         weights: How often each source row counts [N]; None means once.
         idle: Rows of `sources`, numbered over all of them, on which the cartridge will not act.
+        untouched: The neutral samples whose rows are looked at among the targets', of which they
+            are the sources; None where there are none.
     """
 
     sources: Sequence[Tokens]
@@ -71,6 +75,7 @@ class SampleChunk:
     groups: NDArray[np.int64]
     weights: NDArray[np.float32] | None = None
     idle: NDArray[np.int64] = field(default_factory=lambda: NO_ROWS)
+    untouched: SampleChunk | None = None
 
     @property
     def source(self) -> Side:
@@ -80,7 +85,18 @@ class SampleChunk:
     @property
     def target(self) -> Side:
         """The texts that are aimed at."""
-        return Side(self.targets, self.target_rows)
+        more = NO_ROWS if self.untouched is None else self.untouched.source_rows
+        return Side(self.targets, self.target_rows, more=more)
+
+    @property
+    def parts(self) -> list[SampleChunk]:
+        """Itself and what is untouched: all samples whose rows are fitted, in order."""
+        return [self] if self.untouched is None else [self, self.untouched]
+
+    @property
+    def n_fitted(self) -> int:
+        """Source rows of all of them."""
+        return sum(len(part.source_rows) for part in self.parts)
 
     @property
     def n_rows(self) -> int:
@@ -109,6 +125,7 @@ def split(
     """Group samples, in order, into chunks that one ubatch a side can hold.
 
     Neutral rows are to stay as the layers before have left them, so that their targets do not run.
+    Those that are untouched are looked at among the targets.
 
     Args:
         samples: Those without rows are left out.
@@ -125,28 +142,52 @@ def split(
     for sample in samples:
         if not len(sample.source_rows):
             continue
-        texts = [tuple(sample.source), *(() if sample.neutral else (tuple(sample.target),))]
-        roomy = (side.has_room(text, max_rows) for side, text in zip(sides, texts, strict=False))
-        if group and not all(roomy):
+        texts = _texts(sample)
+        if group and not all(sides[n].has_room(text, max_rows) for n, text in texts):
             chunks.append(_chunk(group))
             group, sides = [], (_Filling(), _Filling())
         group.append(sample)
-        for side, text in zip(sides, texts, strict=False):
-            side.add(text)
+        for n, text in texts:
+            sides[n].add(text)
     return [*chunks, _chunk(group)] if group else []
 
 
+def _texts(sample: PairedRows) -> list[tuple[int, Tokens]]:
+    """What runs of a sample, and on which side: 0 with the sources, 1 with the targets."""
+    if sample.untouched:
+        return [(1, tuple(sample.source))]
+    texts = [(0, tuple(sample.source))]
+    return texts if sample.neutral else [*texts, (1, tuple(sample.target))]
+
+
 def _chunk(samples: Sequence[PairedRows]) -> SampleChunk:
-    sources, source_rows = _place([(s.source, s.source_rows) for s in samples])
-    targets, target_rows = _place([(s.target, s.target_rows) for s in samples if not s.neutral])
+    steered = [s for s in samples if not s.untouched]
+    tied, untouched = [s for s in steered if not s.neutral], [s for s in samples if s.untouched]
+    sources, source_rows = _place([(s.source, s.source_rows) for s in steered])
+    targets, rows = _place(
+        [
+            *((s.target, s.target_rows) for s in tied),
+            *((s.source, s.source_rows) for s in untouched),
+        ]
+    )
+    n_tied = sum(len(s.target_rows) for s in tied)
+    chunk = _of_rows(steered, sources, source_rows)
+    own = _of_rows(untouched, targets, rows[n_tied:]) if untouched else None
+    return replace(chunk, targets=targets, target_rows=rows[:n_tied], untouched=own)
+
+
+def _of_rows(
+    samples: Sequence[PairedRows], sources: Sequence[Tokens], source_rows: NDArray[np.int64]
+) -> SampleChunk:
+    """A chunk of samples whose sources run as those, without targets."""
     counts = [len(s.source_rows) for s in samples]
-    neutral = np.repeat([s.neutral for s in samples], counts)
-    groups = np.repeat([s.group for s in samples], counts)
+    neutral = np.repeat(np.array([s.neutral for s in samples], np.bool_), counts)
+    groups = np.repeat(np.array([s.group for s in samples], np.int64), counts)
     weights = None
     if any(s.weights is not None for s in samples):
         each = [np.ones(len(s.source_rows)) if s.weights is None else s.weights for s in samples]
         weights = np.concatenate(each).astype(np.float32)
-    return SampleChunk(sources, targets, source_rows, target_rows, neutral, groups, weights)
+    return SampleChunk(sources, [], source_rows, NO_ROWS, neutral, groups, weights)
 
 
 class _Filling:
@@ -212,6 +253,7 @@ def neutral_weight(chunks: Sequence[SampleChunk], settings: FitSettings) -> floa
     """
     if settings.neutral_weight != "auto":
         return settings.neutral_weight
+    chunks = [part for chunk in chunks for part in chunk.parts]
     n_neutral = sum(int(chunk.neutral.sum()) for chunk in chunks)
     if not settings.closes_gap or not n_neutral:
         return 1.0

@@ -139,7 +139,7 @@ def plan_memory(
         held = _sum_bytes(model, chunks, to_gap=to_gap)
     if to_gap:
         held += WAY_BYTES * model.n_embd * model.n_ff
-        n_steps = sum(len(chunk.source_rows) for chunk in chunks) if gathers else 0
+        n_steps = sum(chunk.n_fitted for chunk in chunks) if gathers else 0
         held += STEP_BYTES * n_steps * min(settings.neurons, model.n_ff)
     passed = range(model.n_layer) if last else layers
     streamed = max((_pass_bytes(model, chunk, passed) for chunk in chunks), default=0)
@@ -165,14 +165,14 @@ def gathers_rows(
 
 def _row_bytes(model: Model, chunks: Sequence[SampleChunk], *, to_gap: bool) -> int:
     """X [N, D] and y [M, D], or gaps [n, E] with the residual streams that they come from."""
-    n_x = sum(len(chunk.source_rows) for chunk in chunks)
+    n_x = sum(chunk.n_fitted for chunk in chunks)
     n_y = sum(len(chunk.target_rows) for chunk in chunks)
     return 4 * (n_x * model.n_ff + n_y * (3 * model.n_embd if to_gap else model.n_ff))
 
 
 def _solver_bytes(model: Model, chunks: Sequence[SampleChunk], settings: FitSettings) -> int:
     """The largest matrices that a fit from rows has at the same time; see `layer.LayerFit`."""
-    n_rows = sum(len(chunk.source_rows) for chunk in chunks)
+    n_rows = sum(chunk.n_fitted for chunk in chunks)
     smaller = min(n_rows, model.n_ff)
     factored = SPLIT_BYTES if settings.penalty == "auto" else SOLVED_BYTES
     rounded = 0 if settings.storage == "q8_0" else ROUNDED_BYTES * model.n_ff**2
@@ -182,7 +182,7 @@ def _solver_bytes(model: Model, chunks: Sequence[SampleChunk], settings: FitSett
 
 
 def _sum_bytes(model: Model, chunks: Sequence[SampleChunk], *, to_gap: bool) -> int:
-    neutral = any(chunk.neutral.any() for chunk in chunks)
+    neutral = any(part.neutral.any() for chunk in chunks for part in chunk.parts)
     largest = max((_row_bytes(model, [chunk], to_gap=to_gap) for chunk in chunks), default=0)
     squares = SQUARES + (NEUTRAL_SQUARES if neutral else 0)
     width, aimed = model.n_ff, model.n_embd if to_gap else model.n_ff

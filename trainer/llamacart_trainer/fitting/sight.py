@@ -45,6 +45,18 @@ class Seen(NamedTuple):
         return cls(h, x if beside else None)
 
 
+class Room(NamedTuple):
+    """Where a lane puts the rows of a side as soon as it has computed them; None: it does not.
+
+    Attributes:
+        rows: Room for the rows that are looked at [T, D].
+        more: Room for those that are looked at for something else.
+    """
+
+    rows: Floats | None = None
+    more: Floats | None = None
+
+
 class Lanes:
     """Lanes of the sides of many chunks, which all stop at the same layers.
 
@@ -54,8 +66,7 @@ class Lanes:
         layers: Layers to stop at.
         n_threads: Threads of each lane.
         beside: Node of the residual stream, where it is asked for.
-        room: Where the rows that are looked at go of all sides, one behind the other, [T, D],
-            as soon as a lane has computed them; None means that they are copied when asked for.
+        rooms: Where the rows of each side go; those that have no room are copied when asked for.
     """
 
     def __init__(
@@ -66,15 +77,14 @@ class Lanes:
         *,
         n_threads: int,
         beside: str | None,
-        room: Floats | None = None,
+        rooms: Sequence[Room] | None = None,
     ) -> None:
         self._model = model
         self._sides = sides
         self._beside = beside
         self._shown: dict[Lane, Floats] = {}
         self._steering: tuple[int, Steer] | None = None
-        ends = np.cumsum([len(side.rows) for side in sides])[:-1]
-        self._rooms = None if room is None else np.split(room, ends)
+        self._rooms = [Room()] * len(sides) if rooms is None else list(rooms)
         with ExitStack() as stack:
             stops = set(layers)
             self._lanes: list[Lane | None] = [
@@ -114,31 +124,38 @@ class Lanes:
     def _errands(self) -> list[tuple[Lane, Errand]]:
         """Each lane, and what it does on its way to the next layer."""
         out = []
-        for number, (lane, side) in enumerate(zip(self._lanes, self._sides, strict=True)):
+        for lane, side, room in zip(self._lanes, self._sides, self._rooms, strict=True):
             if lane is None:
                 continue
-            steering, rooms = self._steering, self._rooms
+            steering = self._steering
             leaving = None if steering is None else partial(_lead, *steering, side.idle)
-            arriving = None if rooms is None else partial(_keep, side.rows, rooms[number])
-            out.append((lane, Errand(leaving, arriving)))
+            out.append((lane, Errand(leaving, partial(_keep, side, room))))
         return out
 
-    def seen(self, number: int) -> Seen:
-        """The rows that side `number` is looked at for, copied or in their room."""
-        lane, side = self._lanes[number], self._sides[number]
+    def seen(self, number: int) -> tuple[Seen, Seen]:
+        """Rows of side `number`, copied or in their room: those looked at, and `more`."""
+        lane, side, room = self._lanes[number], self._sides[number], self._rooms[number]
         if lane is None:
-            return Seen.nothing(self._model, self._beside)
-        x = lane.beside[side.rows] if self._beside else None
-        h = self._shown[lane][side.rows] if self._rooms is None else self._rooms[number]
-        return Seen(h, x)
+            nothing = Seen.nothing(self._model, self._beside)
+            return nothing, nothing
+        first, more = (
+            Seen(
+                self._shown[lane][rows] if own is None else own,
+                lane.beside[rows] if self._beside else None,
+            )
+            for rows, own in ((side.rows, room.rows), (side.more, room.more))
+        )
+        return first, more
 
     def steer(self, layer: int, steer: Steer) -> None:
         """Let all lanes change what they hold of a layer as they go on."""
         self._steering = layer, steer
 
 
-def _keep(rows: NDArray[np.int64], room: Floats, h: Floats) -> None:
-    np.take(h, rows, axis=0, out=room, mode="clip")  # the mode that needs no second copy
+def _keep(side: Side, room: Room, h: Floats) -> None:
+    for rows, own in ((side.rows, room.rows), (side.more, room.more)):
+        if own is not None:
+            np.take(h, rows, axis=0, out=own, mode="clip")  # the mode that needs no second copy
 
 
 def _lead(layer: int, steer: Steer, idle: NDArray[np.int64], h: Floats) -> None:
@@ -161,8 +178,8 @@ def see(
     steer: Steer = lambda _layer, _h: None,
     beside: str | None = None,
     n_threads: int | None = None,
-) -> Seen:
-    """Run one side of a chunk up to a layer.
+) -> tuple[Seen, Seen]:
+    """Run one side of a chunk up to a layer, and see its rows: those looked at, and `more`.
 
     Args:
         model: The model.
@@ -174,7 +191,8 @@ def see(
         n_threads: Threads for compute.
     """
     if not side.texts:
-        return Seen.nothing(model, beside)
+        nothing = Seen.nothing(model, beside)
+        return nothing, nothing
     total = side.n_rows
     h = np.zeros((total, model.n_ff), np.float32)
     x = np.zeros((total if beside else 0, model.n_embd), np.float32)
@@ -199,4 +217,5 @@ def see(
         n_threads=n_threads,
         beside=(beside, read) if beside else None,
     )
-    return Seen(h[side.rows], x[side.rows] if beside else None)
+    first, more = (Seen(h[rows], x[rows] if beside else None) for rows in (side.rows, side.more))
+    return first, more

@@ -15,7 +15,7 @@ each row has exactly one counterpart: what the context did to it. `distribution`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from llamacart.errors import RecipeError
@@ -41,6 +41,8 @@ class PairedRows:
         target_rows: Rows of `target`, each the counterpart of the source row at its place; of any
             number where they are not `paired`.
         neutral: The rows are there to stay as they are: they teach locality.
+        untouched: The rows are those that the model has of the text where no cartridge acts, which
+            have been computed where the text is also a target. Only for neutral rows.
         paired: Whether rows are tied one to one.
         group: Samples of one number say the same, and are held out together.
         weights: How often each source row counts [N]; None means once. Only where rows are
@@ -55,6 +57,7 @@ class PairedRows:
     paired: bool = True
     group: int = 0
     weights: Sequence[float] | None = None
+    untouched: bool = False
 
     @property
     def rows(self) -> list[tuple[int, int]]:
@@ -172,8 +175,12 @@ def distribution(tokenize: Tokenize, source: str, target: str, number: int) -> P
 
 
 def identity(tokenize: Tokenize, source: str, target: str, number: int) -> PairedRows:  # noqa: ARG001
-    """Target text against itself: what already has the target's manner is to stay as it is."""
-    return neutral_text(tokenize, target)
+    """Target text against itself: what already has the target's manner is to stay as it is.
+
+    Its rows are the unsteered model's, which run as targets anyway. What the layers before make of
+    such text, `handover` shows.
+    """
+    return replace(neutral_text(tokenize, target), untouched=True)
 
 
 def handover(tokenize: Tokenize, source: str, target: str, number: int) -> PairedRows:

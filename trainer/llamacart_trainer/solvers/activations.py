@@ -212,6 +212,8 @@ class ActivationRows:
 
     def variance_x(self) -> float:
         """Mean of the diagonal of X̄ᵀX̄."""
+        if self._is_multiplied_out:
+            return float(np.trace(self.lower_x, dtype=np.float64)) / int(self.x.shape[1])
         total = sum(
             float(np.einsum("nd,nd->", rows, rows, dtype=np.float64))
             for _, rows in self.centred_blocks()
@@ -233,6 +235,11 @@ class ActivationRows:
             lower = add(1.0, rows.T, beta=1.0, c=lower, overwrite_c=True)
         return lower.T
 
+    @property
+    def _is_multiplied_out(self) -> bool:
+        """Whether `lower_x` is there, from which others come without a look at the rows."""
+        return "lower_x" in vars(self)
+
     def scatter_y(self, neurons: Neurons) -> Doubles:
         """ȲᵀȲ at S [K, K]."""
         return _gram(self.centred_y(neurons))
@@ -240,6 +247,11 @@ class ActivationRows:
     def scatter_steps(self, delta: Floats) -> Doubles:
         """Delta X̄ᵀX̄ deltaᵀ [K, K]."""
         across = delta.T.astype(self.x.dtype)
+        if self._is_multiplied_out:
+            (times,) = get_blas_funcs(("symm",), (self.x,))
+            # BLAS counts by columns: what it is given is transposed, and its upper triangle ours.
+            moved = times(1.0, self.lower_x.T, np.asfortranarray(across))
+            return np.asarray(across.T @ moved, np.float64)
         steps = np.empty((len(self.x), len(delta)), self.x.dtype)
         for some, rows in self.centred_blocks():
             steps[some] = rows @ across

@@ -44,7 +44,7 @@ def parts(model: Model, chunk: SampleChunk, aim: ObjectAim) -> list[np.ndarray]:
     """What each layer asks of the tied rows where none has done anything, as √m ⊙ rms(y) d."""
     out = []
     for layer in range(3):
-        source, target = (see(model, side, layer, beside=aim.beside) for side in _sides(chunk))
+        source, target = (see(model, side, layer, beside=aim.beside)[0] for side in _sides(chunk))
         out.append(aim.part(layer, chunk, source, target).aims)
     return out
 

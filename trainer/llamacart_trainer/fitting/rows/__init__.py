@@ -1,1 +1,1 @@
-"""Which rows of conversations are tied, and how much they count."""
+"""Which rows of conversations are tied, how much they count, and where rows lie."""

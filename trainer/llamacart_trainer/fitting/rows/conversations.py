@@ -70,7 +70,8 @@ class ConversationSamples:
                     samples.append(tie_same(source, target))
                 elif name == "identity":
                     own = self.writer.answered(pair.source, pair.target_answer)
-                    samples.append(_neutral(own.tokens, own.start))
+                    runs = tuple(own.tokens) == tuple(target.tokens)
+                    samples.append(replace(_neutral(own.tokens, own.start), untouched=runs))
                 else:
                     tied = next(aligned) if name == "align" else self._tied(name, pair, number)
                     samples.append(_placed(tied, source, target))
