@@ -9,7 +9,7 @@ goes on to the next can do so with rows that no single ubatch could hold.
 from __future__ import annotations
 
 import threading
-from contextlib import nullcontext
+from collections import deque
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +24,6 @@ from llamacart.passes.capture import count_rows, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from contextlib import AbstractContextManager
 
     import numpy as np
     from numpy.typing import NDArray
@@ -49,30 +48,39 @@ class Errand(NamedTuple):
 
 
 class _Turns:
-    """Which of many lanes may compute.
+    """Lanes that go on one after the other, each as soon as another has come to its layer.
+
+    Args:
+        waiting: Lanes and their errands, in the order in which they go on.
 
     Attributes:
         over: Nobody waits for them any more: no other lane is to begin.
     """
 
-    def __init__(self, width: int) -> None:
-        self._free = threading.Semaphore(max(1, width))
+    def __init__(self, waiting: Iterable[tuple[Lane, Errand]]) -> None:
+        self._waiting = deque(waiting)
         self.over = False
 
-    def __enter__(self) -> bool:
-        """Wait for a turn; whether the lane is to compute."""
-        self._free.acquire()
-        return not self.over
-
-    def __exit__(self, *_: object) -> None:
-        self._free.release()
+    def give(self) -> None:
+        """Let the next one go on, if there is one; one that cannot tells whoever waits for it."""
+        while not self.over:
+            try:
+                lane, errand = self._waiting.popleft()
+            except IndexError:
+                return
+            try:
+                lane._release(_Way(errand, self))
+            except BaseException as error:
+                lane._seen.put(error)
+            else:
+                return
 
 
 class _Way(NamedTuple):
-    """How a lane goes on: with an errand, while it is its turn."""
+    """How a lane goes on: with an errand, and as one of those that take turns."""
 
     errand: Errand = Errand()
-    turns: AbstractContextManager[bool] = nullcontext(True)
+    turns: _Turns | None = None
 
 
 _ALONE = _Way()
@@ -129,6 +137,9 @@ class Lane(Closing):
         node: Node to stop at; None means the site.
         beside: Another node of the layer whose rows are wanted at the same time; see `Tap`.
         copy: See `Tap`.
+
+    Attributes:
+        n_rows: Rows T.
     """
 
     def __init__(
@@ -149,7 +160,7 @@ class Lane(Closing):
         if not sequences or any(len(sequence) == 0 for sequence in sequences):
             raise InputError("a sequence without tokens cannot be run")
         self._last = max(wanted)
-        total = count_rows(sequences, shared=shared)
+        self.n_rows = total = count_rows(sequences, shared=shared)
         whole = model.n_layer - 1 in wanted
         self._batch = as_batch(together(sequences, lambda *_: whole, shared=shared))
         self._seen: SimpleQueue[NDArray[np.float32] | BaseException | None] = SimpleQueue()
@@ -219,7 +230,7 @@ class Lane(Closing):
 
     def _decode(self) -> None:
         try:
-            if self._take_turn():
+            if self._goes_on():
                 self._context.decode(self._batch)
         except BaseException as error:
             self._end_turn()
@@ -228,18 +239,19 @@ class Lane(Closing):
             self._end_turn()
             self._seen.put(None)
 
-    def _take_turn(self) -> bool:
-        """Wait for the next way and its turn; whether there is one."""
+    def _goes_on(self) -> bool:
+        """Wait for the next way; whether there is one."""
         way = self._go.get()
         if way is None:
             return False
         self._way = way
-        return way.turns.__enter__()
+        return True
 
     def _end_turn(self) -> None:
         """Let another lane compute; nothing where it is not this lane's turn."""
-        self._way.turns.__exit__(None, None, None)
-        self._way = _ALONE
+        turns, self._way = self._way.turns, _ALONE
+        if turns is not None:
+            turns.give()
 
     def _hold(self, _layer: int, _rows: NDArray[np.int64], x: NDArray[np.float32]) -> None:
         """The tap's reader, on the lane's own thread."""
@@ -251,7 +263,7 @@ class Lane(Closing):
             self._way.errand.arriving(h)
         self._end_turn()
         self._seen.put(h)
-        if not self._take_turn() or layer == self._last:
+        if not self._goes_on() or layer == self._last:
             return False
         if self._way.errand.leaving is not None:
             self._way.errand.leaving(h)
@@ -273,6 +285,8 @@ def advance_together(
 ) -> list[NDArray[np.float32]]:
     """Run lanes to their next layer, `width` of them at the same time.
 
+    Long ones begin first, so that what is left at the end is short.
+
     Args:
         lanes: Any number.
         width: How many may compute at once: processors over threads of a lane.
@@ -284,20 +298,15 @@ def advance_together(
     Raises:
         EngineError: As `Lane.advance`, once no lane computes any more.
     """
-    turns = _Turns(width)
     given = [Errand()] * len(lanes) if errands is None else errands
-    running: list[Lane] = []
-    out: list[NDArray[np.float32]] = []
+    turns = _Turns(sorted(zip(lanes, given, strict=True), key=lambda own: -own[0].n_rows))
+    found: list[NDArray[np.float32]] = []
     failed: BaseException | None = None
-    try:
-        for lane, errand in zip(lanes, given, strict=True):
-            lane._release(_Way(errand, turns))
-            running.append(lane)
-    except EngineError as error:
-        failed = error
-    for lane in running:
+    for _ in range(max(1, width)):
+        turns.give()
+    for lane in lanes:
         try:
-            out.append(lane._wait())
+            found.append(lane._wait())
         except Exception as error:
             failed = failed or error
         except BaseException:  # Ctrl-C
@@ -305,4 +314,4 @@ def advance_together(
             raise
     if failed is not None:
         raise failed
-    return out
+    return found

@@ -213,6 +213,18 @@ def test_lanes_that_go_one_at_a_time_wait_for_each_other(tiny_model: Model) -> N
     assert seen == ["comes", "is there"] * 8
 
 
+def test_long_lanes_begin_first(tiny_model: Model) -> None:
+    texts = [[1, 2], [1, 2, 3, 4], [1], [1, 2, 3]]
+    came: list[int] = []
+    errand = Errand(arriving=lambda h: came.append(len(h)))
+    with ExitStack() as stack:
+        lanes = [stack.enter_context(Lane(tiny_model, [text], layers=[0, 1])) for text in texts]
+        for _ in range(2):
+            found = advance_together(lanes, 1, [errand] * 4)
+            assert list(map(len, found)) == list(map(len, texts))
+    assert came == [4, 3, 2, 1] * 2
+
+
 def test_no_lane_begins_after_an_interrupt(
     tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
