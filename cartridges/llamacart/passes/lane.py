@@ -19,6 +19,7 @@ from llamacart.llama.context import Context
 from llamacart.llama.footprint import context_bytes, layers_bytes
 from llamacart.llama.tap import Tap
 from llamacart.machine import pages
+from llamacart.machine.blas import one_blas_thread
 from llamacart.passes.batching import as_batch
 from llamacart.passes.capture import count_rows, together
 
@@ -302,16 +303,17 @@ def advance_together(
     turns = _Turns(sorted(zip(lanes, given, strict=True), key=lambda own: -own[0].n_rows))
     found: list[NDArray[np.float32]] = []
     failed: BaseException | None = None
-    for _ in range(max(1, width)):
-        turns.give()
-    for lane in lanes:
-        try:
-            found.append(lane._wait())
-        except Exception as error:
-            failed = failed or error
-        except BaseException:  # Ctrl-C
-            turns.over = True
-            raise
+    with one_blas_thread():  # lanes are on all processors
+        for _ in range(max(1, width)):
+            turns.give()
+        for lane in lanes:
+            try:
+                found.append(lane._wait())
+            except Exception as error:
+                failed = failed or error
+            except BaseException:  # Ctrl-C
+                turns.over = True
+                raise
     if failed is not None:
         raise failed
     return found

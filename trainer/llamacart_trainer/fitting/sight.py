@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from llamacart.machine.blas import one_blas_thread
 from llamacart.passes.capture import forward
 from llamacart.passes.lane import Errand, Lane, advance_together
 
@@ -208,14 +209,15 @@ def see(
             steer_some(seen, product, np.flatnonzero(np.isin(rows, side.idle)), steer)
         return True
 
-    forward(
-        model,
-        side.texts,
-        visit,
-        layers=[*before, layer],
-        shared=True,
-        n_threads=n_threads,
-        beside=(beside, read) if beside else None,
-    )
+    with one_blas_thread():  # llama.cpp's are on all processors
+        forward(
+            model,
+            side.texts,
+            visit,
+            layers=[*before, layer],
+            shared=True,
+            n_threads=n_threads,
+            beside=(beside, read) if beside else None,
+        )
     first, more = (Seen(h[rows], x[rows] if beside else None) for rows in (side.rows, side.more))
     return first, more

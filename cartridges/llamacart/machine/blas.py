@@ -1,0 +1,92 @@
+"""How many threads NumPy's and SciPy's BLAS take.
+
+OpenBLAS keeps threads of its own, which go on looking for work for a while after each product.
+Where others compute on all processors meanwhile, and ask for a small product now and then, they
+take a processor from those most of the time.
+
+Source of the names: https://github.com/MacPython/openblas-libs, of which the wheels are built. A
+BLAS without them (Accelerate, MKL) is left as it is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGES = ("numpy", "scipy")
+NAMES = ("scipy_openblas_{}_num_threads64_", "scipy_openblas_{}_num_threads")
+
+
+class _Blas(NamedTuple):
+    """One library's functions.
+
+    Attributes:
+        get: Returns the number of threads.
+        set: Takes it.
+    """
+
+    get: Any
+    set: Any
+
+
+def blas_libraries() -> list[_Blas]:
+    """Those that came with the packages that are imported."""
+    found = []
+    for name in PACKAGES:
+        package = sys.modules.get(name)
+        if package is None or not package.__file__:
+            continue
+        folder = Path(package.__file__).parent
+        for path in sorted((folder.parent / f"{name}.libs").glob("*openblas*")):
+            library = ctypes.CDLL(str(path))  # the one that is loaded already
+            for own in NAMES:
+                functions = [getattr(library, own.format(verb), None) for verb in ("get", "set")]
+                if None not in functions:
+                    found.append(_Blas(*functions))
+    return found
+
+
+class _Few:
+    """Who asks for one thread at the moment, and what was there before."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._askers = 0
+        self._before: list[tuple[_Blas, int]] = []
+
+    def begin(self) -> None:
+        """One more asks."""
+        with self._lock:
+            self._askers += 1
+            if self._askers == 1:
+                self._before = [(blas, blas.get()) for blas in blas_libraries()]
+                for blas, _ in self._before:
+                    blas.set(1)
+
+    def end(self) -> None:
+        """One less; the last one puts back what was there."""
+        with self._lock:
+            self._askers -= 1
+            if not self._askers:
+                for blas, n_threads in self._before:
+                    blas.set(n_threads)
+
+
+_few = _Few()
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let each product be computed by the thread that asks for it, in the whole process."""
+    _few.begin()
+    try:
+        yield
+    finally:
+        _few.end()

@@ -1,0 +1,60 @@
+"""How many threads BLAS takes while others compute."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+import numpy as np
+import pytest
+
+from llamacart.machine.blas import blas_libraries, one_blas_thread
+
+
+def threads() -> list[int]:
+    return [blas.get() for blas in blas_libraries()]
+
+
+@pytest.fixture
+def two_threads():
+    """Each library takes two, on whatever machine."""
+    before = [(blas, blas.get()) for blas in blas_libraries()]
+    for blas, _ in before:
+        blas.set(2)
+    yield
+    for blas, n_threads in before:
+        blas.set(n_threads)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others may have another BLAS")
+def test_numpys_own_library_is_found() -> None:
+    assert "openblas" in str(np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"])
+    assert blas_libraries()
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_one_thread_for_as_long_as_somebody_asks() -> None:
+    before = threads()
+    assert set(before) <= {2}
+    first, second = one_blas_thread(), one_blas_thread()
+    with first:
+        assert threads() == [1] * len(before)
+        second.__enter__()
+    assert threads() == [1] * len(before)  # the second one goes on asking
+    second.__exit__(None, None, None)
+    assert threads() == before
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_an_error_puts_back_what_was_there() -> None:
+    before = threads()
+    with pytest.raises(ZeroDivisionError), one_blas_thread():
+        _ = 1 // 0
+    assert threads() == before
+
+
+def test_another_blas_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _path: object())
+    assert blas_libraries() == []
+    with one_blas_thread():
+        pass
