@@ -1,7 +1,8 @@
-"""Builds one ggml graph over a tensor whose place is known only when it is computed."""
+"""Builds ggml nodes over tensors whose places are known only when they are computed."""
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ from llamacart.hook.device.backend import function, library
 from llamacart.llama import ggml
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llamacart.hook.device.backend import Device, Memory
 
 F32, Q8_0, I32 = 0, 8, 26
@@ -17,20 +20,18 @@ F32, Q8_0, I32 = 0, 8, 26
 WORD = 4
 """Bytes of a float and of an index."""
 
-_NODES = 64  # nodes and leaves that a graph has room for, to begin with
 
-
-SCRATCH, FIXED = -1, -2
-"""Homes of tensors whose data stays where it is: in scratch memory of the graph, or elsewhere."""
+FIXED = -1
+"""Home of tensors whose data stays where it is."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A tensor of a graph.
+    """A tensor.
 
     Attributes:
         handle: The `ggml_tensor *`.
-        home: Where its data lies: `SCRATCH`, `FIXED`, or the number of a home that moves.
+        home: Where its data lies: `FIXED`, or the number of a home that moves.
         offset: Bytes from the start of a home that moves.
     """
 
@@ -41,7 +42,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Patch:
-    """A tensor whose place is to be said before each run.
+    """A tensor whose place is to be said before it is computed.
 
     Attributes:
         handle: The `ggml_tensor *`.
@@ -54,31 +55,33 @@ class Patch:
     offset: int
 
 
-class Graph:
-    """Tensors and nodes for one device.
+class Nodes:
+    """Nodes that a device computes one after the other, as part of one graph or another.
 
-    Nodes are computed in the order in which they were made. What several runs of a graph have in
-    other places lies in homes that move: `patches` lists the tensors there.
+    All that they read and write lies in homes that move, so that the same nodes serve in several
+    places; `patches` lists the tensors there. The first home is scratch memory.
 
     Args:
-        device: What computes it.
+        device: What computes them.
         size: Most nodes and leaves.
     """
 
-    def __init__(self, device: Device, size: int = _NODES) -> None:
+    def __init__(self, device: Device, size: int) -> None:
         lib = library()
         self._device = device
         # A tensor for each node and leaf, and the views beside.
         bytes_needed = 2 * size * lib.ggml_tensor_overhead()
-        bytes_needed += lib.ggml_graph_overhead_custom(size, False)
         self._context = lib.ggml_init(ggml.InitParams(bytes_needed, None, True))
-        self.handle = lib.ggml_new_graph_custom(self._context, size, False)
-        self._append = function("build_forward_expand")
+        weakref.finalize(self, lib.ggml_free, self._context)
         self.patches: list[Patch] = []
         self.n_homes = 0
         """Homes that move, numbered from 0."""
-        self._scratch: list[int] = []
-        self._views: list[int] = []
+        self._scratch = self.home()
+        self.scratch_size = 0
+        """Bytes of scratch memory."""
+        self.sinks: list[int] = []
+        """Nodes that no other reads. Computed in this order, each after what it reads, they come
+        to the same as all nodes in the order in which they were made."""
         self.unsupported: str | None = None
         """Name of the first operation that the device does not compute."""
 
@@ -109,12 +112,15 @@ class Graph:
     def compute(self, name: str, *operands: Node | float) -> Node:
         """A node with memory of its own in the scratch."""
         handle = self._make(name, operands)
-        self._scratch.append(handle)
-        return Node(handle, SCRATCH)
+        offset = self.scratch_size
+        self.patches.append(Patch(handle, self._scratch, offset))
+        self.scratch_size += self._device.size_of(handle)
+        return Node(handle, self._scratch, offset)
 
     def compute_into(self, home: int, offset: int, name: str, *operands: Node | float) -> Node:
-        """A node whose result lies in a home that moves."""
+        """A node whose result lies in a home that moves, for others to look at."""
         handle = self._make(name, operands)
+        self.sinks.append(handle)
         self.patches.append(Patch(handle, home, offset))
         return Node(handle, home, offset)
 
@@ -124,23 +130,44 @@ class Graph:
         handle = function(name)(self._context, *(node.handle for node in order))
         made = self._place_view(handle, target, 0)
         self._check(handle, name)
-        self._expand(handle)
+        self.sinks.append(handle)
         return made
 
-    @property
-    def scratch_size(self) -> int:
-        """Bytes of scratch memory that `place` needs."""
-        return sum(map(self._device.size_of, self._scratch))
+    def _make(self, name: str, operands: tuple[Node | float, ...]) -> int:
+        plain = [o.handle if isinstance(o, Node) else o for o in operands]
+        handle = function(name)(self._context, *plain)
+        self._check(handle, name)
+        return handle
 
-    def place(self, scratch: Memory) -> None:
-        """Give their memory to all tensors but those in homes that move."""
+    def _place_view(self, handle: int, source: Node, offset: int) -> Node:
+        self.patches.append(Patch(handle, source.home, source.offset + offset))
+        return Node(handle, source.home, source.offset + offset)
+
+    def _check(self, handle: int, name: str) -> None:
+        if self.unsupported is None and not self._device.supports(name, handle):
+            self.unsupported = name
+
+
+class Graphs:
+    """Some graphs of nodes, in the order in which they are to be computed.
+
+    Args:
+        sizes: Most nodes and leaves of each.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
         lib = library()
-        offset = 0
-        for handle in self._scratch:
-            lib.ggml_backend_tensor_alloc(scratch.handle, handle, scratch.base + offset)
-            offset += self._device.size_of(handle)
-        for handle in self._views:
-            lib.ggml_backend_view_init(handle)
+        bytes_needed = sum(lib.ggml_graph_overhead_custom(size, False) for size in sizes)
+        bytes_needed += lib.ggml_tensor_overhead()
+        self._context = lib.ggml_init(ggml.InitParams(bytes_needed, None, True))
+        self.handles = [lib.ggml_new_graph_custom(self._context, size, False) for size in sizes]
+        """A `ggml_cgraph *` of each."""
+        self._expand = function("build_forward_expand")
+
+    def add(self, graph: int, nodes: Nodes) -> None:
+        """Let a graph compute these after those that it has."""
+        for sink in nodes.sinks:
+            self._expand(graph, sink)
 
     def whole(self, memory: Memory) -> int:
         """A tensor of floats that is all of some memory, to read it by."""
@@ -150,28 +177,7 @@ class Graph:
         return handle
 
     def close(self) -> None:
-        """Free the graph; memory is its owners'."""
+        """Free them; nodes and memory are their owners'."""
         if self._context:
             library().ggml_free(self._context)
             self._context = None
-
-    def _make(self, name: str, operands: tuple[Node | float, ...]) -> int:
-        plain = [o.handle if isinstance(o, Node) else o for o in operands]
-        handle = function(name)(self._context, *plain)
-        self._check(handle, name)
-        self._expand(handle)
-        return handle
-
-    def _place_view(self, handle: int, source: Node, offset: int) -> Node:
-        if source.home >= 0:
-            self.patches.append(Patch(handle, source.home, source.offset + offset))
-        else:
-            self._views.append(handle)
-        return Node(handle, source.home, source.offset + offset)
-
-    def _check(self, handle: int, name: str) -> None:
-        if self.unsupported is None and not self._device.supports(name, handle):
-            self.unsupported = name
-
-    def _expand(self, handle: int) -> None:
-        self._append(self.handle, handle)

@@ -1,4 +1,4 @@
-"""The graph of one layer's step: what `steer_rows` of the compiled kernel does, on a device.
+"""The nodes of one layer's step: what `steer_rows` of the compiled kernel does, on a device.
 
 For each run of rows with one cartridge, with X [T, D] its rows of h:
 
@@ -22,7 +22,7 @@ from llamacart.hook.device.graph import F32, WORD
 from llamacart.hook.device.residents import FEW
 
 if TYPE_CHECKING:
-    from llamacart.hook.device.graph import Graph, Node
+    from llamacart.hook.device.graph import Node, Nodes
     from llamacart.hook.device.residents import LayerNodes
 
 _TINY = 1e-30  # so that no row that nothing moved divides by zero
@@ -66,15 +66,15 @@ class Limit:
 class LayerStep:
     """Builds the nodes of a step.
 
-    The first home of the graph is the site's tensor's, the second that of the layer's statistics.
+    The second home is the site's tensor's, the third that of the layer's statistics.
 
     Args:
-        graph: An empty graph.
+        graph: No nodes yet.
         width: D.
         n_rows: Rows of the site's tensor.
     """
 
-    def __init__(self, graph: Graph, width: int, n_rows: int) -> None:
+    def __init__(self, graph: Nodes, width: int, n_rows: int) -> None:
         self._graph, self._width = graph, width
         self._h = graph.patched(F32, width, n_rows)
         self._statistics = graph.home()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llamacart.errors import EngineError
 from llamacart.hook.device.backend import Memory, library
-from llamacart.hook.device.graph import F32, I32, WORD, Graph
-from llamacart.hook.device.layer_step import LayerRun, LayerStep, Limit
+from llamacart.hook.device.graph import F32, I32, WORD, Graphs
 from llamacart.hook.device.residents import Constants
+from llamacart.hook.device.step import RunShape, StepShape, homes_of, patches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,47 +19,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llamacart.hook.device.backend import Device
+    from llamacart.hook.device.composition import Composition
     from llamacart.hook.device.graph import Node
-    from llamacart.hook.device.residents import DeviceCartridge, LayerShape
-
-_NODES_A_RUN = 48
-_NODES_BESIDE = 16
-
-
-@dataclass(frozen=True)
-class Run:
-    """Rows of a tensor on which one cartridge acts.
-
-    Attributes:
-        slot: The cartridge's, as the kernel's table has it.
-        rows: Ascending rows of the tensor.
-    """
-
-    slot: int
-    rows: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Composition:
-    """What acts on which row of a tensor; α is not part of it.
-
-    Attributes:
-        n_rows: Rows of the tensor.
-        runs: In the order in which they write.
-    """
-
-    n_rows: int
-    runs: tuple[Run, ...]
-
-    @property
-    def n_entries(self) -> int:
-        """Rows of all runs."""
-        return sum(len(run.rows) for run in self.runs)
-
-    @property
-    def shared(self) -> bool:
-        """Whether some row is in two runs."""
-        return len({row for run in self.runs for row in run.rows}) < self.n_entries
+    from llamacart.hook.device.residents import DeviceCartridge, DeviceLayer
+    from llamacart.hook.device.step import Step, StepCache
 
 
 @dataclass(frozen=True)
@@ -93,19 +56,31 @@ class _Inputs:
 
     def __init__(self, device: Device, composition: Composition, *, limited: bool) -> None:
         self.composition = composition
+        self.shared = composition.shared
         self._constants = Constants(device, 2 * len(composition.runs) + 1)
         add = self._constants.add
-        self.indices: list[Node] = []
-        self.alphas: list[Node] = []
+        self._alphas: list[Node] = []
+        indices: list[Node] = []
         for run in composition.runs:
             n = len(run.rows)
-            self.indices.append(add(I32, n, 1, np.array(run.rows, np.int32)))
-            self.alphas.append(add(F32, 1, n, np.zeros(n, np.float32)))
-        self.zeros = None
-        if limited and composition.shared:
-            zeros = np.zeros(composition.n_rows, np.float32)
-            self.zeros = add(F32, 1, composition.n_rows, zeros)
+            indices.append(add(I32, n, 1, np.array(run.rows, np.int32)))
+            self._alphas.append(add(F32, 1, n, np.zeros(n, np.float32)))
+        zeros = None
+        if limited and self.shared:
+            values = np.zeros(composition.n_rows, np.float32)
+            zeros = add(F32, 1, composition.n_rows, values)
         self._constants.place()
+        place_of = self._constants.place_of
+        self.zeros = None if zeros is None else place_of(zeros)
+        self.places = [
+            (place_of(index), place_of(alpha))
+            for index, alpha in zip(indices, self._alphas, strict=True)
+        ]
+        """Of indices and α of each run."""
+        self.shapes = [
+            (len(run.rows), run.rows[0] if _follow(run.rows) else None) for run in composition.runs
+        ]
+        """T and first row of each run."""
         self._known: NDArray[np.float32] | None = None
 
     def set_alphas(self, alphas: NDArray[np.float32]) -> None:
@@ -113,7 +88,7 @@ class _Inputs:
         if self._known is not None and np.array_equal(alphas, self._known):
             return
         start = 0
-        for node, run in zip(self.alphas, self.composition.runs, strict=True):
+        for node, run in zip(self._alphas, self.composition.runs, strict=True):
             own = np.ascontiguousarray(alphas[start : start + len(run.rows)])
             library().ggml_backend_tensor_set(node.handle, own.ctypes.data, 0, own.nbytes)
             start += len(run.rows)
@@ -127,80 +102,43 @@ class _Inputs:
         self._constants.close()
 
 
-class _Step:
-    """A graph, which all layers share that are alike but for the places of their tensors.
+@dataclass(frozen=True)
+class _Part:
+    """A step of a layer's graph.
 
-    Args:
-        device: What holds them.
-        width: D.
-        inputs: Of the composition of their rows.
-        acting: Runs of the composition that act there, and what these cartridges have there.
-        limit: The dose limit, or None.
-
-    Raises:
-        EngineError: The device lacks an operation.
+    Attributes:
+        step: Its nodes.
+        first: The row of the layer's tensor that the step takes for the first.
+        acting: Runs of the composition, and what their cartridges have at the layer.
     """
 
-    def __init__(
-        self,
-        device: Device,
-        width: int,
-        inputs: _Inputs,
-        acting: Sequence[tuple[int, LayerShape]],
-        limit: float | None,
-    ) -> None:
-        composition = inputs.composition
-        own = [composition.runs[i] for i, _ in acting]
-        self.row = np.array([row for run in own for row in run.rows], np.int64)
-        self.slot = np.repeat([run.slot for run in own], [len(run.rows) for run in own])
-        self._lay_out(device, own)
-        self.graph = Graph(device, _NODES_A_RUN * len(acting) + _NODES_BESIDE)
-        step = LayerStep(self.graph, width, composition.n_rows)
-        runs = []
-        for run, (i, shape), places in zip(own, acting, self._places, strict=True):
-            follows = run.rows[-1] - run.rows[0] + 1 == len(run.rows)
-            runs.append(
-                LayerRun(
-                    shape.stand_ins(self.graph, width),
-                    run.rows[0] if follows else None,
-                    len(run.rows),
-                    inputs.indices[i],
-                    inputs.alphas[i],
-                    places,
-                )
-            )
-        bound = None if limit is None else Limit(limit, inputs.zeros)
-        step.build(runs, shared=composition.shared, limit=bound)
-        if self.graph.unsupported is not None:
-            name = self.graph.unsupported
-            self.graph.close()
-            raise EngineError(f"device {device.name} does not compute {name!r}")
-        patches = self.graph.patches
-        self._handles = np.array([patch.handle for patch in patches], np.int64)
-        self._homes = np.array([patch.home for patch in patches], np.int64)
-        self._offsets = np.array([patch.offset for patch in patches], np.int64)
+    step: Step
+    first: int
+    acting: Sequence[tuple[int, DeviceLayer]]
 
-    def _lay_out(self, device: Device, runs: Sequence[Run]) -> None:
-        """Give ‖Δ‖² and ‖h_S‖² of each run their places in a layer's statistics."""
-        self._places: list[tuple[int, int]] = []
-        self.n_bytes = 0
-        """Of a layer's statistics."""
-        moved: list[int] = []
-        size: list[int] = []
-        for run in runs:
-            n = len(run.rows)
-            space = -(-n * WORD // device.alignment) * device.alignment
-            self._places.append((self.n_bytes, self.n_bytes + space))
-            first = self.n_bytes // WORD
-            moved += range(first, first + n)
-            size += range(first + space // WORD, first + space // WORD + n)
-            self.n_bytes += 2 * space
-        self.moved, self.size = np.array(moved), np.array(size)
 
-    def patches(self, homes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """What the compiled callback is to patch, for homes [n, 2] by address and buffer."""
-        at = homes[self._homes]
-        return np.column_stack([self._handles, at[:, 0] + self._offsets, at[:, 1]])
+def _parts(
+    inputs: _Inputs, acting: Sequence[tuple[int, DeviceLayer]], steps: StepCache
+) -> list[_Part]:
+    """Steps for a layer: one for each run, or one for all where runs have rows in common."""
+    n_rows = inputs.composition.n_rows
+    if inputs.shared:
+        runs = tuple(RunShape(held.shape, *inputs.shapes[i]) for i, held in acting)
+        return [_Part(steps.get(StepShape(n_rows, runs, shared=True), 0), 0, acting)]
+    parts = []
+    known: Counter[StepShape] = Counter()
+    for i, held in acting:
+        n, first = inputs.shapes[i]
+        lone = first is not None  # it then looks at its own rows only
+        run = RunShape(held.shape, n, 0 if lone else None)
+        shape = StepShape(n if lone else n_rows, (run,), shared=False)
+        parts.append(_Part(steps.get(shape, known[shape]), first or 0, [(i, held)]))
+        known[shape] += 1
+    return parts
+
+
+def _follow(rows: Sequence[int]) -> bool:
+    return rows[-1] - rows[0] + 1 == len(rows)
 
 
 class Plan:
@@ -211,7 +149,8 @@ class Plan:
         width: D.
         compositions: Of each layer; the last layer holds rows with outputs only.
         cartridges: By slot.
-        limit: The dose limit, or None.
+        steps: Nodes that were made before.
+        limited: Whether there is a dose limit.
 
     Raises:
         EngineError: The device has no room, or lacks an operation.
@@ -223,70 +162,89 @@ class Plan:
         width: int,
         compositions: Mapping[int, Composition],
         cartridges: Mapping[int, DeviceCartridge],
-        limit: float | None,
+        steps: StepCache,
+        *,
+        limited: bool,
     ) -> None:
-        self._device, self._width, self._limit = device, width, limit
+        self._device, self._width, self._limited = device, width, limited
         self._scratch: Memory | None = None
         self._statistics: Memory | None = None
-        self._reader: Graph | None = None
+        self._graphs: Graphs | None = None
         self._whole = 0
-        self.graphs: dict[int, Graph] = {}
+        self.graphs: dict[int, int] = {}
+        """A `ggml_cgraph *` of each layer at which something acts."""
         self.patches: dict[int, NDArray[np.int64]] = {}
         self._inputs: dict[Composition, _Inputs] = {}
-        self._steps: dict[tuple[Composition, tuple[tuple[int, LayerShape], ...]], _Step] = {}
         self.compositions = dict(compositions)
         try:
-            self._build(cartridges)
+            self._build(cartridges, steps)
         except BaseException:
             self.close()
             raise
 
-    def _build(self, cartridges: Mapping[int, DeviceCartridge]) -> None:
+    def _build(self, cartridges: Mapping[int, DeviceCartridge], steps: StepCache) -> None:
         device = self._device
-        steps: dict[int, _Step] = {}
-        places: dict[int, list[NDArray[np.int64]]] = {}
+        parts: dict[int, list[_Part]] = {}
         for layer, composition in self.compositions.items():
             held = [cartridges[run.slot].layers.get(layer) for run in composition.runs]
-            acting = tuple((i, own.shape) for i, own in enumerate(held) if own is not None)
+            acting = [(i, own) for i, own in enumerate(held) if own is not None]
             if acting:
-                places[layer] = [own.places for own in held if own is not None]
-                steps[layer] = self._step(composition, acting)
-        starts = np.cumsum([0] + [step.n_bytes for step in steps.values()])
-        statistics = self._statistics = Memory(device, int(starts[-1]))
-        self._reader = Graph(device, 1)
-        if not steps:
+                parts[layer] = _parts(self._inputs_of(composition), acting, steps)
+        # Keeps the nodes alive that the graphs point to.
+        self._steps = [part.step for own in parts.values() for part in own]
+        statistics = Memory(device, sum(step.n_bytes for step in self._steps))
+        self._statistics = statistics
+        # One step is over when the next begins, so that all may use the same scratch memory.
+        scratch = Memory(device, max((s.nodes.scratch_size for s in self._steps), default=0))
+        self._scratch = scratch
+        sizes = [sum(part.step.size for part in own) for own in parts.values()]
+        self._graphs = Graphs(sizes)
+        if not parts:
             return
-        self._whole = self._reader.whole(statistics)
-        graphs = [step.graph for step in self._steps.values()]
-        self._scratch = Memory(device, max(graph.scratch_size for graph in graphs))
-        for graph in graphs:
-            graph.place(self._scratch)
-        for (layer, step), start in zip(steps.items(), starts.tolist(), strict=False):
-            # The order of homes is that of `LayerStep`: the layer's tensor, which the compiled
-            # callback knows, its statistics, then what each cartridge has there.
-            homes = [(0, 0), (statistics.base + start, statistics.handle)]
-            self.patches[layer] = step.patches(np.concatenate([homes, *places[layer]]))
-            self.graphs[layer] = step.graph
-        self._layer = np.repeat(list(steps), [len(step.row) for step in steps.values()])
-        self._row, self._slot = (
-            np.concatenate([getattr(step, name) for step in steps.values()])
-            for name in ("row", "slot")
-        )
-        at = list(zip(steps.values(), (starts // WORD).tolist(), strict=False))
-        self._moved_at = np.concatenate([step.moved + start for step, start in at])
-        self._size_at = np.concatenate([step.size + start for step, start in at])
+        self._whole = self._graphs.whole(statistics)
+        start = 0
+        starts: list[int] = []
+        stride = self._width * WORD
+        for graph, (layer, own) in zip(self._graphs.handles, parts.items(), strict=True):
+            inputs = self._inputs[self.compositions[layer]]
+            homes = []
+            for part in own:
+                place = statistics.base + start, statistics.handle
+                tensor = part.first * stride, 0
+                scratch_place = scratch.base, scratch.handle
+                runs = [(layer_held.places, *inputs.places[i]) for i, layer_held in part.acting]
+                homes.append(homes_of(scratch_place, tensor, place, inputs.zeros, runs))
+                self._graphs.add(graph, part.step.nodes)
+                starts.append(start // WORD)
+                start += part.step.n_bytes
+            self.graphs[layer] = graph
+            self.patches[layer] = patches([part.step for part in own], homes)
+        self._index(parts, starts)
 
-    def _step(self, composition: Composition, acting: tuple[tuple[int, LayerShape], ...]) -> _Step:
-        step = self._steps.get((composition, acting))
-        if step is None:
-            inputs = self._inputs.get(composition)
-            if inputs is None:
-                limited = self._limit is not None
-                inputs = _Inputs(self._device, composition, limited=limited)
-                self._inputs[composition] = inputs
-            step = _Step(self._device, self._width, inputs, acting, self._limit)
-            self._steps[composition, acting] = step
-        return step
+    def _index(self, parts: Mapping[int, Sequence[_Part]], starts: Sequence[int]) -> None:
+        """Note of which layer, row and cartridge each of the statistics is."""
+        layers: list[int] = []
+        rows: list[int] = []
+        slots: list[int] = []
+        for layer, own in parts.items():
+            runs = self.compositions[layer].runs
+            for part in own:
+                for i, _ in part.acting:
+                    n = len(runs[i].rows)
+                    layers += [layer] * n
+                    rows += runs[i].rows
+                    slots += [runs[i].slot] * n
+        self._layer, self._row, self._slot = map(np.array, (layers, rows, slots))
+        at = list(zip(self._steps, starts, strict=True))
+        self._moved_at = np.concatenate([step.moved + start for step, start in at])
+        self._size_at = np.concatenate([step.moved_size + start for step, start in at])
+
+    def _inputs_of(self, composition: Composition) -> _Inputs:
+        inputs = self._inputs.get(composition)
+        if inputs is None:
+            inputs = _Inputs(self._device, composition, limited=self._limited)
+            self._inputs[composition] = inputs
+        return inputs
 
     def set_alphas(self, alphas: Mapping[Composition, NDArray[np.float32]]) -> None:
         """Tell the device α of every entry, run after run, for each composition."""
@@ -313,12 +271,10 @@ class Plan:
 
     def close(self) -> None:
         """Free graphs and memory."""
-        for step in self._steps.values():
-            step.graph.close()
-        self._steps, self.graphs = {}, {}
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        self.graphs, self._steps = {}, []
+        if self._graphs is not None:
+            self._graphs.close()
+            self._graphs = None
         for inputs in self._inputs.values():
             inputs.close()
         self._inputs = {}

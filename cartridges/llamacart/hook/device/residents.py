@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from llamacart.cartridge import Cartridge, LayerMap
     from llamacart.hook.device.backend import Device
-    from llamacart.hook.device.graph import Graph
+    from llamacart.hook.device.graph import Nodes
     from llamacart.matrix import QuantizedMatrix
 
 FEW = 16
@@ -64,6 +64,11 @@ class Constants:
                 lib.ggml_backend_tensor_set(handle, values.ctypes.data, 0, values.nbytes)
         self._tensors = []
 
+    def place_of(self, node: Node) -> tuple[int, int]:
+        """Address and buffer of a tensor, once it has its place."""
+        buffer = 0 if self.memory is None else self.memory.handle
+        return library().ggml_get_data(node.handle), buffer
+
     @property
     def n_bytes(self) -> int:
         """Memory that they take, or will take."""
@@ -83,7 +88,7 @@ class Constants:
 
 @dataclass(frozen=True)
 class LayerNodes:
-    """What a cartridge does at a layer, as tensors of a graph.
+    """What a cartridge does at a layer, as tensors among nodes.
 
     Attributes:
         n_active: K.
@@ -103,7 +108,7 @@ class LayerNodes:
 
 
 class LayerShape(NamedTuple):
-    """What layers have in common that one graph can compute.
+    """What layers have in common that the same nodes can compute.
 
     Attributes:
         n_active: K.
@@ -113,7 +118,7 @@ class LayerShape(NamedTuple):
     n_active: int
     rank: int | None
 
-    def stand_ins(self, graph: Graph, width: int) -> LayerNodes:
+    def stand_ins(self, graph: Nodes, width: int) -> LayerNodes:
         """Tensors of such a layer, each in a home of its own, in the order of `DeviceLayer`."""
         k, rank = self.n_active, self.rank
         delta = None if rank is None else graph.patched(Q8_0, width, rank or k)
@@ -130,12 +135,12 @@ class DeviceLayer:
 
     Attributes:
         shape: Of its tensors.
-        places: Address and buffer of each [n, 2]: the matrix or its right factor, the left factor,
+        places: Address and buffer of each: the matrix or its right factor, the left factor,
             if it has these; bias, neurons, and neurons repeated.
     """
 
     shape: LayerShape
-    places: NDArray[np.int64]
+    places: tuple[tuple[int, int], ...]
 
 
 class DeviceCartridge:
@@ -181,10 +186,8 @@ class DeviceCartridge:
         nodes.append(add(I32, k_active, FEW, np.tile(neurons, FEW)))
         return nodes
 
-    def _places(self, nodes: Sequence[Node]) -> NDArray[np.int64]:
-        memory, lib = self._constants.memory, library()
-        buffer = 0 if memory is None else memory.handle
-        return np.array([(lib.ggml_get_data(node.handle), buffer) for node in nodes], np.int64)
+    def _places(self, nodes: Sequence[Node]) -> tuple[tuple[int, int], ...]:
+        return tuple(self._constants.place_of(node) for node in nodes)
 
     @property
     def n_bytes(self) -> int:

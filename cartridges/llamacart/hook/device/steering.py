@@ -12,12 +12,12 @@ from llamacart.errors import EngineError
 from llamacart.hook.control import PLAN_FIELDS, PlanField
 from llamacart.hook.device.backend import Device
 from llamacart.hook.device.cache import CartridgeCache, hold
-from llamacart.hook.device.plan import Composition, Plan, Run, Told
+from llamacart.hook.device.composition import Composition, compose
+from llamacart.hook.device.plan import Plan, Told
+from llamacart.hook.device.step import StepCache
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
-
-    from numpy.typing import NDArray
 
     from llamacart.cartridge import Cartridge
     from llamacart.hook.device.residents import DeviceCartridge
@@ -49,6 +49,7 @@ class DeviceSteering:
         self._layers: dict[int, int] = {}
         self._loaded: dict[int, Cartridge] = {}
         self._cache = CartridgeCache()
+        self._steps: dict[int, StepCache] = {}
         self._said_no_room = False
         self._plans: OrderedDict[tuple[Composition, Composition], dict[int, Plan]] = OrderedDict()
         self._now: dict[int, Plan] = {}
@@ -123,8 +124,8 @@ class DeviceSteering:
         self._now = {}
         if not self.knows:
             return
-        whole, alphas = _compose(rows)
-        last, last_alphas = _compose([rows[row] for row in output_rows])
+        whole, alphas = compose(rows)
+        last, last_alphas = compose([rows[row] for row in output_rows])
         key = whole, last
         try:
             plans = self._plans.get(key)
@@ -144,7 +145,7 @@ class DeviceSteering:
         self._now = plans
         for device, plan in plans.items():
             for layer, graph in plan.graphs.items():
-                self._enter(layer, device, plan, graph.handle)
+                self._enter(layer, device, plan, graph)
 
     def _enter(self, layer: int, device: int, plan: Plan, graph: int) -> None:
         row = self.table[layer]
@@ -179,11 +180,23 @@ class DeviceSteering:
                         break
                     on_device[slot] = found
                 else:
-                    plans[key] = Plan(device, self._width, compositions, on_device, self._limit)
+                    plans[key] = self._plan(device, compositions, on_device)
         except BaseException:
             _close(plans)
             raise
         return plans
+
+    def _plan(
+        self,
+        device: Device,
+        compositions: Mapping[int, Composition],
+        on_device: Mapping[int, DeviceCartridge],
+    ) -> Plan:
+        steps = self._steps.get(device.key)
+        if steps is None:
+            steps = self._steps[device.key] = StepCache(device, self._width, self._limit)
+        limited = self._limit is not None
+        return Plan(device, self._width, compositions, on_device, steps, limited=limited)
 
     def _on_device(
         self, slot: int, device: Device, needed: Collection[int]
@@ -233,22 +246,9 @@ class DeviceSteering:
         self._count()
         for device in self._devices.values():
             device.close()
-        self._devices, self._layers = {}, {}
+        self._devices, self._layers, self._steps = {}, {}, {}
 
 
 def _close(plans: Mapping[int, Plan]) -> None:
     for plan in plans.values():
         plan.close()
-
-
-def _compose(
-    rows: Sequence[Iterable[tuple[int, float]]],
-) -> tuple[Composition, NDArray[np.float32]]:
-    """The composition of rows, and α of its entries, run after run."""
-    acting: dict[int, list[tuple[int, float]]] = {}
-    for row, entries in enumerate(rows):
-        for slot, alpha in entries:
-            acting.setdefault(slot, []).append((row, alpha))
-    runs = tuple(Run(slot, tuple(row for row, _ in acting[slot])) for slot in sorted(acting))
-    alphas = [alpha for slot in sorted(acting) for _, alpha in acting[slot]]
-    return Composition(len(rows), runs), np.array(alphas, np.float32)
