@@ -61,12 +61,12 @@ def judged(lines: Sequence[Line]) -> str:
 def timed(speeds: Sequence[Speed]) -> str:
     """A Markdown table of steps."""
     rows = [
-        "| step | way | ms | of no callback | stops | bytes copied |",
+        "| step | way | ms | of no callback | stops | waits for graphs | bytes copied |",
         "|---|---|---|---|---|---|",
     ]
     for s in speeds:
         times = f"{s.milliseconds:.2f} | {s.ratio:.2f}"
-        rows.append(f"| {s.shape} | {s.way} | {times} | {s.stops} | {s.copied} |")
+        rows.append(f"| {s.shape} | {s.way} | {times} | {s.stops} | {s.waits} | {s.copied} |")
     return "\n".join(rows)
 
 

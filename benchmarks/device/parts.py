@@ -248,6 +248,7 @@ class Speed:
         ratio: Median of its times over those of `PLAIN` just before.
         stops: Of the graph, in one step.
         copied: Bytes between device and host, in one step.
+        waits: For graphs of ours, one by one, in one step.
     """
 
     shape: str
@@ -256,6 +257,7 @@ class Speed:
     ratio: float = 1.0
     stops: int = 0
     copied: int = 0
+    waits: int = 0
 
 
 class Stepper(Closing):
@@ -316,9 +318,9 @@ class Stepper(Closing):
         return time.perf_counter() - start
 
     @property
-    def traffic(self) -> tuple[int, int]:
-        """Stops and bytes copied of the last step."""
-        return self._hook.traffic if self._hook is not None else (0, 0)
+    def traffic(self) -> tuple[int, int, int]:
+        """Stops, bytes copied and waits for graphs of the last step."""
+        return (*self._hook.traffic, self._hook.waits) if self._hook is not None else (0, 0, 0)
 
     def close(self) -> None:
         """Free the context."""

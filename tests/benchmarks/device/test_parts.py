@@ -79,7 +79,7 @@ def test_speed_counts_stops_and_bytes(setup: Setup) -> None:
     for plain, host, device in zip(found[::3], found[1::3], found[2::3], strict=True):
         assert (plain.stops, plain.copied) == (0, 0)
         assert host.stops == device.stops == setup.model.n_layer
-        assert device.copied == 0
+        assert device.copied == device.waits == 0
     assert [s.ratio for s in found[::3]] == [1.0] * 3
     assert all(s.ratio > 0 for s in found)
 
