@@ -21,8 +21,10 @@ def test_tables_are_markdown() -> None:
         "| b | 0.5 | at least 0.1 | ok |",
         "| c | 1 |  |  |",
     ]
-    speeds = [Speed("s", "no callback", 2.0), Speed("s", "steered on the device", 3.0, 1.5, 18, 64)]
-    assert timed(speeds).splitlines()[-1] == "| s | steered on the device | 3.00 | 1.50 | 18 | 64 |"
+    steered = Speed("s", "steered on the device", 3.0, 1.5, stops=18, copied=64, waits=1)
+    lines = timed([Speed("s", "no callback", 2.0), steered]).splitlines()
+    assert lines[-1] == "| s | steered on the device | 3.00 | 1.50 | 18 | 1 | 64 |"
+    assert len({line.count("|") for line in lines}) == 1
 
 
 def test_all_but_the_training_of_a_tiny_model(
