@@ -62,7 +62,7 @@ def timed(speeds: Sequence[Speed]) -> str:
     """A Markdown table of steps."""
     rows = [
         "| step | way | ms | of no callback | stops | waits for graphs | bytes copied |",
-        "|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|",
     ]
     for s in speeds:
         times = f"{s.milliseconds:.2f} | {s.ratio:.2f}"
