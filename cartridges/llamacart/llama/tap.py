@@ -47,6 +47,7 @@ class Tap:
         node: Name of the node without its layer; None means the site.
         beside: Another node of the same layer, whose reader is called before the visitor. It
             costs no stop of its own.
+        reads_only: The visitor writes nothing, so that nothing goes back to a device.
         copy: Go through `ggml_backend_tensor_get/set` even where the buffer is the host's.
         sparing: Give back memory before the visitor is called: of what the site was computed from,
             and of the KV cache, where nothing that comes later reads them. For one batch of one
@@ -60,6 +61,7 @@ class Tap:
         *,
         node: str | None = None,
         beside: Beside | None = None,
+        reads_only: bool = False,
         copy: bool = False,
         sparing: bool = False,
     ) -> None:
@@ -71,7 +73,7 @@ class Tap:
         layers = range(model.n_layer)
         self._beside = {f"{beside[0]}-{layer}": layer for layer in layers} if beside else {}
         self._tensors: dict[int, int] = {}
-        self._copy = copy
+        self._copy, self._writes = copy, not reads_only
         self._last_layer = model.n_layer - 1
         self._layers = {f"{node or model.site_node}-{layer}": layer for layer in layers}
         self._error: BaseException | None = None
@@ -144,7 +146,7 @@ class Tap:
         if on_host:
             self._give_back(tensor)
         go_on = self._visitor(layer, rows, h)
-        if not on_host:
+        if not on_host and self._writes and go_on:
             ggml.library().ggml_backend_tensor_set(tensor, h.ctypes.data, 0, h.nbytes)
         return go_on
 

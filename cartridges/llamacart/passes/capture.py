@@ -134,6 +134,7 @@ def forward(
     beside: Beside | None = None,
     ends_only: bool = False,
     logits: Callable[[int, NDArray[np.float32]], None] | None = None,
+    reads_only: bool = False,
     copy: bool = False,
 ) -> None:
     """Show `visitor` the gated product of the given layers for all rows of all sequences.
@@ -159,6 +160,7 @@ def forward(
             more logits than llama.cpp reserves anyway.
         logits: With `ends_only`, called for each sequence, in order, with its number and the
             logits [V] behind its last row, valid during the call.
+        reads_only: The visitor does not write to h.
         copy: See `Tap`.
     """
     wanted = set(layers)
@@ -179,7 +181,7 @@ def forward(
             beside[1](layer, rows + offset, x)
 
     other = (beside[0], read) if beside else None
-    tap = Tap(model, shifted, node=node, beside=other, copy=copy)
+    tap = Tap(model, shifted, node=node, beside=other, reads_only=reads_only, copy=copy)
     tap.wanted = wanted
     with Context(
         model,
@@ -245,7 +247,16 @@ def capture(
         out[layer][target[target >= 0]] = h[target >= 0]
         return True
 
-    forward(model, sequences, keep, layers=chosen, n_threads=n_threads, node=node, copy=copy)
+    forward(
+        model,
+        sequences,
+        keep,
+        layers=chosen,
+        n_threads=n_threads,
+        node=node,
+        reads_only=True,
+        copy=copy,
+    )
     return out
 
 

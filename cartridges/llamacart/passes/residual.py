@@ -71,6 +71,7 @@ def residual_sizes(
         n_threads=n_threads,
         node=RESIDUAL_OUTPUT,
         ends_only=True,
+        reads_only=True,
     )
     sizes: list[float] = (sums / counts / model.n_embd).tolist()
     return sizes
@@ -102,7 +103,9 @@ def check_residual(
         return True
 
     beside = (model.residual_input, read)
-    forward(model, tokens, visit, layers=wanted, n_threads=n_threads, beside=beside)
+    forward(
+        model, tokens, visit, layers=wanted, n_threads=n_threads, beside=beside, reads_only=True
+    )
     outputs = capture(model, tokens, layers=wanted, n_threads=n_threads, node=RESIDUAL_OUTPUT)
     for layer in wanted:
         end = feed_forward(model, layer)

@@ -160,6 +160,16 @@ def test_the_tap_goes_through_it_too(tiny_model: Model, tensor: Tensor) -> None:
     np.testing.assert_array_equal(tensor.memory, before + 1)
 
 
+@pytest.mark.parametrize(("reads_only", "go_on"), [(True, True), (False, False)])
+def test_nothing_goes_back_that_nobody_reads(
+    tiny_model: Model, tensor: Tensor, reads_only: bool, go_on: bool
+) -> None:
+    tap = Tap(tiny_model, lambda *_: go_on, reads_only=reads_only)
+    tap.begin(4, np.zeros(0, np.int32), 0)
+    assert [tap._call(tensor.address, ask, 0) for ask in (True, False)] == [True, go_on]
+    assert tensor.transfers == ([] if tensor.decoy is tensor.memory else ["get"])
+
+
 def test_a_tensor_in_no_buffer_is_an_error(tiny_model: Model, tensor: Tensor) -> None:
     tensor.forget_buffer()
     with pytest.raises(EngineError, match="lies in no buffer"):

@@ -91,7 +91,14 @@ class _Side:
             out[index][batch] = h[:, neurons[index]]
             return True
 
-        forward(self.model, self.texts, visit, layers=neurons, n_threads=self.n_threads)
+        forward(
+            self.model,
+            self.texts,
+            visit,
+            layers=neurons,
+            n_threads=self.n_threads,
+            reads_only=True,
+        )
         return out
 
 

@@ -95,6 +95,7 @@ def read_ends(
             node=RESIDUAL_OUTPUT,
             ends_only=True,
             logits=choose,
+            reads_only=True,
         )
     return Ends(streams, likely, found)
 
