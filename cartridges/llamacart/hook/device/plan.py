@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from llamacart.hook.device.backend import Device
     from llamacart.hook.device.composition import Composition
-    from llamacart.hook.device.graph import Node
     from llamacart.hook.device.residents import DeviceCartridge, DeviceLayer
     from llamacart.hook.device.step import Step, StepCache
 
@@ -59,22 +58,21 @@ class _Inputs:
         self.shared = composition.shared
         self._constants = Constants(device, 2 * len(composition.runs) + 1)
         add = self._constants.add
-        self._alphas: list[Node] = []
-        indices: list[Node] = []
-        for run in composition.runs:
-            n = len(run.rows)
-            indices.append(add(I32, n, 1, np.array(run.rows, np.int32)))
-            self._alphas.append(add(F32, 1, n, np.zeros(n, np.float32)))
+        indices = [
+            add(I32, len(run.rows), 1, np.array(run.rows, np.int32)) for run in composition.runs
+        ]
         zeros = None
         if limited and self.shared:
             values = np.zeros(composition.n_rows, np.float32)
             zeros = add(F32, 1, composition.n_rows, values)
+        self._first_alpha = len(indices) + (zeros is not None)
+        self._lengths = [len(run.rows) for run in composition.runs]
+        alphas = [add(F32, 1, n, np.zeros(n, np.float32)) for n in self._lengths]
         self._constants.place()
         place_of = self._constants.place_of
         self.zeros = None if zeros is None else place_of(zeros)
         self.places = [
-            (place_of(index), place_of(alpha))
-            for index, alpha in zip(indices, self._alphas, strict=True)
+            (place_of(index), place_of(alpha)) for index, alpha in zip(indices, alphas, strict=True)
         ]
         """Of indices and α of each run."""
         self.shapes = [
@@ -87,11 +85,8 @@ class _Inputs:
         """Copy α of every entry, run after run, to the device where they are others than before."""
         if self._known is not None and np.array_equal(alphas, self._known):
             return
-        start = 0
-        for node, run in zip(self._alphas, self.composition.runs, strict=True):
-            own = np.ascontiguousarray(alphas[start : start + len(run.rows)])
-            library().ggml_backend_tensor_set(node.handle, own.ctypes.data, 0, own.nbytes)
-            start += len(run.rows)
+        parts = np.split(alphas, np.cumsum(self._lengths[:-1]))
+        self._constants.replace(self._first_alpha, parts)
         self._known = alphas.copy()
 
     @property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from llamacart.hook.device.backend import Memory, library
-from llamacart.hook.device.graph import F32, FIXED, I32, Q8_0, Node
+from llamacart.hook.device.graph import F32, FIXED, I32, Q8_0, WORD, Node
 from llamacart.llama import ggml
 from llamacart.matrix import BLOCK, FactoredMatrix
 
@@ -29,6 +29,8 @@ FEW = 16
 class Constants:
     """Tensors of one lifetime in a block of a device's memory.
 
+    They go there together: a device takes longer to be spoken to than to copy some kilobytes.
+
     Args:
         device: Where.
         capacity: Most tensors.
@@ -37,15 +39,19 @@ class Constants:
     def __init__(self, device: Device, capacity: int) -> None:
         lib = library()
         self._device = device
-        size = (capacity + 1) * lib.ggml_tensor_overhead()
+        size = (capacity + 2) * lib.ggml_tensor_overhead()
         self._context = lib.ggml_init(ggml.InitParams(size, None, True))
-        self._tensors: list[tuple[int, NDArray[Any]]] = []
+        self._handles: list[int] = []
+        self._values: list[NDArray[Any]] = []
+        self._starts: list[int] = []
+        self._whole = 0
         self.memory: Memory | None = None
 
     def add(self, kind: int, width: int, n_rows: int, values: NDArray[Any]) -> Node:
         """A tensor [n_rows, width] with these values, which are copied at `place`."""
         handle = library().ggml_new_tensor_2d(self._context, kind, width, n_rows)
-        self._tensors.append((handle, np.ascontiguousarray(values)))
+        self._handles.append(handle)
+        self._values.append(values)
         return Node(handle, FIXED)
 
     def place(self) -> None:
@@ -55,14 +61,27 @@ class Constants:
             EngineError: The device has no room.
         """
         lib, device = library(), self._device
-        self.memory = Memory(device, self.n_bytes)
-        place = self.memory.base
-        for handle, values in self._tensors:
-            lib.ggml_backend_tensor_alloc(self.memory.handle, handle, place)
-            place += device.size_of(handle)
-            if values.size:
-                lib.ggml_backend_tensor_set(handle, values.ctypes.data, 0, values.nbytes)
-        self._tensors = []
+        memory = Memory(device, self.n_bytes)
+        self.memory = memory
+        start = 0
+        for handle in self._handles:
+            lib.ggml_backend_tensor_alloc(memory.handle, handle, memory.base + start)
+            self._starts.append(start)
+            start += device.size_of(handle)
+        if memory.size:
+            self._whole = lib.ggml_new_tensor_1d(self._context, F32, memory.size // WORD)
+            lib.ggml_backend_tensor_alloc(memory.handle, self._whole, memory.base)
+            self.replace(0, self._values)
+        self._values = []
+
+    def replace(self, first: int, values: Sequence[NDArray[Any]]) -> None:
+        """Give the tensors from number `first` on other values, all of them that follow."""
+        begin = self._starts[first]
+        image = np.zeros(self.n_bytes - begin, np.uint8)
+        for start, own in zip(self._starts[first:], values, strict=True):
+            plain = np.ascontiguousarray(own).reshape(-1).view(np.uint8)
+            image[start - begin : start - begin + len(plain)] = plain
+        library().ggml_backend_tensor_set(self._whole, image.ctypes.data, begin, image.nbytes)
 
     def place_of(self, node: Node) -> tuple[int, int]:
         """Address and buffer of a tensor, once it has its place."""
@@ -74,7 +93,7 @@ class Constants:
         """Memory that they take, or will take."""
         if self.memory is not None:
             return self.memory.size
-        return sum(self._device.size_of(handle) for handle, _ in self._tensors)
+        return sum(map(self._device.size_of, self._handles))
 
     def close(self) -> None:
         """Free tensors and memory."""
