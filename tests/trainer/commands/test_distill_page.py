@@ -13,7 +13,7 @@ from llamacart.file.reader import read_cartridge
 from llamacart_trainer.commands import distill_page
 from llamacart_trainer.distilling.page_figures import ALPHAS
 from llamacart_trainer.recipe.recipe import load_task
-from llamacart_trainer.recipe.turns import read_exchanges
+from llamacart_trainer.recipe.turns import Exchange, read_exchanges
 
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
 PAGE = "The river of Bo is the Am. Bo was founded in 1214. In Al, soup is had. Old Al is red."
@@ -84,22 +84,34 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
 
 
 def test_the_model_writes_the_questions(
-    distill: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    distill: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def write(page: object, given: object) -> dict[str, str]:
-        assert len(list(given)) == 3 * 4  # type: ignore[call-overload]
-        return {question: "Bo was founded in 1214." for question in ASKED if "Bo" in question} | {
-            question: "Old Al is red." for question in ASKED if "Al" in question
-        }
+    said = {"Bo": "Bo was founded in 1214.", "Al": "Old Al is red."}
+    other = "Of what river is Bo?"
 
-    monkeypatch.setattr("llamacart_trainer.distilling.page.questions_in", write)
-    assert distill("--page", "page.txt") == 0
+    def write(page: object, given: object) -> dict[str, str]:
+        assert len(list(given)) == 2 * 3 * 4  # type: ignore[call-overload]
+        return {question: said[question[-3:-1]] for question in ASKED} | {other: PAGE[:26]}
+
+    def tie(_page: object, _model: object, _writer: object, messages: list[str], **_: object):
+        return [Exchange(message, said[message[-3:-1]]) for message in messages]
+
+    monkeypatch.setattr("llamacart_trainer.distilling.questions.questions_in", write)
+    with monkeypatch.context() as patched:
+        patched.setattr("llamacart_trainer.distilling.page.answer_by_sentences", tie)
+        assert distill("--page", "page.txt") == 0
+    assert "the model wrote 12 different questions" in " ".join(capsys.readouterr().out.split())
     recipe = tmp_path / "bo-recipe"
     answers = {e.prompt: e.text for e in read_exchanges(recipe / "answers.jsonl")}
     assert answers["a Bo?"] == "Bo was founded in 1214."
+    # The model takes another sentence for its answer than the one that it was written about.
+    assert other not in answers
     # The same command again takes the questions that are there.
     (tmp_path / "bo.gguf").unlink()
-    monkeypatch.setattr(distill_page.PageWork, "written", lambda _: pytest.fail("asked again"))
+    monkeypatch.setattr(distill_page.PageWork, "written", lambda *_: pytest.fail("asked again"))
     assert distill("--page", "page.txt") == 0
 
 

@@ -9,14 +9,7 @@ import pytest
 
 from llamacart.errors import InputError
 from llamacart_trainer.distilling import page as module
-from llamacart_trainer.distilling.page import (
-    ASKED,
-    Page,
-    answer_by_sentences,
-    asked_for,
-    questions_in,
-    words,
-)
+from llamacart_trainer.distilling.page import Page, answer_by_sentences, words
 from llamacart_trainer.recipe.turns import Exchange, Turn
 
 if TYPE_CHECKING:
@@ -100,23 +93,3 @@ def test_a_question_is_answered_by_the_sentence_that_it_makes_likelier(
         Exchange(questions[1], page.sentences[1]),
         Exchange(questions[2], page.sentences[3]),
     ]
-
-
-def test_questions_of_the_model_are_sifted() -> None:
-    page = Page.of(TEXT)
-    river, founded, rooms, *_ = page.sentences
-    asked = asked_for(page)
-    assert len(asked) == len(ASKED) * 4  # one sentence names nothing
-    assert set(asked.values()) == set(page.sentences[:4])
-    written = [
-        (river, ' "Which river flows through Ostrel?" It is the Ambel.'),
-        (river, "Where is Ostrel?"),
-        (founded, "Where is Ostrel?"),  # asks for neither
-        (founded, "The year of Ostrel\nWhen?"),  # no question in its first line
-        (rooms, "How many rooms are there?"),  # names nothing
-        (rooms, "What does Hotel Linde have?\nHotel Linde has rooms?"),
-    ]
-    assert questions_in(page, written) == {
-        "Which river flows through Ostrel?": river,
-        "What does Hotel Linde have?": rooms,
-    }

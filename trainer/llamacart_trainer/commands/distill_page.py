@@ -64,39 +64,51 @@ class PageWork:
             )
         return named
 
-    def written(self) -> list[str]:
-        """Questions that the model writes about the page.
+    def written(self, given: Sequence[str] = ()) -> list[str]:
+        """Questions that the model writes about the page, none of which is among those given.
+
+        One is kept if the model takes the sentence that it was written about for its answer.
 
         Raises:
             InputError: The model has no chat form, in which it could be asked.
         """
-        from llamacart_trainer.distilling.page import QUESTION_TOKENS, asked_for, questions_in
+        from llamacart_trainer.distilling.page import answer_by_sentences
+        from llamacart_trainer.distilling.questions import (
+            QUESTION_TOKENS,
+            asked_for,
+            questions_in,
+        )
         from llamacart_trainer.fitting.answers import QUESTIONS_AT_ONCE, answer
-        from llamacart_trainer.recipe.turns import Turn
 
         if not self._model.chat_template:
             raise InputError("a model without a chat template writes no questions: --questions")
-        asked = asked_for(self._page)
-        messages = list(asked)
-        self._progress.stage("questions", unit="text", total=len(messages))
-        texts: list[str] = []
-        for start in range(0, len(messages), QUESTIONS_AT_ONCE):
-            part = [[Turn("user", text)] for text in messages[start : start + QUESTIONS_AT_ONCE]]
-            texts += [
-                own.text
-                for own in answer(
-                    self._model,
-                    self._writer,
-                    part,
-                    QUESTION_TOKENS,
-                    n_threads=self._threads,
-                    on_part=self._progress.within,
-                )
-            ]
+        lists = asked_for(self._page)
+        parts = [
+            own[start : start + QUESTIONS_AT_ONCE]
+            for own in lists
+            for start in range(0, len(own), QUESTIONS_AT_ONCE)
+        ]
+        self._progress.stage("questions", unit="text", total=sum(map(len, parts)))
+        about: list[tuple[str, str]] = []
+        for part in parts:
+            texts = answer(
+                self._model,
+                self._writer,
+                [turns for turns, _ in part],
+                QUESTION_TOKENS,
+                n_threads=self._threads,
+                on_part=self._progress.within,
+            )
+            about += [(one, own.text) for (_, one), own in zip(part, texts, strict=True)]
             self._progress.advance(len(part))
-        self._known = questions_in(self._page, zip(asked.values(), texts, strict=True))
-        self._progress.tell(f"the model wrote {len(self._known)} different questions")
-        return list(self._known)
+        found = {q: s for q, s in questions_in(self._page, about).items() if q not in given}
+        tied = answer_by_sentences(
+            self._page, self._model, self._writer, list(found), n_threads=self._threads
+        )
+        kept = {each.prompt: each.text for each in tied if each.text == found[each.prompt]}
+        self._known |= kept
+        self._progress.tell(f"the model wrote {len(kept)} different questions")
+        return list(kept)
 
     def answered(self, messages: Sequence[str]) -> list[Exchange]:
         """Questions with the sentences that answer them."""

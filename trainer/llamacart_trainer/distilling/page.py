@@ -22,22 +22,13 @@ from llamacart.passes.scoring import log_likelihoods
 from llamacart_trainer.recipe.turns import Exchange, Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from llamacart.llama.model import Model
     from llamacart_trainer.recipe.writer import Writer
 
 OFTEN = 2
 """Sentences that a name stands in, at least, to be waited for without being given."""
-
-ASKED = (
-    'Write one question that is answered by this sentence: "{}"',
-    'Which question does this sentence answer? Write the question alone: "{}"',
-    'Ask briefly for what this sentence says: "{}"',
-)
-"""What the model is asked for questions by, one sentence at a time."""
-
-QUESTION_TOKENS = 40
 
 _SENTENCE = regex.compile(r"(?<=[.!?…]['\"”’»)\]]*)\s+(?=\S)|(?<=[。！？]['\"”’」』）]*)|\n+")
 _CAPITALISED = r"\p{Lu}[\p{L}\p{M}\p{N}'’&-]*"
@@ -141,29 +132,6 @@ def answer_by_sentences(
         Exchange(message, some[int(np.argmax(gains[end - len(some) : end]))])
         for (message, some), end in zip(asked, ends, strict=True)
     ]
-
-
-def asked_for(page: Page) -> dict[str, str]:
-    """What the model is asked for questions by, and the sentence that each is about."""
-    return {form.format(s): s for form in ASKED for s in page.sentences if page.named(s)}
-
-
-def questions_in(page: Page, given: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Questions that the model has written, and the sentence that answers each.
-
-    A text is one from its beginning to its first question mark. It must name what the sentence
-    names, and a question for two sentences asks for neither.
-
-    Args:
-        page: The page.
-        given: Sentences, and what the model wrote about them.
-    """
-    found: dict[str, set[str]] = {}
-    for sentence, text in given:
-        question = regex.match(r"[^?？\n]*[?？]", text.strip().lstrip("\"'“‘„«*-– "))
-        if question is not None and set(page.named(question[0])) & set(page.named(sentence)):
-            found.setdefault(question[0].strip(), set()).add(sentence)
-    return {question: one for question, (one, *more) in found.items() if not more}
 
 
 def _names(sentences: Sequence[str]) -> tuple[str, ...]:
