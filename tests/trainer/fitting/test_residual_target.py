@@ -45,6 +45,7 @@ def task(**settings: object) -> Task:
         "pairing": ["suffix"],
         "penalty": 0.01,
         "neurons": 48,
+        "rank": "full",  # random weights have no directions that matter more than others
         **settings,
     }
     return Task(Recipe.model_validate(values), PAIRS, NEUTRAL)

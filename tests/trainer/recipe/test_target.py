@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from llamacart_trainer.recipe.recipe import Recipe
-from llamacart_trainer.recipe.target import RELATIVE_PENALTY
+from llamacart_trainer.recipe.target import RANK, RELATIVE_PENALTY
 
 
 def recipe(**values: object) -> Recipe:
@@ -48,3 +48,25 @@ def test_a_recipe_that_was_written_out_whole_is_read_again() -> None:
     for target in ("activation", "residual"):
         whole = recipe(target=target)
         assert Recipe.model_validate(whole.model_dump()) == whole
+
+
+@pytest.mark.parametrize(
+    ("settings", "rank"),
+    [
+        ({}, "full"),
+        ({"target": "residual"}, RANK),
+        ({"target": "residual", "solver": "ridge"}, "full"),
+        ({"target": "residual", "prior": "zero"}, "full"),
+        ({"target": "residual", "rank": "full"}, "full"),
+        ({"target": "residual", "when": ["the hotel"]}, "full"),
+        ({"kind": "prompt", "examples": "e.jsonl"}, RANK),
+        ({"kind": "facts"}, "full"),
+        ({"kind": "facts", "rank": 7}, 7),
+        ({"solver": "ridge", "rank": "auto"}, "auto"),
+        ({"rank": "full"}, "full"),
+    ],
+)
+def test_the_default_rank_is_of_the_target(settings: dict[str, object], rank: object) -> None:
+    recipe = Recipe.model_validate({"name": "x", **settings})
+    assert recipe.rank == rank
+    assert ("rank" in recipe.model_fields_set) == ("rank" in settings)

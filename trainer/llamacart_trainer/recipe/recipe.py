@@ -30,7 +30,7 @@ from llamacart_trainer.recipe.records import (
     read_records,
     read_texts,
 )
-from llamacart_trainer.recipe.target import TargetKeys
+from llamacart_trainer.recipe.target import LOW_RANK, RANK, TargetKeys
 from llamacart_trainer.recipe.turns import ChatPair, Exchange, read_chat_pairs, read_neutral
 from llamacart_trainer.recipe.validation import InvalidValue, file_or
 
@@ -134,6 +134,14 @@ class Recipe(ConversationKeys, TargetKeys, BaseModel):
             near = did_you_mean(solver, SOLVERS)
             raise ValueError(f"a solver is one of {', '.join(SOLVERS)}{near}")
         return solver
+
+    @model_validator(mode="after")
+    def _rank_suits_solver(self) -> Recipe:
+        low = self.target == "residual" and self.solver == LOW_RANK and not self.waits
+        if low and "rank" not in self.model_fields_set:
+            # The model is frozen, and what was not given is to stay so.
+            self.__dict__["rank"] = RANK
+        return self
 
     @model_validator(mode="after")
     def _pairings_agree(self) -> Recipe:
