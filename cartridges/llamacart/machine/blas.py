@@ -1,8 +1,10 @@
-"""How many threads NumPy's and SciPy's BLAS take.
+"""How many threads NumPy's and SciPy's BLAS take, and threads that take its place.
 
-OpenBLAS keeps threads of its own, which go on looking for work for a while after each product.
-Where others compute on all processors meanwhile, and ask for a small product now and then, they
-take a processor from those most of the time.
+OpenBLAS keeps threads of its own, which go on looking for work for a while after each product, as
+those do that wait for them. Where others compute on all processors meanwhile, they take one from
+those most of the time. On few processors it is enough that another program is busy on one: fits of
+16 seconds on one processor took 77 on two of which one was busy. Threads of ours sleep while they
+wait.
 
 Source of the names: https://github.com/MacPython/openblas-libs, of which the wheels are built. A
 BLAS without them (Accelerate, MKL) is left as it is.
@@ -13,12 +15,14 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 PACKAGES = ("numpy", "scipy")
 NAMES = ("scipy_openblas_{}_num_threads64_", "scipy_openblas_{}_num_threads")
@@ -53,6 +57,10 @@ def blas_libraries() -> list[_Blas]:
     return found
 
 
+FEW = 3
+"""On so many processors at most BLAS is given one, and products are shared out by `each`."""
+
+
 class _Few:
     """Who asks for one thread at the moment, and what was there before."""
 
@@ -80,6 +88,7 @@ class _Few:
 
 
 _few = _Few()
+_pool: ContextVar[ThreadPoolExecutor | None] = ContextVar("pool", default=None)
 
 
 @contextmanager
@@ -90,3 +99,35 @@ def one_blas_thread() -> Iterator[None]:
         yield
     finally:
         _few.end()
+
+
+@contextmanager
+def threads_for_products(n_threads: int) -> Iterator[None]:
+    """Let `each` use so many threads, and BLAS too where they are not few.
+
+    Args:
+        n_threads: Processors to use.
+    """
+    with ThreadPoolExecutor(n_threads, "product") if n_threads > 1 else nullcontext() as pool:
+        token = _pool.set(pool)
+        try:
+            with one_blas_thread() if n_threads <= FEW else nullcontext():
+                yield
+        finally:
+            _pool.reset(token)
+
+
+def each(work: Callable[[slice], None], parts: Iterable[slice]) -> None:
+    """Do some work for each part, at the same time where threads have been given for it.
+
+    Args:
+        work: May not depend on the order, and is numbers' work that other threads can run beside.
+        parts: What it is done for.
+    """
+    pool = _pool.get()
+    if pool is None:
+        for part in parts:
+            work(part)
+    else:
+        for _ in pool.map(work, parts):
+            pass

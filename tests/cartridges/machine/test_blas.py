@@ -8,7 +8,13 @@ import sys
 import numpy as np
 import pytest
 
-from llamacart.machine.blas import blas_libraries, one_blas_thread
+from llamacart.machine.blas import (
+    FEW,
+    blas_libraries,
+    each,
+    one_blas_thread,
+    threads_for_products,
+)
 
 
 def threads() -> list[int]:
@@ -51,6 +57,30 @@ def test_an_error_puts_back_what_was_there() -> None:
     with pytest.raises(ZeroDivisionError), one_blas_thread():
         _ = 1 // 0
     assert threads() == before
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("n_threads", [1, FEW, FEW + 1])
+def test_each_part_is_done_once_and_blas_keeps_out_of_the_way_of_few(n_threads: int) -> None:
+    before, done = threads(), np.zeros(100)
+
+    def work(part: slice) -> None:
+        done[part] += 1
+
+    with threads_for_products(n_threads):
+        assert threads() == ([1] * len(before) if n_threads <= FEW else before)
+        each(work, [slice(start, start + 7) for start in range(0, 100, 7)])
+    each(work, [slice(0, 50), slice(50, 100)])  # also where no threads have been given
+    assert (done == 2).all()
+    assert threads() == before
+
+
+def test_what_fails_in_a_part_is_raised() -> None:
+    def work(part: slice) -> None:
+        _ = 1 // part.start
+
+    with pytest.raises(ZeroDivisionError), threads_for_products(2):
+        each(work, [slice(1, 2), slice(0, 1)])
 
 
 def test_another_blas_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

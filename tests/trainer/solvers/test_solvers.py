@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamacart.errors import RecipeError
+from llamacart.machine.blas import threads_for_products
 from llamacart.values.steering import affine_step
 from llamacart_trainer.fitting.moments import Scatter
 from llamacart_trainer.solvers import (
@@ -65,6 +66,21 @@ def test_sums_over_blocks_are_those_over_all_rows(weighted: bool) -> None:
     np.testing.assert_allclose(rows.scatter_x(), centred.T @ centred, atol=1e-8)
     np.testing.assert_array_equal(rows.lower_x, np.tril(rows.scatter_x()))
     np.testing.assert_allclose(rows.cross_with(left), centred.T @ left, atol=1e-8)
+
+
+def test_sums_do_not_depend_on_how_many_threads_take_them() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(BLOCK_ROWS + 200, TILE + 40)).astype(np.float32)
+    left, bias = rng.normal(size=(len(x), 3)).astype(np.float32), np.ones(3)
+    delta = rng.normal(size=(3, x.shape[1]))
+    found = []
+    for n_threads in (1, 2, 3):
+        rows = ActivationRows(x, x)
+        with threads_for_products(n_threads):
+            found.append((rows.lower_x, rows.cross_with(left), rows.taken(delta, bias)))
+    for other in found[1:]:
+        for one, same in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(one, same)
 
 
 # Ridge

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llamacart.errors import RecipeError
+from llamacart.machine.blas import threads_for_products
 from llamacart.machine.memory import default_memory
 from llamacart.machine.processors import choose_threads
 from llamacart.passes.lane import lane_threads
@@ -273,7 +274,8 @@ class Cascade:
                 ]
             )
             since = time.perf_counter()
-            found = self._aim.fit(layer, rows, groups)
+            with threads_for_products(choose_threads(self.n_threads)):
+                found = self._aim.fit(layer, rows, groups)
         else:
             moments = moments or self._aim.moments()
             for number, own in enumerate(parts, start=(done or 0) + 1):

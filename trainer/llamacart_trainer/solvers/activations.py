@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from scipy.linalg import get_blas_funcs
 
+from llamacart.machine.blas import each
 from llamacart.values.steering import affine_step
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ MEAN_ROWS = 256
 
 BLOCK_ROWS = 1024
 """Rows that are less their mean at the same time: all of them would be a second copy."""
+
+PANEL = 256
+"""Columns of a matrix that are computed at the same time, or rows."""
 
 TILE = 512
 """Rows and columns of a matrix that are mirrored at the same time."""
@@ -177,9 +181,14 @@ class ActivationRows:
         for start in range(0, len(self.x), BLOCK_ROWS):
             some = slice(start, min(start + BLOCK_ROWS, len(self.x)))
             rows = room[: some.stop - start]
-            np.subtract(self.x[some], mean, out=rows)
-            if self.roots is not None:
-                rows *= self.roots[some]
+
+            def centre(own: slice, start: int = start, rows: Floats = rows) -> None:
+                from_x = slice(start + own.start, start + own.stop)
+                np.subtract(self.x[from_x], mean, out=rows[own])
+                if self.roots is not None:
+                    rows[own] *= self.roots[from_x]
+
+            each(centre, _slices(len(rows), PANEL))
             yield some, rows
 
     def _centred_at(self, neurons: Neurons) -> Floats:
@@ -228,12 +237,17 @@ class ActivationRows:
     def lower_x(self) -> Floats:
         """X̄ᵀX̄ [D, D], of which the upper triangle is zero: half of what it takes in float64."""
         width = self.x.shape[1]
-        (add,) = get_blas_funcs(("syrk",), (self.x,))
-        # BLAS counts by columns: what it is given is transposed, and its upper triangle our lower.
-        lower = np.zeros((width, width), self.x.dtype, "F")
+        lower = np.zeros((width, width), self.x.dtype)
+        panels = _slices(width, PANEL)
         for _, rows in self.centred_blocks():
-            lower = add(1.0, rows.T, beta=1.0, c=lower, overwrite_c=True)
-        return lower.T
+
+            def add(own: slice, rows: Floats = rows) -> None:
+                lower[own.start :, own] += rows[:, own.start :].T @ rows[:, own]
+
+            each(add, panels)
+        for own in panels:
+            lower[own, own] = np.tril(lower[own, own])
+        return lower
 
     @property
     def _is_multiplied_out(self) -> bool:
@@ -265,7 +279,11 @@ class ActivationRows:
         """X̄ᵀL [D, K] for L [N, K], whose rows are times the roots of their weights too."""
         total = np.zeros((self.x.shape[1], left.shape[1]), left.dtype)
         for some, rows in self.centred_blocks():
-            total += rows.T @ left[some]
+
+            def add(own: slice, rows: Floats = rows, some: slice = some) -> None:
+                total[own] += rows[:, own].T @ left[some]
+
+            each(add, _slices(len(total), PANEL))
         return np.asarray(total, np.float64)
 
     def mean_abs(self, delta: Floats, bias: Floats) -> Doubles:
@@ -285,8 +303,14 @@ class ActivationRows:
     def taken(self, delta: Floats, bias: Floats) -> Floats:
         """Delta x + b [N, K]; of the same two arrays it is computed once, and not to be changed."""
         if not (self._last and self._last[0] is delta and self._last[1] is bias):
-            own = delta.astype(self.x.dtype), bias.astype(self.x.dtype)
-            self._last[:] = delta, bias, affine_step(self.x, *own)
+            matrix, shift = delta.astype(self.x.dtype), bias.astype(self.x.dtype)
+            steps = np.empty((len(self.x), len(delta)), self.x.dtype)
+
+            def take(own: slice) -> None:
+                steps[own] = affine_step(self.x[own], matrix, shift)
+
+            each(take, _slices(len(self.x), BLOCK_ROWS))
+            self._last[:] = delta, bias, steps
         return self._last[2]
 
     @cached_property
@@ -305,6 +329,11 @@ class ActivationRows:
             some = slice(start, start + MEAN_ROWS)
             total += counts[some] @ rows[some]
         return total / max(float(counts.sum(dtype=np.float64)), 1e-300)
+
+
+def _slices(length: int, size: int) -> list[slice]:
+    """Parts of so many, one behind the other; the last one may be shorter."""
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def _gram(rows: Floats) -> Doubles:
