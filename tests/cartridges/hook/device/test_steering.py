@@ -24,6 +24,7 @@ from llamacart.errors import EngineError
 from llamacart.hook.control import OUT_OF_RANGE, Field
 from llamacart.hook.device.backend import Device, Memory, library
 from llamacart.hook.device.steering import _KEPT_PLANS
+from llamacart.hook.device.step import Step, StepShape
 from llamacart.hook.steering_hook import SteeringHook
 from llamacart.llama import ggml
 from llamacart.llama.context import Context
@@ -212,6 +213,37 @@ def test_many_compositions_do_not_pile_up(tiny_model: Model) -> None:
         on_device(device, tiny_model, h, [(Dose(one, 1.0),)] * n_rows)
     assert device.device is not None
     assert len(device.device._plans) == _KEPT_PLANS
+
+
+def test_nodes_are_made_once_for_all_layers_and_compositions(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Joining, leaving and changing places costs a list of nodes, not new ones."""
+    made: list[StepShape] = []
+
+    class Counted(Step):
+        def __init__(self, device: Device, width: int, shape: StepShape, limit: float | None):
+            made.append(shape)
+            super().__init__(device, width, shape, limit)
+
+    monkeypatch.setattr("llamacart.hook.device.step.Step", Counted)
+    cartridges = [cartridge(tiny_model, seed, n_active=5 + seed) for seed in range(0, 6, 2)]
+    device, host = hooks(tiny_model, cartridges)
+    h = np.random.default_rng(0).normal(size=(3, tiny_model.n_ff)).astype(np.float32)
+    first, second, third = ((Dose(one, 1.0),) for one in cartridges)
+    on_device(device, tiny_model, h, [first, second, third])
+    assert len(made) == 3
+    batches: list[list[Steering]] = [
+        [third, first, second],
+        [second, (), first],
+        [(), third],
+        [first],
+    ]
+    for rows in batches:
+        own = h[: len(rows)]
+        there = on_device(device, tiny_model, own, rows)[0]
+        assert (np.abs(there - step(host, tiny_model, own, rows)[0]) <= bound(own, rows)).all()
+    assert len(made) == 3
 
 
 def test_a_row_out_of_range_stays_finite_and_is_told_of(tiny_model: Model) -> None:
