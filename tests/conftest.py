@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from llamacart.errors import InputError
 from llamacart.json_grammar.grammar import Grammars
 from llamacart.llama.model import Model
 from llamacart.machine import tiles
+
+# A shell's background job ignores Ctrl-C, and then Python does too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 tiles.given = True  # commands run in the process that loads batch-invariant models too
 
