@@ -22,9 +22,6 @@ from llamacart.json_grammar.grammar import Grammars
 from llamacart.llama.model import Model
 from llamacart.machine import tiles
 
-# A shell's background job ignores Ctrl-C, and then Python does too.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 tiles.given = True  # commands run in the process that loads batch-invariant models too
 
 # A deadline would be an assertion on time, which a busy machine fails, and so is `too_slow`.
@@ -234,6 +231,12 @@ def until() -> Callable[[Callable[[], object]], None]:
             time.sleep(0.002)
 
     return wait
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c() -> None:
+    """Ctrl-C interrupts: a shell's background job ignores it, and then Python does too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
