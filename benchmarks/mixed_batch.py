@@ -84,7 +84,7 @@ def served_per_second(
     turn = next(turns)
     requests = [
         GenerationRequest(
-            prompt=tuple(_prompt(model, turn * len(steerings) + i)),
+            prompt=labelled_prompt(model, f"{turn * len(steerings) + i}: ", PROMPT),
             max_tokens=n_tokens,
             doses=tuple(PlacedDose(dose) for dose in steering),
             sampling=GREEDY,
@@ -92,22 +92,27 @@ def served_per_second(
         )
         for i, steering in enumerate(steerings)
     ]
+    return n_tokens * len(requests) / served_seconds(engine, requests, n_tokens)
+
+
+def served_seconds(engine: Engine, requests: Sequence[GenerationRequest], n_tokens: int) -> float:
+    """Seconds until all of some requests, submitted at once, have their `n_tokens` tokens."""
+
+    def count(request: GenerationRequest) -> int:
+        return sum(1 for _ in engine.submit(request).events())
+
     with ThreadPoolExecutor(len(requests)) as pool:
         start = time.perf_counter()
-        counts = list(pool.map(lambda request: sum(1 for _ in _events(engine, request)), requests))
+        counts = list(pool.map(count, requests))
         seconds = time.perf_counter() - start
     assert counts == [n_tokens] * len(requests), counts
-    return sum(counts) / seconds
+    return seconds
 
 
-def _events(engine: Engine, request: GenerationRequest) -> Iterator[object]:
-    return engine.submit(request).events()
-
-
-def _prompt(model: Model, number: int) -> list[int]:
-    """`PROMPT` tokens that part from every other number's within the first few."""
-    head = [*fixed_tokens(model, 1), *model.tokenize(f"{number}: ", add_special=False)]
-    return (head + fixed_tokens(model, PROMPT)[1:])[:PROMPT]
+def labelled_prompt(model: Model, label: str, length: int) -> tuple[int, ...]:
+    """`length` tokens that begin with a label, so that they part early from another label's."""
+    head = [*fixed_tokens(model, 1), *model.tokenize(label, add_special=False)]
+    return tuple((head + fixed_tokens(model, length)[1:])[:length])
 
 
 def main() -> None:

@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,15 +25,14 @@ from harness import (
     add_model_options,
     add_run_options,
     alternate,
-    fixed_tokens,
     machine_facts,
     model_facts,
 )
+from mixed_batch import GREEDY, labelled_prompt, served_seconds
 
 from llamacart.file.reader import read_cartridge
 from llamacart.llama.model import Model
 from llamacart.runner import LlamaRunner
-from llamacart.values.sampling import SamplingParams
 from llamacart.values.steering import Dose
 from llamacart_server.engine.engine import Engine
 from llamacart_server.engine.request import GenerationRequest, PlacedDose
@@ -45,9 +42,8 @@ if TYPE_CHECKING:
 
 BASE = "always"
 NAME = "Velmora"
-"""It stands at the beginning of every prompt."""
+"""Every prompt names it, behind a number."""
 SHORT = 24
-GREEDY = SamplingParams(temperature=0.0)
 
 
 def names(count: int) -> tuple[str, ...]:
@@ -57,8 +53,7 @@ def names(count: int) -> tuple[str, ...]:
 
 def prompt(model: Model, number: int, length: int) -> tuple[int, ...]:
     """`length` tokens that name it at once; those of another number part from them early."""
-    head = model.tokenize(f"{number} {NAME}:")
-    return tuple((head + fixed_tokens(model, length)[1:])[:length])
+    return labelled_prompt(model, f"{number} {NAME}:", length)
 
 
 def tokens_per_second(
@@ -84,14 +79,7 @@ def tokens_per_second(
         )
         for _ in range(count)
     ]
-    with ThreadPoolExecutor(count) as pool:
-        start = time.perf_counter()
-        ends = list(
-            pool.map(lambda request: sum(1 for _ in engine.submit(request).events()), requests)
-        )
-        seconds = time.perf_counter() - start
-    assert ends == [n_tokens] * count, ends
-    return count * (length + n_tokens) / seconds
+    return count * (length + n_tokens) / served_seconds(engine, requests, n_tokens)
 
 
 def main() -> None:
