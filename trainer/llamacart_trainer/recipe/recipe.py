@@ -137,10 +137,8 @@ class Recipe(ConversationKeys, TargetKeys, BaseModel):
 
     @model_validator(mode="after")
     def _rank_suits_solver(self) -> Recipe:
-        low = self.target == "residual" and self.solver == LOW_RANK and not self.waits
-        if low and "rank" not in self.model_fields_set:
-            # The model is frozen, and what was not given is to stay so.
-            self.__dict__["rank"] = RANK
+        if self.target == "residual" and self.solver == LOW_RANK and not self.waits:
+            self._fill({"rank": RANK})
         return self
 
     @model_validator(mode="after")

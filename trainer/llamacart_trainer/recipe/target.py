@@ -10,6 +10,7 @@ from llamacart.errors import CartridgeFormatError
 from llamacart.file.condition import check_when
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Self
 
 Target = Literal["activation", "residual", "object"]
@@ -136,11 +137,14 @@ class TargetKeys(BaseModel):
                 raise ValueError(
                     f"{name} has value {value!r}, which has no meaning with target {self.target!r}"
                 )
-        # The model is frozen, and what was not given is to stay so.
-        defaults: dict[str, object] = {"penalty": RELATIVE_PENALTY} if self.closes_gap else {}
         if self.target == "object" and self.waits:
-            defaults = _WAITING
+            self._fill(_WAITING)
+        elif self.closes_gap:
+            self._fill({"penalty": RELATIVE_PENALTY})
+        return self
+
+    def _fill(self, defaults: Mapping[str, object]) -> None:
+        """Set keys that were not given; the model is frozen, and what was not given stays so."""
         for name, value in defaults.items():
             if name not in self.model_fields_set:
                 self.__dict__[name] = value
-        return self
