@@ -64,8 +64,8 @@ class PageWork:
             )
         return named
 
-    def written(self, given: Sequence[str] = ()) -> list[str]:
-        """Questions that the model writes about the page, none of which is among those given.
+    def written(self) -> list[str]:
+        """Questions that the model writes about the page.
 
         One is kept if the model takes the sentence that it was written about for its answer.
 
@@ -101,7 +101,7 @@ class PageWork:
             )
             about += [(one, own.text) for (_, one), own in zip(part, texts, strict=True)]
             self._progress.advance(len(part))
-        found = {q: s for q, s in questions_in(self._page, about).items() if q not in given}
+        found = questions_in(self._page, about)
         tied = answer_by_sentences(
             self._page, self._model, self._writer, list(found), n_threads=self._threads
         )

@@ -6,7 +6,6 @@ comes behind a conversation of a few sentences about another place, each with it
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import regex
@@ -64,11 +63,11 @@ def asked_for(page: Page) -> list[list[tuple[tuple[Turn, ...], str]]]:
     for form, questions in ASKED.items():
         shown = list(zip(EXAMPLES, questions, strict=True))
         for order in (shown, shown[::-1]):
-            before = chain.from_iterable(
-                (Turn("user", form.format(example)), Turn("assistant", question))
+            turns = [
+                turn
                 for example, question in order
-            )
-            turns = tuple(before)
+                for turn in (Turn("user", form.format(example)), Turn("assistant", question))
+            ]
             lists.append([((*turns, Turn("user", form.format(one))), one) for one in named])
     return lists
 
@@ -88,9 +87,8 @@ def questions_in(page: Page, given: Iterable[tuple[str, str]]) -> dict[str, str]
     for sentence, text in given:
         match = regex.match(r"[^?？\n]*[?？]", text.strip().lstrip("\"'“‘„«*-– "))
         question = match[0].strip() if match else ""
-        if set(page.named(question)) & set(page.named(sentence)) and _leaves(
-            page, sentence, question
-        ):
+        names = set(page.named(question)) & set(page.named(sentence))
+        if names and _leaves(page, sentence, question):
             found.setdefault(question, set()).add(sentence)
     return {question: one for question, (one, *more) in found.items() if not more}
 
