@@ -7,7 +7,8 @@ in Markdown, to be pasted into an issue. Exit code 1: something is not within it
 
 On a build without a device, the device's way runs on the processor by ggml's own graphs.
 
-Usage: check.py [--model demo] [--gpu-layers -1] [--skip train speed] [--json FILE]
+Usage: check.py [--model demo] [--gpu-layers -1] [--flash-attention auto] [--skip train speed]
+                [--json FILE]
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,10 +72,17 @@ def timed(speeds: Sequence[Speed]) -> str:
     return "\n".join(rows)
 
 
+def _model(spec: str, flash_attention: str, gpu_layers: int) -> Model:
+    return Model(
+        spec, gpu_layers=gpu_layers, flash_attention=flash_attention, batch_invariant=False
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="demo", help="GGUF path, 'demo' or hf:…")
     parser.add_argument("--gpu-layers", type=int, default=-1, help="-1 means all")
+    parser.add_argument("--flash-attention", default="auto", help="auto, on or off")
     parser.add_argument("--neurons", type=int, default=24, help="K of each layer")
     parser.add_argument("--pairs", type=int, default=24, help="to train from")
     parser.add_argument("--steps", type=int, default=32, help="timed decode steps")
@@ -83,15 +92,17 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     options = parser.parse_args()
     wanted = [part for part in options.only if part not in options.skip]
+    loaded = partial(_model, options.model, options.flash_attention)
     with (
-        Model(options.model, gpu_layers=options.gpu_layers, batch_invariant=False) as model,
-        Model(options.model, gpu_layers=0, batch_invariant=False) as host,
+        loaded(options.gpu_layers) as model,
+        loaded(0) as host,
     ):
         names, refused = where_steered(model)
         setup = Setup(
             model, host, "auto" if model.uses_device else "device", neurons=options.neurons
         )
         facts = machine_facts(None) | model_facts(model)
+        facts["flash attention"] = options.flash_attention
         facts["devices"] = "; ".join(devices())
         facts["cartridges act on"] = ", ".join(names) or refused or "the host"
         print("\n".join(f"- {name}: {value}" for name, value in facts.items()), "\n", flush=True)

@@ -125,7 +125,8 @@ class Service:
         """Cartridges that are being made."""
         settings = self.settings
         threads = max(1, choose_threads(settings.threads) // 2)
-        return TrainingJobs(self.store, Means(settings.model, threads, settings.gpu_layers))
+        means = Means(settings.model, threads, settings.gpu_layers, settings.flash_attention)
+        return TrainingJobs(self.store, means)
 
     @cached_property
     def metrics(self) -> RequestMetrics:

@@ -17,7 +17,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from llamacart.commands.options import GPU_LAYERS_HELP, THREADS_HELP
+from llamacart.commands.options import FLASH_ATTENTION_HELP, GPU_LAYERS_HELP, THREADS_HELP
 from llamacart.disk.text import read_toml
 from llamacart.errors import InputError, LlamacartError
 from llamacart.llama.resolve import CACHE_VARIABLE, DEMO
@@ -112,6 +112,9 @@ class ServeSettings(BaseSettings):
         Option(MODEL, "Steer layers of a device there (auto), or by copies to the host."),
     ] = "auto"
     gpu_layers: Annotated[int, Field(ge=ALL_LAYERS), Option(MODEL, GPU_LAYERS_HELP)] = ALL_LAYERS
+    flash_attention: Annotated[
+        Literal["auto", "on", "off"], Option(MODEL, FLASH_ATTENTION_HELP)
+    ] = "auto"
     threads: Annotated[
         Annotated[int, Field(ge=1, le=MAX_THREADS)] | None, Option(MODEL, THREADS_HELP)
     ] = None

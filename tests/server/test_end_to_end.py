@@ -18,7 +18,7 @@ import typer
 from typer.testing import CliRunner
 
 from llamacart.cartridge import Cartridge, LayerMap, Metadata
-from llamacart.errors import CartridgeError, ModelError
+from llamacart.errors import CartridgeError, InputError, ModelError
 from llamacart.file.writer import write_cartridge
 from llamacart.llama.context import Context
 from llamacart.llama.model import Model
@@ -87,6 +87,14 @@ def test_cartridges_per_request(tiny):
     with ThreadPoolExecutor(len(models)) as pool:
         together = list(pool.map(lambda model: text(tiny, model), models))
     assert [t == a for t, a in zip(together, alone, strict=True)] == [True] * len(models)
+
+
+def test_without_flash_attention(settings):
+    off = settings.model_copy(update={"flash_attention": "off"})
+    with ExitStack() as owned, pytest.raises(InputError, match="flash_attention has value 'off'"):
+        cli.build(off, owned)
+    with ExitStack() as owned:
+        cli.build(off.model_copy(update={"batch_invariant": False}), owned)
 
 
 def test_streams_and_chat(tiny):

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llamacart import __version__
-from llamacart.commands.options import GpuLayersOption, ThreadsOption
+from llamacart.commands.options import FlashAttentionOption, GpuLayersOption, ThreadsOption
 from llamacart.commands.terminal import plain_console
 from llamacart.errors import UnsupportedModelError
 from llamacart.hook import openmp
@@ -34,6 +34,7 @@ from llamacart.llama.model import Model
 from llamacart.llama.resolve import DEMO
 from llamacart.machine.processors import ALL_LAYERS, choose_threads, cpu_quota, usable_processors
 from llamacart.machine.sharing import SECONDS_BETWEEN_LOOKS, Sharing
+from llamacart.values.attention import DEFAULT_ATTENTION, WITHOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,6 +65,7 @@ def doctor(
         str, typer.Option(help="GGUF file, 'demo' or hf:<owner>/<repo>/<file>.")
     ] = DEMO,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
+    flash_attention: FlashAttentionOption = DEFAULT_ATTENTION,
     threads: ThreadsOption = None,
     measure: Annotated[
         bool,
@@ -80,7 +82,7 @@ def doctor(
     findings = [
         *examine_build(),
         *examine_processors(chosen),
-        *examine_model(model, gpu_layers, measure=measure),
+        *examine_model(model, gpu_layers, flash_attention, measure=measure),
         examine_load(shares, chosen),
     ]
     if as_json:
@@ -192,20 +194,30 @@ def _waiting() -> Finding:
 
 
 def examine_model(
-    spec: str, gpu_layers: int = ALL_LAYERS, *, measure: bool = False
+    spec: str,
+    gpu_layers: int = ALL_LAYERS,
+    flash_attention: str = DEFAULT_ATTENTION,
+    *,
+    measure: bool = False,
 ) -> Iterator[Finding]:
     """Whether a model loads, whether the hook reaches it, and what that costs.
 
     Args:
         spec: The model.
         gpu_layers: Layers on a device.
+        flash_attention: See `Model`.
         measure: Also time stops of its graph.
 
     Raises:
         ModelError: It cannot be loaded.
     """
     try:
-        model = Model(spec, gpu_layers=gpu_layers)
+        model = Model(
+            spec,
+            gpu_layers=gpu_layers,
+            flash_attention=flash_attention,
+            batch_invariant=flash_attention != WITHOUT,
+        )
     except UnsupportedModelError as error:
         yield Finding("hook", error.message, "bad")
         return

@@ -12,7 +12,7 @@ import typer
 
 from llamacart.cartridge import check_alpha, check_fits
 from llamacart.cli import layer_table
-from llamacart.commands.options import GpuLayersOption, ThreadsOption
+from llamacart.commands.options import FlashAttentionOption, GpuLayersOption, ThreadsOption
 from llamacart.commands.terminal import plain_console
 from llamacart.disk.whole import check_folder, check_target
 from llamacart.errors import InputError
@@ -35,6 +35,7 @@ from llamacart.machine.processors import ALL_LAYERS
 from llamacart.machine.tiles import take_tiles
 from llamacart.passes.control_vector import ControlDose, ControlVector
 from llamacart.passes.lora import LoraAdapter
+from llamacart.values.attention import DEFAULT_ATTENTION
 from llamacart.values.steering import Dose
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def export(
         ),
     ] = None,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
+    flash_attention: FlashAttentionOption = DEFAULT_ATTENTION,
     threads: ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -142,7 +144,9 @@ def export(
     )
     report: dict[str, Any] = {"cartridge": cartridge.name, "to": to, "alpha": strength}
     take_tiles()
-    with Model(model, gpu_layers=gpu_layers, batch_invariant=False) as loaded:
+    with Model(
+        model, gpu_layers=gpu_layers, flash_attention=flash_attention, batch_invariant=False
+    ) as loaded:
         check_fits(cartridge, loaded.fingerprint, force=force)
         report |= (_control_vector if to == "cvec" else _lora)(loaded, wanted)
     _tell(report | {"output": str(output)}, as_json=as_json)

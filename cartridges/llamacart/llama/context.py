@@ -124,6 +124,7 @@ class Context(Closing):
         params.op_offload = model.uses_device
         params.embeddings = embeddings
         params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE
+        params.flash_attn_type = model.flash_attention
         if model.batch_invariant:
             # With keys and values of different types llama.cpp's CPU attention takes the one path
             # that handles each row by itself, whatever the number of rows or cells.

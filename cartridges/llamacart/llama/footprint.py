@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import llama_cpp
 
+from llamacart.values.attention import FLASH_ATTENTION, WITHOUT
+
 if TYPE_CHECKING:
     from llamacart.llama.model import Model
 
@@ -52,7 +54,7 @@ class LayersBytes(NamedTuple):
 def layers_bytes(model: Model, *, n_ctx: int, n_ubatch: int) -> LayersBytes:
     """Upper estimates; the arguments are those of `context_bytes`."""
     # Of a row: gate, up and their product, and some copies of the residual stream.
-    row = 12 * model.n_ff + 24 * model.n_embd + _mask_bytes(n_ctx)
+    row = 12 * model.n_ff + 24 * model.n_embd + _mask_bytes(n_ctx) + _score_bytes(model, n_ctx)
     return LayersBytes(_cells(n_ctx) * _cell_bytes(model), n_ubatch * row)
 
 
@@ -63,6 +65,13 @@ def _cells(n_ctx: int) -> int:
 def _mask_bytes(n_ctx: int) -> int:
     """Those of a row, two of 2 bytes a cell: for all cells and for a sliding window."""
     return 4 * _cells(n_ctx)
+
+
+def _score_bytes(model: Model, n_ctx: int) -> int:
+    """Those of a row whose heads' scores are kept, without flash attention."""
+    if model.flash_attention != FLASH_ATTENTION[WITHOUT]:
+        return 0
+    return 4 * _cells(n_ctx) * int(llama_cpp.llama_model_n_head(model.handle))
 
 
 def _cell_bytes(model: Model) -> int:

@@ -160,13 +160,14 @@ def caches_of(tensor: int) -> list[int]:
     ]
 
 
-def read_graph(model: Any, token: int, *, op_offload: bool) -> Graph:
+def read_graph(model: Any, token: int, *, op_offload: bool, flash_attention: int) -> Graph:
     """Run one token.
 
     Args:
         model: The `llama_model *`.
         token: Its id.
         op_offload: Whether llama.cpp may move products to an idle device.
+        flash_attention: A `llama_flash_attn_type`.
 
     Raises:
         EngineError: llama.cpp makes no context for the model, or fails to decode.
@@ -195,6 +196,7 @@ def read_graph(model: Any, token: int, *, op_offload: bool) -> Graph:
     # processors in the process libgomp stops spinning at barriers: decoding gets slower.
     params.n_threads = params.n_threads_batch = 1
     params.op_offload = op_offload
+    params.flash_attn_type = flash_attention
     params.cb_eval = look
     params.no_perf = True
     context = llama_cpp.llama_init_from_model(model, params)

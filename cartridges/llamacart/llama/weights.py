@@ -31,6 +31,12 @@ from llamacart.llama.sites import (
 from llamacart.llama.tensors import Tensors
 from llamacart.machine import tiles
 from llamacart.machine.processors import ALL_LAYERS, check_gpu_layers
+from llamacart.values.attention import (
+    DEFAULT_ATTENTION,
+    FLASH_ATTENTION,
+    WITHOUT,
+    check_flash_attention,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,9 +47,15 @@ class Weights(Closing):
     """A loaded model whose rows nobody has looked at yet; see `Model`."""
 
     def __init__(
-        self, spec: str, *, gpu_layers: int = ALL_LAYERS, batch_invariant: bool = True
+        self,
+        spec: str,
+        *,
+        gpu_layers: int = ALL_LAYERS,
+        flash_attention: str = DEFAULT_ATTENTION,
+        batch_invariant: bool = True,
     ) -> None:
         check_gpu_layers(gpu_layers)
+        check_flash_attention(flash_attention)
         llama_log.install()
         llama_cpp.llama_backend_init()
         self.spec = spec
@@ -57,6 +69,13 @@ class Weights(Closing):
         if not self.uses_device:
             params.devices = ctypes.addressof(no_devices)
         self.batch_invariant = batch_invariant and not self.uses_device
+        if self.batch_invariant and flash_attention == WITHOUT:
+            raise InputError(
+                f"flash_attention has value {flash_attention!r}; batch-invariant computation on "
+                "the CPU needs it, so turn batch_invariant off too",
+                param="flash_attention",
+            )
+        self.flash_attention = FLASH_ATTENTION[flash_attention]
         params.use_extra_bufts = not self.batch_invariant
         if self.batch_invariant and tiles.takes_tiles():
             raise ModelError(
@@ -187,7 +206,12 @@ class Weights(Closing):
     def _graph(self) -> Graph:
         """What runs for one token."""
         try:
-            return read_graph(self.handle, max(self.bos_token, 0), op_offload=self.uses_device)
+            return read_graph(
+                self.handle,
+                max(self.bos_token, 0),
+                op_offload=self.uses_device,
+                flash_attention=self.flash_attention,
+            )
         except EngineError as error:
             raise ModelError(f"model {str(self.path)!r}: {error.message}") from error
 

@@ -146,7 +146,10 @@ def build(
 
     model = owned.enter_context(
         Model(
-            settings.model, gpu_layers=settings.gpu_layers, batch_invariant=settings.batch_invariant
+            settings.model,
+            gpu_layers=settings.gpu_layers,
+            flash_attention=settings.flash_attention,
+            batch_invariant=settings.batch_invariant,
         )
     )
     library = CartridgeLibrary()

@@ -46,11 +46,13 @@ class Means:
         model: As `--model` takes it.
         threads: Most threads that it computes with.
         gpu_layers: As `--gpu-layers` takes it.
+        flash_attention: As `--flash-attention` takes it.
     """
 
     model: str
     threads: int
     gpu_layers: int
+    flash_attention: str
 
 
 def command(lesson: Lesson, means: Means, folder: Path, output: Path) -> list[str]:
@@ -69,6 +71,7 @@ def command(lesson: Lesson, means: Means, folder: Path, output: Path) -> list[st
         f"--output={output}",
         f"--threads={means.threads}",
         f"--gpu-layers={means.gpu_layers}",
+        f"--flash-attention={means.flash_attention}",
         f"--nice={LOWEST}",
     ]
     if lesson.kind == "prompt":

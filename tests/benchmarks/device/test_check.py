@@ -32,13 +32,15 @@ def test_all_but_the_training_of_a_tiny_model(
 ) -> None:
     file = tmp_path / "made" / "check.json"
     options = ("--model", str(tiny_path()), "--steps", "2", "--prefill", "20", "--neurons", "6")
-    assert run(monkeypatch, *options, "--skip", "train", "--json", str(file)) == 0
+    others = ("--flash-attention", "off", "--skip", "train", "--json", str(file))
+    assert run(monkeypatch, *options, *others) == 0
     out = capsys.readouterr().out
     assert "all within their bounds" in out
     assert "- devices: CPU: " in out
     found = json.loads(file.read_text())
     assert len(found["speeds"]) == 9
     assert all(line["passed"] for line in found["lines"])
+    assert found["facts"]["flash attention"] == "off"
 
 
 def test_what_is_out_of_bounds_is_named_and_ends_with_1(

@@ -37,6 +37,12 @@ def test_a_model_that_the_hook_reaches(tiny_path):
     assert not [f for f in found if f[2] == "bad"]
 
 
+def test_a_model_without_flash_attention(tiny_path):
+    code, found = findings("--model", tiny_path(), "--flash-attention", "off")
+    assert code == 0
+    assert ("hook", "reaches ffn_swiglu in all 3 layers, 96 neurons each", "ok") in found
+
+
 def test_a_model_that_it_does_not_reach(tiny_path):
     code, found = findings("--model", tiny_path(n_expert=2))
     assert code == 1

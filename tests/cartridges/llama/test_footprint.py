@@ -77,6 +77,23 @@ def test_passes(
         check(forward_bytes(model, texts, [0]), reserved(caplog))
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_scores_without_flash_attention(
+    tiny_path: Callable[..., Path],
+    caplog: pytest.LogCaptureFixture,
+    architecture: str,
+    shape: str,
+) -> None:
+    texts = texts_of(shape)
+    path = str(tiny_path(architecture=architecture, n_words=20_000, n_head=8))
+    with Model(path, flash_attention="off", batch_invariant=False) as model:
+        caplog.clear()
+        with Lane(model, texts, layers=range(2)):
+            taken = reserved(caplog)
+        check(lane_bytes(model, texts, range(2)).reserved, taken)
+
+
 def test_outputs_are_counted_twice(tiny_path: Callable[..., Path]) -> None:
     with Model(str(tiny_path(n_words=20_000))) as model:
         few, many = (context_bytes(model, n_ctx=512, n_ubatch=512, n_seq_max=n) for n in (100, 200))

@@ -42,7 +42,13 @@ def test_threads_that_llama_cpp_cannot_start(tiny_model: Model, name: str, wante
 
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize(
-    ("option", "value"), [("--threads", "0"), ("--threads", "513"), ("--gpu-layers", "-7")]
+    ("option", "value"),
+    [
+        ("--threads", "0"),
+        ("--threads", "513"),
+        ("--gpu-layers", "-7"),
+        ("--flash-attention", "maybe"),
+    ],
 )
 def test_every_command_checks_alike(name: str, option: str, value: str) -> None:
     result = CliRunner().invoke(build_app(), [name, *COMMANDS[name], option, value])

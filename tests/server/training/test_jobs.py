@@ -75,13 +75,12 @@ def test_a_job_makes_a_cartridge(training, trainer, over, tmp_path):
 
 
 def test_how_the_trainer_is_called(training, trainer, over):
-    client = training(model="base.gguf", gpu_layers=3)
+    client = training(model="base.gguf", gpu_layers=3, flash_attention="off")
     over(client, add(client, id="-x", prompt="Sei kürzer. 🦙"))
     command, *options = (trainer / "called.txt").read_text("utf-8").splitlines()
     assert command == "distill"
-    assert {"--name=-x", "--model=base.gguf", "--threads=2", "--gpu-layers=3", "--nice=19"} <= {
-        *options
-    }
+    assert {"--name=-x", "--model=base.gguf", "--threads=2", "--nice=19"} <= {*options}
+    assert {"--gpu-layers=3", "--flash-attention=off"} <= {*options}
     over(client, add(client, prompt=None, pairs='{"source": "a", "target": "b"}'))
     command, *options = (trainer / "called.txt").read_text("utf-8").splitlines()
     assert command == "train"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from llamacart_trainer.commands.progress import Progress, clock_time
+from llamacart_trainer.commands.progress import Progress, clock_time, load_model
 
 
 class Clock:
@@ -53,6 +53,15 @@ def test_a_line_comes_when_some_seconds_have_passed_since_the_last() -> None:
     told.clock.pass_by(5)
     told.progress.tick()  # as the thread does where nothing is done for long
     assert told.lines()[1:] == ["fit: layer 4 of 30, 13 %, 0:50 left"]
+
+
+@pytest.mark.parametrize(("attention", "invariant"), [("auto", True), ("off", False)])
+def test_a_model_without_flash_attention_promises_nothing_of_batches(
+    tiny_path: Callable[..., Path], attention: str, invariant: bool
+) -> None:
+    told = Told()
+    with load_model(str(tiny_path()), 0, attention, told.progress) as model:
+        assert model.batch_invariant is invariant
 
 
 def test_a_line_that_says_nothing_new_comes_six_times_more_seldom() -> None:

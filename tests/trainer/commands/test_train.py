@@ -29,15 +29,18 @@ def test_writes_a_cartridge_and_tells_of_it(
         assert word in text
 
 
+@pytest.mark.parametrize("attention", ["auto", "off"])
 def test_python_and_the_command_write_the_same_bytes(
     train_command: Callable[..., int],
     tiny_path: Callable[..., Path],
     recipe: Path,
     tmp_path: Path,
+    attention: str,
 ) -> None:
     model = str(tiny_path(architecture="gemma3"))
-    assert train_command(recipe, "--model", model, "-o", tmp_path / "command.gguf") == 0
-    with Model(model, batch_invariant=False) as loaded:
+    options = ("--model", model, "--flash-attention", attention)
+    assert train_command(recipe, *options, "-o", tmp_path / "command.gguf") == 0
+    with Model(model, flash_attention=attention, batch_invariant=False) as loaded:
         result = train(load_task(recipe), loaded)
     write_cartridge(result.cartridge, tmp_path / "python.gguf")
     whole = (tmp_path / "command.gguf").read_bytes()

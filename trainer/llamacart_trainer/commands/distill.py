@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llamacart.cartridge import check_alpha
-from llamacart.commands.options import GpuLayersOption, NiceOption, ThreadsOption
+from llamacart.commands.options import (
+    FlashAttentionOption,
+    GpuLayersOption,
+    NiceOption,
+    ThreadsOption,
+)
 from llamacart.commands.terminal import plain_console, tells
 from llamacart.errors import InputError, RecipeError
 from llamacart.machine.priority import LOWEST
 from llamacart.machine.processors import ALL_LAYERS
+from llamacart.values.attention import DEFAULT_ATTENTION
 from llamacart_trainer.commands.distill_page import PageWork, questions_of, read_page
 from llamacart_trainer.commands.new import absolute, cartridge_name
 from llamacart_trainer.commands.options import take_turns
@@ -110,6 +116,7 @@ def distill(
         typer.Option(help="Folder of the recipe. Default: <output>-recipe, beside the output."),
     ] = None,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
+    flash_attention: FlashAttentionOption = DEFAULT_ATTENTION,
     threads: ThreadsOption = None,
     nice: NiceOption = LOWEST,
     max_memory: Annotated[
@@ -147,7 +154,7 @@ def distill(
     started = time.perf_counter()
     with (
         Progress(console) as progress,
-        load_model(model, gpu_layers, progress, batch_invariant=False) as loaded,
+        load_model(model, gpu_layers, flash_attention, progress, batch_invariant=False) as loaded,
     ):
         form: Form = "chat" if loaded.chat_template else "text"
         work = None

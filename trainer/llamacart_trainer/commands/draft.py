@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamacart.commands.options import GpuLayersOption, NiceOption, ThreadsOption
+from llamacart.commands.options import (
+    FlashAttentionOption,
+    GpuLayersOption,
+    NiceOption,
+    ThreadsOption,
+)
 from llamacart.commands.terminal import plain_console, tells
 from llamacart.errors import InputError
 from llamacart.machine.priority import LOWEST
 from llamacart.machine.processors import ALL_LAYERS
+from llamacart.values.attention import DEFAULT_ATTENTION
 from llamacart_trainer.commands.new import absolute, cartridge_name, form_of
 from llamacart_trainer.commands.options import ModelOption, take_turns
 from llamacart_trainer.commands.progress import Progress, load_model
@@ -64,6 +70,7 @@ def draft(
         bool, typer.Option("--replace", help="Replace pairs that somebody has written.")
     ] = False,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
+    flash_attention: FlashAttentionOption = DEFAULT_ATTENTION,
     threads: ThreadsOption = None,
     nice: NiceOption = LOWEST,
 ) -> None:
@@ -95,7 +102,7 @@ def draft(
     scorer = scorer_of(recipe.evaluation, folder)
     with (
         Progress(console) as progress,
-        load_model(model or recipe.model, gpu_layers, progress) as loaded,
+        load_model(model or recipe.model, gpu_layers, flash_attention, progress) as loaded,
     ):
         found = Drafting(
             recipe,

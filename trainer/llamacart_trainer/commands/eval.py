@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llamacart.cartridge import check_alpha
-from llamacart.commands.options import GpuLayersOption, NiceOption, ThreadsOption
+from llamacart.commands.options import (
+    FlashAttentionOption,
+    GpuLayersOption,
+    NiceOption,
+    ThreadsOption,
+)
 from llamacart.commands.terminal import plain_console, tells
 from llamacart.errors import AlphaError, InputError
 from llamacart.machine.priority import LOWEST
 from llamacart.machine.processors import ALL_LAYERS
+from llamacart.values.attention import DEFAULT_ATTENTION
 from llamacart_trainer.commands.options import ModelOption, take_turns
 from llamacart_trainer.commands.outputs import check_outputs, write_text
 from llamacart_trainer.commands.progress import Progress, load_model
@@ -69,6 +75,7 @@ def evaluate_cartridges(
         ),
     ] = None,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
+    flash_attention: FlashAttentionOption = DEFAULT_ATTENTION,
     threads: ThreadsOption = None,
     nice: NiceOption = LOWEST,
 ) -> None:
@@ -98,7 +105,7 @@ def evaluate_cartridges(
     files = _read(cartridges or [])
     with (
         Progress(console) as progress,
-        load_model(model or task.recipe.model, gpu_layers, progress) as loaded,
+        load_model(model or task.recipe.model, gpu_layers, flash_attention, progress) as loaded,
     ):
         for cartridge in files:
             check_fits(cartridge, loaded.fingerprint)

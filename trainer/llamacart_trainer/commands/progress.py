@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from llamacart.values.attention import WITHOUT
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
@@ -126,25 +128,37 @@ def clock_time(seconds: float) -> str:
 
 
 def load_model(
-    name: str, gpu_layers: int, progress: Progress, *, batch_invariant: bool = True
+    name: str,
+    gpu_layers: int,
+    flash_attention: str,
+    progress: Progress,
+    *,
+    batch_invariant: bool = True,
 ) -> Model:
     """The model under a name, which may have to be fetched first.
 
     Args:
         name: See `Model`.
         gpu_layers: See `Model`.
+        flash_attention: See `Model`.
         progress: Is told.
-        batch_invariant: See `Model`. A fit does without: it is as exact and takes less time. The
-            process then loads no other model that is.
+        batch_invariant: See `Model`; not without flash attention. A fit does without: it is as
+            exact and takes less time. The process then loads no other model that is.
     """
     # Every `llamacart` command imports this module; few need llama.cpp.
     from llamacart.llama.model import Model
     from llamacart.machine.tiles import take_tiles
 
+    batch_invariant = batch_invariant and flash_attention != WITHOUT
     if not batch_invariant:
         take_tiles()
     progress.stage("load the model")
-    return Model(name, gpu_layers=gpu_layers, batch_invariant=batch_invariant)
+    return Model(
+        name,
+        gpu_layers=gpu_layers,
+        flash_attention=flash_attention,
+        batch_invariant=batch_invariant,
+    )
 
 
 class Progress:

@@ -13,6 +13,7 @@ import typer
 
 from llamacart import __version__
 from llamacart.commands.options import (
+    FlashAttentionOption,
     GpuLayersOption,
     NiceOption,
     ThreadsOption,
@@ -21,6 +22,7 @@ from llamacart.commands.terminal import plain_console, tells
 from llamacart.errors import NotFoundError
 from llamacart.machine.priority import LOWEST
 from llamacart.machine.processors import ALL_LAYERS
+from llamacart.values.attention import DEFAULT_ATTENTION
 from llamacart_trainer.commands.options import take_turns
 from llamacart_trainer.commands.outputs import check_outputs, save_cartridge, write_text
 from llamacart_trainer.commands.progress import Progress, load_model
@@ -101,6 +103,7 @@ def reproduce(
         Path | None, typer.Option("-o", "--output", help="Folder for the cartridges.")
     ] = None,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
+    flash_attention: FlashAttentionOption = DEFAULT_ATTENTION,
     threads: ThreadsOption = None,
     nice: NiceOption = LOWEST,
 ) -> None:
@@ -116,7 +119,7 @@ def reproduce(
     take_turns(console, nice)
     with (
         Progress(console) as progress,
-        load_model(model, gpu_layers, progress) as loaded,
+        load_model(model, gpu_layers, flash_attention, progress) as loaded,
     ):
         progress.tell(f"{subject.value} on {loaded.name}: {loaded.fingerprint}")
         trials: dict[Experiment, tuple[PaperTrial, ...]] = {}

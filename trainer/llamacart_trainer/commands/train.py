@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llamacart.cli import layer_table
-from llamacart.commands.options import GpuLayersOption, NiceOption, ThreadsOption
+from llamacart.commands.options import (
+    FlashAttentionOption,
+    GpuLayersOption,
+    NiceOption,
+    ThreadsOption,
+)
 from llamacart.commands.terminal import plain_console, tells
 from llamacart.errors import InputError, LlamacartError, RecipeError
 from llamacart.machine.priority import LOWEST
 from llamacart.machine.processors import ALL_LAYERS
+from llamacart.values.attention import DEFAULT_ATTENTION
 from llamacart_trainer.commands.options import ModelOption, OutputOption, take_turns
 from llamacart_trainer.commands.outputs import beside, check_outputs, save_cartridge
 from llamacart_trainer.commands.progress import Progress, load_model
@@ -88,6 +94,7 @@ def train(
         bool, typer.Option("--restart", help="Delete existing checkpoints and start over.")
     ] = False,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
+    flash_attention: FlashAttentionOption = DEFAULT_ATTENTION,
     threads: ThreadsOption = None,
     nice: NiceOption = LOWEST,
     max_ubatch_rows: Annotated[
@@ -120,7 +127,7 @@ def train(
     with (
         Progress(console) as progress,
         load_model(
-            model or task.recipe.model, gpu_layers, progress, batch_invariant=False
+            model or task.recipe.model, gpu_layers, flash_attention, progress, batch_invariant=False
         ) as loaded,
     ):
         told = f"{loaded.name}: {loaded.fingerprint.architecture}, {loaded.n_layer} layers"

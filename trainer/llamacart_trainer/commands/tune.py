@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamacart.commands.options import GpuLayersOption, NiceOption, ThreadsOption
+from llamacart.commands.options import (
+    FlashAttentionOption,
+    GpuLayersOption,
+    NiceOption,
+    ThreadsOption,
+)
 from llamacart.commands.terminal import plain_console, tells
 from llamacart.machine.priority import LOWEST
 from llamacart.machine.processors import ALL_LAYERS
+from llamacart.values.attention import DEFAULT_ATTENTION
 from llamacart_trainer.commands.options import ModelOption, OutputOption, take_turns
 from llamacart_trainer.commands.outputs import check_outputs, save_cartridge
 from llamacart_trainer.commands.progress import Progress, load_model
@@ -40,6 +46,7 @@ def tune(
     ] = None,
     model: ModelOption = None,
     gpu_layers: GpuLayersOption = ALL_LAYERS,
+    flash_attention: FlashAttentionOption = DEFAULT_ATTENTION,
     threads: ThreadsOption = None,
     nice: NiceOption = LOWEST,
 ) -> None:
@@ -63,7 +70,7 @@ def tune(
     console.print(f"objective: {validation.objective}; behaviour: {validation.behaviour}")
     with (
         Progress(console) as progress,
-        load_model(model or task.recipe.model, gpu_layers, progress) as loaded,
+        load_model(model or task.recipe.model, gpu_layers, flash_attention, progress) as loaded,
     ):
         progress.stage("search", unit="trial", budget=60 * minutes)
         result = search(
