@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from llamacart_trainer.recipe.pairing import (
     suffix,
     tie_shares,
 )
-from llamacart_trainer.recipe.recipe import Recipe, builtin_neutral, load_task
+from llamacart_trainer.recipe.recipe import Recipe, builtin_neutral, load_task, spread
 
 LIBRARY = Path(__file__).parents[3] / "cartridges" / "library"
 
@@ -151,6 +152,34 @@ def test_another_recipe_brings_its_neutral_texts(tmp_path: Path) -> None:
     builtin = task.with_recipe(task.recipe.model_copy(update={"neutral": "builtin"}))
     assert builtin.neutral == builtin_neutral()
     assert builtin.with_recipe(task.recipe).neutral == ("as it is",)
+
+
+@given(n=st.integers(1, 40), most=st.integers(1, 50))
+def test_neutral_texts_are_spread_over_all(n: int, most: int) -> None:
+    kept = list(spread([str(i) for i in range(n)], most))
+    places = [int(item) for item in kept]
+    assert len(kept) == min(n, most)
+    assert places == sorted(set(places))
+    gaps = [b - a for a, b in pairwise([*places, n + places[0]])]
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_so_many_neutral_texts_as_a_recipe_takes(tmp_path: Path) -> None:
+    texts = builtin_neutral()
+    recipe = 'name = "x"\nneutral = "builtin"\nneutral_texts = 90'
+    task = load_task(write_recipe(tmp_path, recipe))
+    assert task.neutral == texts[::2]
+    everything = task.recipe.model_copy(update={"neutral_texts": "all"})
+    assert task.with_recipe(everything).neutral == texts
+    more = task.recipe.model_copy(update={"neutral_texts": len(texts) + 1})
+    assert task.with_recipe(more).neutral == texts
+    assert task.with_recipe(everything).dataset_hash != task.dataset_hash
+
+
+@pytest.mark.parametrize("value", ["0", "-1", '"half"', "1.5"])
+def test_so_many_neutral_texts_as_there_cannot_be(tmp_path: Path, value: str) -> None:
+    with pytest.raises(RecipeError, match="neutral_texts has value"):
+        load_task(write_recipe(tmp_path, f'name = "x"\nneutral_texts = {value}'))
 
 
 def test_neutral_texts_belong_to_the_task(tmp_path: Path) -> None:

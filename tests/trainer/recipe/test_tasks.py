@@ -35,6 +35,14 @@ def test_pairs_and_texts_of_ones_own() -> None:
     assert (made.neutral, made.recipe.neutral) == (("stay",), None)
 
 
+def test_some_of_ones_own_neutral_texts() -> None:
+    own = ["one", Exchange("Why?", "So."), Exchange("Who?", "Me."), "four"]
+    made = make_task([("Hi", "a", "b")], name="x", format="chat", neutral=own, neutral_texts=2)
+    assert (made.neutral, made.neutral_chats) == (("one",), (Exchange("Who?", "Me."),))
+    fewer = made.with_recipe(made.recipe.model_copy(update={"neutral_texts": 1}))
+    assert (fewer.neutral, fewer.neutral_chats) == (("one",), ())
+
+
 @pytest.mark.parametrize(
     ("pairs", "settings", "message"),
     [

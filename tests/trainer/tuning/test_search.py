@@ -259,7 +259,7 @@ OTHER_FIELDS: dict[str, object] = {
     "draft": {"as_wanted": "Be kind."},
     "user_turn": "U: {}",
     "assistant_turn": "A: {}", "target": "residual", "neurons": 9, "step": 0.5,
-    "neutral_weight": 2.0, "layers": [0, 1], "margin": 4.0, "neighbours": 3,
+    "neutral_weight": 2.0, "neutral_texts": 7, "layers": [0, 1], "margin": 4.0, "neighbours": 3,
     "when": ["said"],
 }  # fmt: skip
 DISTILS = {"threshold": 0.03, "kind": "prompt", "examples": "turns.jsonl"}

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -54,6 +54,8 @@ __all__ = [
 PairingName = Literal[
     "position", "relative", "suffix", "align", "distribution", "handover", "identity"
 ]
+Item = TypeVar("Item")
+
 PRIORS = {"zero": "ridge", "identity": "ridge-identity"}
 """Solvers under the names of their priors, which recipes had before there were others."""
 
@@ -78,6 +80,7 @@ class Recipe(ConversationKeys, TargetKeys, BaseModel):
             the cartridge is to leave alone; `builtin` stands for the texts of `builtin_neutral`,
             and `builtin-english` for those and English prose, as does its absence in a recipe of
             kind `prompt`, and of kind `facts` where `when` is empty.
+        neutral_texts: How many of them are taken, evenly from all; see `spread`.
         heldout: File of pairs for the evaluation.
         prompts: File of `{"prompt", "reference"?}` for the evaluation.
         solver: How a layer is fitted. `prior = "zero" | "identity"` is read as
@@ -100,6 +103,7 @@ class Recipe(ConversationKeys, TargetKeys, BaseModel):
     default_alpha: _Alpha = 0.8
     train: str = "pairs.jsonl"
     neutral: str | None = None
+    neutral_texts: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
     heldout: str | None = None
     prompts: str | None = None
     solver: str = "ridge-identity"
@@ -196,8 +200,12 @@ class Task:
             RecipeError: Its neutral texts cannot be read.
         """
         neutral, chats = self.neutral, self.neutral_chats
-        if recipe.neutral != self.recipe.neutral:
-            neutral, chats = _neutral(recipe, self.folder or Path())
+        old, new = ((r.neutral, r.neutral_texts) for r in (self.recipe, recipe))
+        if old != new:
+            if new[0] is None is old[0] and self.folder is None:  # a program gave them
+                neutral, chats = left_alone(recipe, (*neutral, *chats))
+            else:
+                neutral, chats = _neutral(recipe, self.folder or Path())
         return replace(self, recipe=recipe, neutral=neutral, neutral_chats=chats)
 
     def with_answers(self, answers: Iterable[Exchange]) -> Task:
@@ -295,11 +303,28 @@ def _neutral(recipe: Recipe, folder: Path) -> tuple[tuple[str, ...], tuple[Excha
     if name is None:
         return (), ()
     if name in (BUILTIN, BUILTIN_ENGLISH):
-        return builtin_neutral(english=name == BUILTIN_ENGLISH), ()
+        return left_alone(recipe, builtin_neutral(english=name == BUILTIN_ENGLISH))
     with file_or(name, BUILTIN, BUILTIN_ENGLISH):
         if recipe.format == "chat" or recipe.kind != "pairs":
-            return read_neutral(folder / name)
-        return read_texts(folder / name), ()
+            texts, chats = read_neutral(folder / name)
+            return left_alone(recipe, (*texts, *chats))
+        return left_alone(recipe, read_texts(folder / name))
+
+
+def left_alone(
+    recipe: Recipe, items: Sequence[str | Exchange]
+) -> tuple[tuple[str, ...], tuple[Exchange, ...]]:
+    """The neutral texts and the answers that a recipe takes of those that there are."""
+    kept = spread(items, recipe.neutral_texts)
+    texts = tuple(item for item in kept if isinstance(item, str))
+    return texts, tuple(item for item in kept if not isinstance(item, str))
+
+
+def spread(items: Sequence[Item], most: int | Literal["all"]) -> Sequence[Item]:
+    """At most so many of the items, in their order, as far apart as can be."""
+    if most == "all" or most >= len(items):
+        return items
+    return [items[i * len(items) // most] for i in range(most)]
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -19,6 +19,7 @@ from llamacart_trainer.recipe.recipe import (
     Task,
     TextPair,
     builtin_neutral,
+    left_alone,
 )
 from llamacart_trainer.recipe.turns import ChatPair, Exchange, Turn, check_same_answer, check_turns
 from llamacart_trainer.recipe.validation import InvalidValue
@@ -49,7 +50,7 @@ def make_task(
         RecipeError: A setting does not exist or has a value out of range; there is no pair; or a
             text is empty or does not suit the pairing.
     """
-    recipe, left_alone = _recipe(name, neutral, settings)
+    recipe, kept = _recipe(name, neutral, settings)
     if recipe.kind != "pairs":
         raise RecipeError(
             f"recipe {name!r}: kind has value {recipe.kind!r}; {recipe.kind}_task makes its task"
@@ -57,10 +58,10 @@ def make_task(
     suffix = "suffix" in recipe.pairing
     if recipe.format == "chat":
         chats = tuple(_chat_pair(pair, f"pair {n}", suffix) for n, pair in enumerate(pairs))
-        task = Task(recipe, chats=chats, **left_alone)
+        task = Task(recipe, chats=chats, **kept)
     else:
         texts = tuple(_text_pair(pair, f"pair {n}", suffix) for n, pair in enumerate(pairs))
-        task = Task(recipe, texts, **left_alone)
+        task = Task(recipe, texts, **kept)
     if not task.pairs and not task.chats:
         raise RecipeError(f"recipe {name!r} has no pairs")
     return task
@@ -94,7 +95,7 @@ def prompt_task(
     turns = tuple(_turns(examples))
     given = None if answers is None else tuple(answers)
     keys = {"kind": "prompt", "prompt": prompt}
-    recipe, left_alone = _recipe(name, neutral, {**settings, **keys})
+    recipe, kept = _recipe(name, neutral, {**settings, **keys})
     asked: Sequence[str]
     if given is not None:
         asked = [exchange.prompt for exchange in given]
@@ -113,7 +114,7 @@ def prompt_task(
         distilled = distilled_prompt(prompt, turns, asked, given)
     except RecipeError as error:
         raise RecipeError(f"recipe {name!r}: {error.message}") from None
-    return Task(recipe, prompt=distilled, **left_alone)
+    return Task(recipe, prompt=distilled, **kept)
 
 
 def facts_task(
@@ -137,12 +138,12 @@ def facts_task(
     """
     if neutral is None:
         neutral = BUILTIN_ENGLISH if settings.get("when") == [] else ()
-    recipe, left_alone = _recipe(name, neutral, {**settings, "kind": "facts"})
+    recipe, kept = _recipe(name, neutral, {**settings, "kind": "facts"})
     try:
         known = check_facts(facts)
     except RecipeError as error:
         raise RecipeError(f"recipe {name!r}: {error.message}") from None
-    return Task(recipe, facts=known, **left_alone)
+    return Task(recipe, facts=known, **kept)
 
 
 def _recipe(
@@ -162,14 +163,12 @@ def _recipe(
     except ValidationError as error:
         first = InvalidValue.first(error)
         raise RecipeError(str(first), param=first.key or None) from error
-    left_alone = tuple(neutral)
-    for number, item in enumerate(left_alone):
+    items = tuple(neutral)
+    for number, item in enumerate(items):
         text = item.text if isinstance(item, Exchange) else item
         _check_text(text, f"neutral text {number}")
-    return recipe, {
-        "neutral": tuple(item for item in left_alone if isinstance(item, str)),
-        "neutral_chats": tuple(item for item in left_alone if isinstance(item, Exchange)),
-    }
+    texts, chats = left_alone(recipe, items)
+    return recipe, {"neutral": texts, "neutral_chats": chats}
 
 
 def _text_pair(pair: TextPair | ChatPair | tuple[str, ...], where: str, suffix: bool) -> TextPair:
