@@ -25,7 +25,13 @@ from llamacart_trainer.recipe.pairing import (
     suffix,
     tie_shares,
 )
-from llamacart_trainer.recipe.recipe import Recipe, builtin_neutral, load_task, spread
+from llamacart_trainer.recipe.recipe import (
+    NEUTRAL_TEXTS,
+    Recipe,
+    builtin_neutral,
+    load_task,
+    spread,
+)
 
 LIBRARY = Path(__file__).parents[3] / "cartridges" / "library"
 
@@ -174,6 +180,28 @@ def test_so_many_neutral_texts_as_a_recipe_takes(tmp_path: Path) -> None:
     more = task.recipe.model_copy(update={"neutral_texts": len(texts) + 1})
     assert task.with_recipe(more).neutral == texts
     assert task.with_recipe(everything).dataset_hash != task.dataset_hash
+
+
+@pytest.mark.parametrize(
+    ("keys", "taken"),
+    [
+        ({}, NEUTRAL_TEXTS),
+        ({"neutral": "builtin-english"}, NEUTRAL_TEXTS),
+        ({"neutral_texts": "all"}, "all"),
+        ({"neutral": "builtin"}, "all"),
+        ({"neutral": "own.jsonl"}, "all"),
+        ({"when": ["Velmora"]}, "all"),
+        ({"kind": "pairs", "prompt": None}, "all"),
+    ],
+)
+def test_a_distilled_prompt_takes_some_of_the_trainers_texts(
+    keys: dict[str, object], taken: object
+) -> None:
+    values = {"name": "x", "kind": "prompt", "prompt": "Be kind.", **keys}
+    recipe = Recipe.model_validate(values)
+    assert recipe.neutral_texts == taken
+    again = Recipe.model_validate(recipe.model_dump(exclude_unset=True))
+    assert again.neutral_texts == taken
 
 
 @pytest.mark.parametrize("value", ["0", "-1", '"half"', "1.5"])

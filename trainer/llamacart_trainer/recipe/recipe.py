@@ -56,6 +56,10 @@ PairingName = Literal[
 ]
 Item = TypeVar("Item")
 
+NEUTRAL_TEXTS = 128
+"""Of the trainer's own 384 where a prompt is distilled. All together count five times as much as
+the answers, however many there are, and a third of them keeps other texts nearly as well."""
+
 PRIORS = {"zero": "ridge", "identity": "ridge-identity"}
 """Solvers under the names of their priors, which recipes had before there were others."""
 
@@ -80,7 +84,8 @@ class Recipe(ConversationKeys, TargetKeys, BaseModel):
             the cartridge is to leave alone; `builtin` stands for the texts of `builtin_neutral`,
             and `builtin-english` for those and English prose, as does its absence in a recipe of
             kind `prompt`, and of kind `facts` where `when` is empty.
-        neutral_texts: How many of them are taken, evenly from all; see `spread`.
+        neutral_texts: How many of them are taken, evenly from all; see `spread`. Where a prompt is
+            distilled that waits for nothing, `NEUTRAL_TEXTS` of the trainer's own by default.
         heldout: File of pairs for the evaluation.
         prompts: File of `{"prompt", "reference"?}` for the evaluation.
         solver: How a layer is fitted. `prior = "zero" | "identity"` is read as
@@ -143,6 +148,13 @@ class Recipe(ConversationKeys, TargetKeys, BaseModel):
     def _rank_suits_solver(self) -> Recipe:
         if self.target == "residual" and self.solver == LOW_RANK and not self.waits:
             self._fill({"rank": RANK})
+        return self
+
+    @model_validator(mode="after")
+    def _some_neutral_texts_suffice(self) -> Recipe:
+        shipped = self.neutral in (None, BUILTIN_ENGLISH)
+        if self.kind == "prompt" and shipped and not self.waits:
+            self._fill({"neutral_texts": NEUTRAL_TEXTS})
         return self
 
     @model_validator(mode="after")
