@@ -8,6 +8,7 @@ a tensor's buffer and what it is computed from, are searched for (`buffer_offset
 from __future__ import annotations
 
 import ctypes
+import weakref
 from functools import cache
 
 import llama_cpp
@@ -25,6 +26,10 @@ _PROTOTYPES: dict[str, tuple[object, list[object]]] = {
     "ggml_is_contiguous": (ctypes.c_bool, [_P]),
     "ggml_backend_tensor_get": (None, [_P, _P, ctypes.c_size_t, ctypes.c_size_t]),
     "ggml_backend_tensor_set": (None, [_P, _P, ctypes.c_size_t, ctypes.c_size_t]),
+    "ggml_backend_tensor_get_async": (None, [_P, _P, _P, ctypes.c_size_t, ctypes.c_size_t]),
+    "ggml_backend_dev_host_buffer_type": (_P, [_P]),
+    "ggml_backend_buft_alloc_buffer": (_P, [_P, ctypes.c_size_t]),
+    "ggml_backend_buffer_free": (None, [_P]),
     "ggml_backend_buffer_is_host": (ctypes.c_bool, [_P]),
     "ggml_backend_buffer_get_type": (_P, [_P]),
     "ggml_backend_buffer_get_base": (_P, [_P]),
@@ -102,6 +107,36 @@ def scheduler_getter() -> int:
         return ctypes.cast(getattr(library(), _SCHEDULER), _P).value or 0
     except AttributeError:
         return 0
+
+
+def backend_of(context: int, tensor: int) -> int:
+    """The backend that computes a node of a `llama_context *`; 0 where that cannot be known."""
+    getter = scheduler_getter()
+    if not getter or not context:
+        return 0
+    scheduler = ctypes.CFUNCTYPE(_P, _P)(getter)(context)
+    return int(library().ggml_backend_sched_get_tensor_backend(scheduler, tensor) or 0)
+
+
+def pinned(tensor: int, n: int) -> ctypes.Array[ctypes.c_float] | None:
+    """Memory of the host to which a tensor's device copies without the host's help.
+
+    It is freed with what is returned; None where the device knows no such memory.
+
+    Args:
+        tensor: On the device.
+        n: Numbers.
+    """
+    lib, floats = library(), ctypes.c_float * n
+    device = lib.ggml_backend_buft_get_device(lib.ggml_backend_buffer_get_type(_buffer(tensor)))
+    kind = lib.ggml_backend_dev_host_buffer_type(device) if device else None
+    buffer = lib.ggml_backend_buft_alloc_buffer(kind, 4 * n) if kind else None
+    if not buffer:
+        return None
+    memory = floats.from_address(lib.ggml_backend_buffer_get_base(buffer))
+    # Not when Python ends: the device's driver may have ended before.
+    weakref.finalize(memory, lib.ggml_backend_buffer_free, buffer).atexit = False
+    return memory
 
 
 @cache
@@ -201,7 +236,6 @@ def _building() -> ctypes.CDLL:
             "ggml_mul_mat": (_P, [_P, _P, _P]),
             "ggml_backend_cpu_buffer_type": (_P, []),
             "ggml_backend_alloc_ctx_tensors_from_buft": (_P, [_P, _P]),
-            "ggml_backend_buffer_free": (None, [_P]),
         }
     )
 

@@ -97,7 +97,7 @@ def _runs(model: Weights) -> tuple[Shown, list[Shown], Shown]:
         n_ubatch=_UBATCH,
         n_seq_max=len(_LENGTHS),
         n_threads=1,
-        hook=Tap(model, visit),
+        hook=Tap(model, visit, reads_only=True),
     ) as context:
         # Both would end the process below.
         if not llama_cpp.llama_get_memory(context.handle):

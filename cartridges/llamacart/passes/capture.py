@@ -181,7 +181,15 @@ def forward(
             beside[1](layer, rows + offset, x)
 
     other = (beside[0], read) if beside else None
-    tap = Tap(model, shifted, node=node, beside=other, reads_only=reads_only, copy=copy)
+    tap = Tap(
+        model,
+        shifted,
+        node=node,
+        beside=other,
+        reads_only=reads_only,
+        lags=reads_only,
+        copy=copy,
+    )
     tap.wanted = wanted
     with Context(
         model,

@@ -144,7 +144,7 @@ def residual_means(
         n_seq_max=together,
         n_outputs=together,
         n_threads=n_threads,
-        hook=Tap(model, add, node=RESIDUAL_OUTPUT),
+        hook=Tap(model, add, node=RESIDUAL_OUTPUT, reads_only=True, lags=True),
     ) as context:
         for run in runs:
             context.clear()

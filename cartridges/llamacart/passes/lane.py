@@ -137,6 +137,7 @@ class Lane(Closing):
         n_threads: Threads for compute.
         node: Node to stop at; None means the site.
         beside: Another node of the layer whose rows are wanted at the same time; see `Tap`.
+        reads_only: Nobody writes to the rows.
         copy: See `Tap`.
 
     Attributes:
@@ -153,6 +154,7 @@ class Lane(Closing):
         n_threads: int | None = None,
         node: str | None = None,
         beside: str | None = None,
+        reads_only: bool = False,
         copy: bool = False,
     ) -> None:
         wanted = set(layers)
@@ -169,7 +171,15 @@ class Lane(Closing):
         self._way = _ALONE
         self._beside: NDArray[np.float32] | None = None
         other = (beside, self._hold) if beside else None
-        tap = Tap(model, self._stop_at, node=node, beside=other, copy=copy, sparing=True)
+        tap = Tap(
+            model,
+            self._stop_at,
+            node=node,
+            beside=other,
+            reads_only=reads_only,
+            copy=copy,
+            sparing=True,
+        )
         tap.wanted = wanted
         self._context = Context(
             model,

@@ -28,6 +28,7 @@ GET_BASE = ctypes.CFUNCTYPE(P, P)
 SET = ctypes.CFUNCTYPE(None, P, P, P, SIZE, SIZE)
 GET = ctypes.CFUNCTYPE(None, P, P, P, SIZE, SIZE)
 IS_HOST = ctypes.CFUNCTYPE(ctypes.c_bool, P)
+DONE = ctypes.CFUNCTYPE(None, P)
 NUMBER = ctypes.CFUNCTYPE(SIZE, P)
 
 
@@ -168,6 +169,132 @@ def test_nothing_goes_back_that_nobody_reads(
     tap.begin(4, np.zeros(0, np.int32), 0)
     assert [tap._call(tensor.address, ask, 0) for ask in (True, False)] == [True, go_on]
     assert tensor.transfers == ([] if tensor.decoy is tensor.memory else ["get"])
+
+
+class Backend:
+    """A backend that copies when it is waited for, and not before."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[int, int, int]] = []
+        self.waits = 0
+        self._functions = (GET(self._get), DONE(self._synchronize))
+        get, done = (ctypes.cast(f, P).value for f in self._functions)
+        # Of `ggml_backend`: its id, then what it can do, of which these are the 4th and the 8th.
+        self._struct = (P * 20)(*[None] * 4, get, None, None, None, done)
+        self.address = ctypes.addressof(self._struct)
+
+    def _get(self, _backend: int, tensor: int, target: int, offset: int, size: int) -> None:
+        assert offset == 0
+        self.waiting.append((tensor, target, size))
+
+    def _synchronize(self, _backend: int) -> None:
+        self.waits += 1
+        while self.waiting:
+            tensor, target, size = self.waiting.pop(0)
+            ggml.library().ggml_backend_tensor_get(tensor, target, 0, size)
+
+    def llama_cpp_waits(self) -> None:
+        """As it does before each call back that was asked for."""
+        self._synchronize(self.address)
+        self.waits -= 1
+
+
+class TestRowsThatComeWhileOthersAreShown:
+    """A tap that only reads: what it has asked for, waited for and shown, layer by layer."""
+
+    @pytest.fixture
+    def tensors(self, tiny_model: Model) -> Iterator[list[Tensor]]:
+        rng = np.random.default_rng(0)
+        made = [
+            Tensor(
+                f"{tiny_model.site_node}-{layer}",
+                rng.normal(size=(4, tiny_model.n_ff)).astype(np.float32),
+                host=False,
+            )
+            for layer in range(tiny_model.n_layer)
+        ]
+        yield made
+        for tensor in made:
+            tensor.close()
+
+    @pytest.fixture
+    def backend(self, monkeypatch: pytest.MonkeyPatch) -> Backend:
+        made = Backend()
+        monkeypatch.setattr(ggml, "backend_of", lambda _context, _tensor: made.address)
+        monkeypatch.setattr(ggml, "pinned", lambda _tensor, n: (ctypes.c_float * n)())
+        return made
+
+    def test_each_layer_is_shown_while_the_next_one_is_copied(
+        self, tiny_model: Model, tensors: list[Tensor], backend: Backend
+    ) -> None:
+        shown: list[tuple[int, int]] = []
+
+        def visit(layer: int, rows: np.ndarray, h: np.ndarray) -> bool:
+            assert rows.tolist() == [0, 1, 2, 3]
+            np.testing.assert_array_equal(h, tensors[layer].memory)
+            shown.append((layer, len(backend.waiting)))
+            return True
+
+        tap = Tap(tiny_model, visit, reads_only=True, lags=True)
+        for _ in range(2):
+            shown.clear()
+            tap.begin(4, np.arange(4, dtype=np.int32), 1)
+            for layer, tensor in enumerate(tensors):
+                assert tap._call(tensor.address, True, 0)
+                backend.llama_cpp_waits()
+                assert tap._call(tensor.address, False, 0)
+                assert len(shown) == (layer if layer < 2 else 3)
+            tap.end(0)
+            assert shown == [(0, 1), (1, 1), (2, 0)]
+        assert [tensor.transfers for tensor in tensors] == [["get", "get"]] * 3
+        assert backend.waits == 2  # one a pass, for the last layer; as many as layers without
+
+    def test_what_the_last_layer_does_not_show_is_shown_at_the_end(
+        self, tiny_model: Model, tensors: list[Tensor], backend: Backend
+    ) -> None:
+        """It has no rows where none has outputs."""
+        shown: list[int] = []
+        tap = Tap(
+            tiny_model, lambda layer, *_: shown.append(layer) is None, reads_only=True, lags=True
+        )
+        for status in (0, 1):
+            tap.begin(4, np.zeros(0, np.int32), 1)
+            for tensor in tensors[:2]:
+                for ask in (True, False):
+                    tap._call(tensor.address, ask, 0)
+                    backend.llama_cpp_waits()
+            tap.end(status)
+            assert not backend.waiting
+        assert shown == [0, 1, 0]  # nothing of a pass that has failed
+
+    @pytest.mark.parametrize("raises", [False, True])
+    def test_nothing_is_being_copied_where_the_pass_ends(
+        self, tiny_model: Model, tensors: list[Tensor], backend: Backend, raises: bool
+    ) -> None:
+        shown: list[int] = []
+
+        def visit(layer: int, *_: object) -> bool:
+            shown.append(layer)
+            if raises:
+                raise KeyError(layer)
+            return False
+
+        tap = Tap(tiny_model, visit, reads_only=True, lags=True)
+        tap.begin(4, np.arange(4, dtype=np.int32), 1)
+        answers = []
+        for tensor in tensors[:2]:
+            tap._call(tensor.address, True, 0)
+            backend.llama_cpp_waits()
+            answers.append(tap._call(tensor.address, False, 0))
+        assert answers == [True, False]
+        assert not backend.waiting
+        assert not tap._call(tensors[2].address, True, 0)
+        if raises:
+            with pytest.raises(KeyError):
+                tap.end(1)
+        else:
+            tap.end(1)
+        assert shown == [0]
 
 
 def test_a_tensor_in_no_buffer_is_an_error(tiny_model: Model, tensor: Tensor) -> None:

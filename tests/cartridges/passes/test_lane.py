@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from llamacart.errors import EngineError, InputError
+from llamacart.llama import ggml
 from llamacart.llama.context import Context
 from llamacart.llama.footprint import layers_bytes
 from llamacart.llama.model import Model
@@ -48,6 +49,25 @@ def test_what_is_written_acts_on_later_layers(tiny_model: Model, copy: bool) -> 
         np.testing.assert_allclose(h, expected[0], atol=1e-5)
         h += 1.0
         assert np.abs(lane.advance() - expected[2]).max() > 0.01
+
+
+def test_rows_that_nobody_writes_to_do_not_go_back(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lib, sizes = ggml.library(), []
+    write = lib.ggml_backend_tensor_set
+
+    def spy(tensor: int, data: int, offset: int, size: int) -> None:
+        sizes.append(size)
+        write(tensor, data, offset, size)
+
+    monkeypatch.setattr(lib, "ggml_backend_tensor_set", spy)
+    for reads_only in (False, True):
+        with Lane(tiny_model, TEXTS, layers=range(3), copy=True, reads_only=reads_only) as lane:
+            for _ in range(3):
+                lane.advance()
+    layer = 4 * sum(map(len, TEXTS)) * tiny_model.n_ff
+    assert sizes == [layer] * 2  # of the first lane, which ends at the last layer
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])

@@ -188,7 +188,9 @@ class Cascade:
         own = share_out(chunks, rooms)
         with (
             lanes([chunk.source for chunk in chunks], stops, rooms=own[0]) as sources,
-            lanes([chunk.target for chunk in chunks], layers, rooms=own[1]) as targets,
+            lanes(
+                [chunk.target for chunk in chunks], layers, rooms=own[1], reads_only=True
+            ) as targets,
         ):
             for layer in stops:
                 fitted = layer in layers

@@ -68,6 +68,7 @@ class Lanes:
         n_threads: Threads of each lane.
         beside: Node of the residual stream, where it is asked for.
         rooms: Where the rows of each side go; those that have no room are copied when asked for.
+        reads_only: Nobody steers them.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Lanes:
         n_threads: int,
         beside: str | None,
         rooms: Sequence[Room] | None = None,
+        reads_only: bool = False,
     ) -> None:
         self._model = model
         self._sides = sides
@@ -97,6 +99,7 @@ class Lanes:
                         shared=True,
                         n_threads=n_threads,
                         beside=beside,
+                        reads_only=reads_only,
                     )
                 )
                 if side.texts
