@@ -4,9 +4,12 @@ from pathlib import Path
 
 import parts
 import pytest
-from parts import Line, Setup, captured, equality, nothing, speed
+from parts import Line, Setup, Stepper, captured, equality, nothing, speed
 
+from llamacart.hook.steering_hook import Place
+from llamacart.llama.context import Context
 from llamacart.llama.model import Model
+from llamacart.values.steering import Dose
 
 
 @pytest.fixture
@@ -82,6 +85,27 @@ def test_speed_counts_stops_and_bytes(setup: Setup) -> None:
         assert device.copied == device.waits == 0
     assert [s.ratio for s in found[::3]] == [1.0] * 3
     assert all(s.ratio > 0 for s in found)
+
+
+@pytest.mark.parametrize("place", [None, "host"])
+@pytest.mark.parametrize("decodes", [True, False])
+def test_a_step_lasts_until_its_logits_are_there(
+    setup: Setup, monkeypatch, place: Place | None, decodes: bool
+) -> None:
+    """Without a callback llama.cpp returns before a device has computed."""
+    clock, seen = [0.0], []
+
+    def logits(_context: Context, row: int) -> None:
+        seen.append(row)
+        clock[0] += 5.0
+
+    monkeypatch.setattr(Context, "logits", logits)
+    monkeypatch.setattr(parts.time, "perf_counter", lambda: clock[0])
+    steering = (Dose(setup.some(1)[0], 1.0),)
+    shape = {"n_rows": 3, "decodes": decodes, "length": 4}
+    with Stepper(setup.model, steering, place, **shape) as stepper:
+        assert [stepper.step(), stepper.step()] == [5.0, 5.0]
+    assert seen == [2, 2]
 
 
 def test_prompts_and_pairs_are_there() -> None:
