@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +124,21 @@ def test_another_model_or_version_is_refused(
     monkeypatch.setattr("llamacart_trainer.fitting.identity.__version__", "99")
     with pytest.raises(InputError, match="another version"):
         train(TASK, tiny_model, job=folder)
+
+
+def test_another_way_of_computing_is_refused(
+    tiny_path: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "job"
+    with Model(str(tiny_path()), batch_invariant=False) as model:
+        killed_after(model, folder, 1)
+    ways: list[dict[str, Any]] = [{}, {"batch_invariant": False, "flash_attention": "off"}]
+    for way in ways:
+        with (
+            Model(str(tiny_path()), **way) as other,
+            pytest.raises(InputError, match=r"another way of computing.*--restart"),
+        ):
+            train(TASK, other, job=folder)
 
 
 def test_a_folder_of_something_else_is_left_alone(tiny_model: Model, tmp_path: Path) -> None:

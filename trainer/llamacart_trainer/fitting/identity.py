@@ -53,10 +53,11 @@ def fit_facts(task: Task, model: Model, limits: Mapping[str, int]) -> Facts:
         "data set": task.dataset_hash,
         "model": dataclasses.asdict(model.fingerprint),
         "version": versions(),
-        "limit of memory, rows or threads": [
-            dict(limits),
+        "limit of memory, rows or threads": dict(limits),
+        "way of computing": [
             model.batch_invariant,
             model.uses_device,
+            model.flash_attention,
             takes_tiles(),
         ],
     }
