@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llamacart.errors import InputError
-from llamacart_trainer.distilling.wish import Questions, Wish, finish_wish, write_wish
+from llamacart_trainer.distilling.wish import Given, Questions, Wish, finish_wish, write_wish
 from llamacart_trainer.recipe.recipe import load_task
 from llamacart_trainer.recipe.turns import Turn
 
@@ -104,11 +104,11 @@ def test_no_shipped_question_is_in_two_parts() -> None:
 
 
 def test_of_own_questions_every_fifth_is_held_out() -> None:
-    parts = Questions.own([f"Why {n % 20}?" for n in range(40)], "mine.jsonl")
+    parts = Questions.own(Given([f"Why {n % 20}?" for n in range(40)], "mine.jsonl"))
     assert (len(parts.train), len(parts.validation), len(parts.test)) == (16, 2, 2)
     assert not set(parts.train) & {*parts.validation, *parts.test}
     assert not set(parts.validation) & set(parts.test)
-    least = Questions.own([f"{n}" for n in range(10)], "mine.jsonl")
+    least = Questions.own(Given([f"{n}" for n in range(10)], "mine.jsonl"))
     assert (len(least.train), len(least.validation), len(least.test)) == (8, 1, 1)
     with pytest.raises(InputError, match=r"mine.jsonl has 9 different messages; 10 at least"):
-        Questions.own([f"{n % 9}" for n in range(30)], "mine.jsonl")
+        Questions.own(Given([f"{n % 9}" for n in range(30)], "mine.jsonl"))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llamacart.errors import InputError
+from llamacart_trainer.commands.new import own_form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,10 +16,9 @@ if TYPE_CHECKING:
     from llamacart.llama.model import Model
     from llamacart_trainer.commands.progress import Progress
     from llamacart_trainer.distilling.page import Page
-    from llamacart_trainer.distilling.wish import Questions
+    from llamacart_trainer.distilling.wish import Given, Questions
     from llamacart_trainer.recipe.recipe import Task
     from llamacart_trainer.recipe.turns import Exchange
-    from llamacart_trainer.recipe.writer import Writer
 
 
 def read_page(path: Path, when: Sequence[str]) -> tuple[str, Page]:
@@ -40,18 +40,45 @@ class PageWork:
 
     Args:
         page: The page.
-        model: The model.
-        writer: Writes conversations for it.
-        progress: Shows how far it is.
+        given: A person's questions; None lets the model write them.
         threads: Threads for compute.
+        model: The model.
+        progress: Shows how far it is.
     """
 
     def __init__(
-        self, page: Page, model: Model, writer: Writer, progress: Progress, threads: int | None
+        self,
+        page: Page,
+        given: Given | None,
+        threads: int | None,
+        model: Model,
+        progress: Progress,
     ) -> None:
-        self._page, self._model, self._writer = page, model, writer
-        self._progress, self._threads = progress, threads
+        from llamacart_trainer.recipe.recipe import Recipe
+        from llamacart_trainer.recipe.writer import writer_for
+
+        self._page, self._given, self._threads = page, given, threads
+        self._model, self._progress = model, progress
+        self._writer = writer_for(Recipe(name="page", format=own_form(model)), model)
         self._known: dict[str, str] = {}
+
+    @property
+    def when(self) -> tuple[str, ...]:
+        """See `Work`."""
+        return self._page.names
+
+    def questions(self, folder: Path) -> Questions:
+        """See `Work`.
+
+        Raises:
+            InputError: There are too few that can be used.
+        """
+        from llamacart_trainer.distilling.wish import Given, Questions
+
+        if self._given is not None:
+            usable = self.usable(self._given.messages)
+            return Questions.own(self._given._replace(messages=usable))
+        return questions_of(folder) or Questions.own(Given(self.written(), "the page"))
 
     def usable(self, given: Sequence[str]) -> list[str]:
         """The questions that name something that the cartridge waits for."""
@@ -125,7 +152,7 @@ class PageWork:
             self._progress.advance(len(new))
         return [Exchange(text, self._known[text]) for text in messages]
 
-    def kept_answers(self, messages: Sequence[str], folder: Path) -> tuple[Exchange, ...]:
+    def answers(self, task: Task, folder: Path) -> tuple[Exchange, ...]:
         """The sentences that answer questions, as the folder of the recipe keeps them."""
         from llamacart_trainer.distilling.wish import ANSWERS
         from llamacart_trainer.recipe.distilled import write_answers
@@ -133,7 +160,7 @@ class PageWork:
 
         if (folder / ANSWERS).is_file():
             return read_exchanges(folder / ANSWERS)
-        answers = tuple(self.answered(messages))
+        answers = tuple(self.answered(() if task.prompt is None else task.prompt.questions))
         write_answers(answers, folder / ANSWERS)
         return answers
 

@@ -14,6 +14,7 @@ from llamacart.commands.terminal import plain_console
 from llamacart.errors import InputError
 
 if TYPE_CHECKING:
+    from llamacart.llama.model import Model
     from llamacart_trainer.starters.kinds import Form
 
 
@@ -90,7 +91,12 @@ def absolute(model: str) -> str:
 
 def form_of(model: str) -> Form:
     """Chats for a model whose file has a chat template, raw texts for others."""
-    from llamacart.llama.model import Model
+    from llamacart.llama.model import Model as Loaded
 
-    with Model(model, gpu_layers=0) as loaded:
-        return "chat" if loaded.chat_template else "text"
+    with Loaded(model, gpu_layers=0) as loaded:
+        return own_form(loaded)
+
+
+def own_form(model: Model) -> Form:
+    """The same of a model that is loaded."""
+    return "chat" if model.chat_template else "text"

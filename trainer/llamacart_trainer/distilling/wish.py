@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llamacart.disk.whole import write_whole
 from llamacart.errors import InputError
@@ -39,6 +39,18 @@ INLINE = 300
 """A longer prompt stands in a file of its own, and so does one of several lines."""
 
 
+class Given(NamedTuple):
+    """A person's own user messages.
+
+    Attributes:
+        messages: They.
+        where: Where they come from, for errors.
+    """
+
+    messages: Sequence[str]
+    where: str
+
+
 @dataclass(frozen=True)
 class Questions:
     """User messages, none in two parts.
@@ -60,16 +72,16 @@ class Questions:
         return cls(builtin_questions()[:QUESTIONS], measured[:VALIDATION], measured[VALIDATION:])
 
     @classmethod
-    def own(cls, messages: Sequence[str], where: str) -> Questions:
+    def own(cls, given: Given) -> Questions:
         """A person's own, of which every fifth is held out.
 
         Raises:
             InputError: There are too few of them.
         """
-        each = tuple(dict.fromkeys(messages))
+        each = tuple(dict.fromkeys(given.messages))
         if len(each) < LEAST_QUESTIONS:
             raise InputError(
-                f"{where} has {len(each)} different messages; {LEAST_QUESTIONS} at least are "
+                f"{given.where} has {len(each)} different messages; {LEAST_QUESTIONS} at least are "
                 "needed to train and to measure on"
             )
         held = each[HELD_OUT - 1 :: HELD_OUT]
