@@ -221,6 +221,13 @@ def tiny_model(tiny_path: Callable[..., Path]) -> Iterator[Model]:
 
 
 @pytest.fixture(scope="session")
+def host_model(tiny_path: Callable[..., Path]) -> Iterator[Model]:
+    """The same, on the processor in builds for devices too."""
+    with Model(str(tiny_path()), gpu_layers=0, batch_invariant=False) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
 def until() -> Callable[[Callable[[], object]], None]:
     """Function that waits until something is so, and fails where that never comes."""
 

@@ -31,10 +31,10 @@ def cartridge(model: Model, seed: int) -> Cartridge:
 
 
 @pytest.fixture
-def size(tiny_model: Model) -> int:
+def size(host_model: Model) -> int:
     """Bytes that a cartridge takes on the device."""
     device = Device(0)
-    made = DeviceCartridge(device, cartridge(tiny_model, 0), range(tiny_model.n_layer))
+    made = DeviceCartridge(device, cartridge(host_model, 0), range(host_model.n_layer))
     needed = made.n_bytes
     made.place()
     assert made.n_bytes == needed > 0
@@ -72,14 +72,14 @@ class Server:
 
 
 def test_those_used_least_recently_leave_and_come_back(
-    tiny_model: Model, size: int, monkeypatch: pytest.MonkeyPatch
+    host_model: Model, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = [cartridge(tiny_model, seed) for seed in range(4)]
+    loaded = [cartridge(host_model, seed) for seed in range(4)]
     uses: list[Steering] = [(Dose(loaded[i], 1.0),) for i in (0, 1, 2, 0, 3, 1, 0)]
-    roomy = Server(tiny_model, loaded)
+    roomy = Server(host_model, loaded)
     roomy.step(uses[:1])
     room_for(monkeypatch, 2 * size)
-    tight = Server(tiny_model, loaded)
+    tight = Server(host_model, loaded)
     tight.step(uses[:1])
     for rows in ([use] for use in uses):
         np.testing.assert_array_equal(tight.step(rows), roomy.step(rows))
@@ -93,15 +93,15 @@ def test_those_used_least_recently_leave_and_come_back(
 
 
 def test_what_has_no_room_at_once_is_copied_to_the_host(
-    tiny_model: Model,
+    host_model: Model,
     size: int,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    loaded = [cartridge(tiny_model, seed) for seed in range(2)]
+    loaded = [cartridge(host_model, seed) for seed in range(2)]
     room_for(monkeypatch, size)
-    server = Server(tiny_model, loaded)
-    host = Server(tiny_model, loaded, "host")
+    server = Server(host_model, loaded)
+    host = Server(host_model, loaded, "host")
     first, second = ((Dose(one, 1.0),) for one in loaded)
     server.step([first])
     with caplog.at_level(logging.WARNING, "llamacart"):
@@ -116,7 +116,7 @@ def test_what_has_no_room_at_once_is_copied_to_the_host(
 
 
 def test_a_device_with_less_room_than_it_says(
-    tiny_model: Model, size: int, monkeypatch: pytest.MonkeyPatch
+    host_model: Model, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[Memory] = []
 
@@ -129,8 +129,8 @@ def test_a_device_with_less_room_than_it_says(
                 taken.append(self)
 
     monkeypatch.setattr(residents, "Memory", Scarce)
-    loaded = [cartridge(tiny_model, seed) for seed in range(2)]
-    server = Server(tiny_model, loaded)
+    loaded = [cartridge(host_model, seed) for seed in range(2)]
+    server = Server(host_model, loaded)
     for one in [loaded[0], loaded[0], loaded[1], loaded[0]]:
         server.step([(Dose(one, 1.0),)])
         assert server.device.refused is None
@@ -139,12 +139,12 @@ def test_a_device_with_less_room_than_it_says(
 
 
 def test_graphs_of_large_batches_do_not_pile_up(
-    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+    host_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _KEPT_BYTES > 0
     monkeypatch.setattr("llamacart.hook.device.steering._KEPT_BYTES", 1)
-    one = cartridge(tiny_model, 0)
-    server = Server(tiny_model, [one])
+    one = cartridge(host_model, 0)
+    server = Server(host_model, [one])
     for n_rows in (1, 1, 2, 3):
         server.step([(Dose(one, 1.0),)] * n_rows)
     assert server.device.ran.all()

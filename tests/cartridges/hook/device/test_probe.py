@@ -12,30 +12,30 @@ from llamacart.llama.model import Model
 from llamacart.runner import LlamaRunner
 
 
-def test_the_device_that_steered_is_named(tiny_model: Model) -> None:
-    assert where_steered(tiny_model, "device") == (["CPU"], None)
+def test_the_device_that_steered_is_named(host_model: Model) -> None:
+    assert where_steered(host_model, "device") == (["CPU"], None)
 
 
-def test_rows_of_the_host_are_steered_there(tiny_model: Model) -> None:
-    assert where_steered(tiny_model) == ([], None)
+def test_rows_of_the_host_are_steered_there(host_model: Model) -> None:
+    assert where_steered(host_model) == ([], None)
 
 
-def test_why_a_device_does_not_steer(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_a_device_does_not_steer(host_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Device, "supports", lambda *_: False)
-    names, refused = where_steered(tiny_model, "device")
+    names, refused = where_steered(host_model, "device")
     assert names == []
     assert refused is not None
     assert "device CPU does not compute" in refused
 
 
 def test_a_runner_says_where_before_anybody_waits(
-    tiny_model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    host_model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "llamacart"):
-        LlamaRunner(tiny_model, n_ctx=64, n_batch=16, n_sequences=2).close()
+        LlamaRunner(host_model, n_ctx=64, n_batch=16, n_sequences=2).close()
         assert "the host" not in caplog.text
-        monkeypatch.setattr(tiny_model, "uses_device", True)
-        LlamaRunner(tiny_model, n_ctx=64, n_batch=16, n_sequences=2).close()
+        monkeypatch.setattr(host_model, "uses_device", True)
+        LlamaRunner(host_model, n_ctx=64, n_batch=16, n_sequences=2).close()
         assert "no layer lies in the memory of a device" in caplog.text
-        say_where_steered(tiny_model, "device")
+        say_where_steered(host_model, "device")
         assert "cartridges act in the memory of CPU" in caplog.text
