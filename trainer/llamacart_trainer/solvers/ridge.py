@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_solve
 
 from llamacart.errors import RecipeError
 from llamacart_trainer.solvers.activations import BLOCK_ROWS, ActivationRows
+from llamacart_trainer.solvers.cholesky import as_doubles, factor
 from llamacart_trainer.solvers.problem import AffineMap, from_gap
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _of_rows(activations: ActivationRows, left: Floats, penalty: float) -> Doubl
         return solve_rows(activations.centred_x, left, penalty)
     cross = activations.cross_with(left)
     try:
-        return _solve_scatter(activations.lower_x.astype(np.float64), cross, penalty)
+        return _solve_scatter(as_doubles(activations.lower_x), cross, penalty)
     except LinAlgError:
         return _solve_exactly(activations.centred_x, left, penalty)
 
@@ -171,9 +172,7 @@ def _factor(gram: Doubles, penalty: float) -> tuple[Doubles, bool]:
     if not penalty > 0:
         raise ValueError(f"penalty has value {penalty!r}; a number above 0 is needed")
     gram.flat[:: len(gram) + 1] += penalty
-    # The transpose of a symmetric matrix is itself, in the order that LAPACK takes as it is.
-    factor: tuple[Doubles, bool] = cho_factor(gram.T, overwrite_a=True)
-    return factor
+    return factor(gram)
 
 
 def _lost(penalty: float) -> RecipeError:
