@@ -123,7 +123,8 @@ def main() -> None:
         output = arguments.work / f"{name}.gguf"
         minutes = distil(arguments.model, wishes[name], output)
         with Model(arguments.model) as model:
-            found, points = measure(model, output, arguments.peers.split(","))
+            peers = [peer for peer in arguments.peers.split(",") if peer]
+            found, points = measure(model, output, peers)
         show(name, points, console)
         tokens = {point.label: point.scores.prompt_tokens for point in points}
         lengths = ", ".join(f"{label}: {n.value:.0f}" for label, n in tokens.items() if n)
