@@ -131,3 +131,8 @@ def each(work: Callable[[slice], None], parts: Iterable[slice]) -> None:
     else:
         for _ in pool.map(work, parts):
             pass
+
+
+def slices(stop: int, size: int, *, start: int = 0) -> list[slice]:
+    """Parts for `each`, one behind the other, of so many at most; the last may be shorter."""
+    return [slice(at, min(at + size, stop)) for at in range(start, stop, size)]

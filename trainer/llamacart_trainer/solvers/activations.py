@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from scipy.linalg import get_blas_funcs
 
-from llamacart.machine.blas import each
+from llamacart.machine.blas import each, slices
 from llamacart.values.steering import affine_step
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class ActivationRows:
                 if self.roots is not None:
                     rows[own] *= self.roots[from_x]
 
-            each(centre, _slices(len(rows), PANEL))
+            each(centre, slices(len(rows), PANEL))
             yield some, rows
 
     def _centred_at(self, neurons: Neurons) -> Floats:
@@ -238,7 +238,7 @@ class ActivationRows:
         """X̄ᵀX̄ [D, D], of which the upper triangle is zero: half of what it takes in float64."""
         width = self.x.shape[1]
         lower = np.zeros((width, width), self.x.dtype)
-        panels = _slices(width, PANEL)
+        panels = slices(width, PANEL)
         for _, rows in self.centred_blocks():
 
             def add(own: slice, rows: Floats = rows) -> None:
@@ -283,7 +283,7 @@ class ActivationRows:
             def add(own: slice, rows: Floats = rows, some: slice = some) -> None:
                 total[own] += rows[:, own].T @ left[some]
 
-            each(add, _slices(len(total), PANEL))
+            each(add, slices(len(total), PANEL))
         return np.asarray(total, np.float64)
 
     def mean_abs(self, delta: Floats, bias: Floats) -> Doubles:
@@ -309,7 +309,7 @@ class ActivationRows:
             def take(own: slice) -> None:
                 steps[own] = affine_step(self.x[own], matrix, shift)
 
-            each(take, _slices(len(self.x), BLOCK_ROWS))
+            each(take, slices(len(self.x), BLOCK_ROWS))
             self._last[:] = delta, bias, steps
         return self._last[2]
 
@@ -329,11 +329,6 @@ class ActivationRows:
             some = slice(start, start + MEAN_ROWS)
             total += counts[some] @ rows[some]
         return total / max(float(counts.sum(dtype=np.float64)), 1e-300)
-
-
-def _slices(length: int, size: int) -> list[slice]:
-    """Parts of so many, one behind the other; the last one may be shorter."""
-    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def _gram(rows: Floats) -> Doubles:

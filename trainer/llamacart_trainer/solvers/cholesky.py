@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.linalg import cho_factor, cholesky, solve_triangular
 
-from llamacart.machine.blas import each
+from llamacart.machine.blas import each, slices
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,20 +45,20 @@ def factor(gram: Doubles) -> tuple[Doubles, bool]:
         small: tuple[Doubles, bool] = cho_factor(gram.T, overwrite_a=True)
         return small
     width = len(gram)
-    for own in _slices(0, width, COLUMNS):
+    for own in slices(width, COLUMNS):
         before = gram[own, : own.start].T
 
         def subtract(rows: slice, own: slice = own, before: Doubles = before) -> None:
             gram[rows, own] -= gram[rows, : own.start] @ before
 
-        each(subtract, _slices(own.start, width, ROWS))
+        each(subtract, slices(width, ROWS, start=own.start))
         corner = cholesky(gram[own, own], lower=True)
         gram[own, own] = corner
 
         def solve(rows: slice, own: slice = own, corner: Doubles = corner) -> None:
             gram[rows, own] = solve_triangular(corner, gram[rows, own].T, lower=True).T
 
-        each(solve, _slices(own.stop, width, ROWS))
+        each(solve, slices(width, ROWS, start=own.stop))
     return gram.T, False
 
 
@@ -69,9 +69,5 @@ def as_doubles(lower: NDArray[np.floating]) -> Doubles:
     def fill(rows: slice) -> None:
         copy[rows] = lower[rows]
 
-    each(fill, _slices(0, len(lower), ROWS))
+    each(fill, slices(len(lower), ROWS))
     return copy
-
-
-def _slices(start: int, stop: int, size: int) -> list[slice]:
-    return [slice(at, min(at + size, stop)) for at in range(start, stop, size)]
